@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""The whole road on one machine: draw scenes, train DeepLab, segment in bulk, query. Writes to ./demo."""
+
+import shutil
+from pathlib import Path
+
+import duckdb
+
+from pipeline import cli
+from pipeline.bulk.config import SegmentConfig
+from pipeline.bulk.run import segment
+from pipeline.bulk.run import summarise as summarise_segmenting
+from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
+from pipeline.training.config import Optimiser, Split, TrainConfig
+from pipeline.training.run import summarise as summarise_training
+from pipeline.training.run import train
+from pipeline.transforms import Augmentation
+
+HOME = Path("demo")
+DATA = HOME / "data"
+SCENES = {"train": 256, "val": 32, "night": 200}
+
+QUERIES = {
+    "Which scenes are more than 4% car?": """
+        SELECT image_id, width, height, round(px_car / (width * height), 3) AS car
+        FROM read_parquet('demo/runs/*/images/*.parquet', hive_partitioning=true)
+        WHERE status = 'ok' AND px_car > 0.04 * width * height ORDER BY car DESC LIMIT 5""",
+    "What could not be segmented, and why?": """
+        SELECT image_id, error_stage AS stage, error_class AS class, error_message AS message
+        FROM read_parquet('demo/runs/*/images/*.parquet', hive_partitioning=true)
+        WHERE status = 'error' ORDER BY image_id""",
+}
+
+
+def main(argv: list[str]) -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+    print(f"==> Drawing {sum(SCENES.values())} scenes and 5 broken files into {DATA}", flush=True)
+    for seed, (name, count) in enumerate(SCENES.items()):
+        write_scenes(DATA / name, count=count, seed=seed)
+    write_broken(DATA / "night")
+    (DATA / "classes.yaml").write_text(CLASS_FILE)
+
+    print("\n==> Training DeepLab v3 on Ray Train (jobs/train_deeplab.py)", flush=True)
+    splits = {
+        name: Split(images=str(DATA / name / "images"), labels=str(DATA / name / "labels")) for name in ("train", "val")
+    }
+    training = TrainConfig(
+        model="deeplabv3_resnet18",
+        model_options={"width": 0.25, "output_stride": 8},
+        train=splits["train"],
+        val=splits["val"],
+        classes=str(DATA / "classes.yaml"),
+        output=str(HOME / "model"),
+        epochs=6,
+        batch_size=8,
+        augmentation=Augmentation(crop=(128, 128), scale=(0.75, 1.5)),
+        optimiser=Optimiser(lr=0.05),
+    )
+    print(summarise_training(training, train(training)))
+
+    print("\n==> Segmenting the night's images in bulk on Ray Data (jobs/segment.py)", flush=True)
+    night = DATA / "night"
+    run = segment(
+        SegmentConfig(
+            model=training.output, images=str(night / "images"), labels=str(night / "labels"), output=str(HOME / "runs")
+        )
+    )
+    assert run is not None
+    print(summarise_segmenting(run))
+
+    print("\n==> Querying the result with DuckDB")
+    for question, query in QUERIES.items():
+        print(f"\n{question}\n{query}")
+        print(duckdb.sql(query))
+
+
+if __name__ == "__main__":
+    cli.run(main)

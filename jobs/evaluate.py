@@ -1,0 +1,20 @@
+#!/usr/bin/env python3
+"""mIoU tables of a finished run against label maps, without inference.
+
+jobs/evaluate.py --run OUTPUT/run_id=… --labels URL
+"""
+
+from pipeline import cli
+from pipeline.bulk.evaluate import EvaluateConfig, evaluate
+from pipeline.report.tables import format_report
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse(EvaluateConfig, argv, description=__doc__ or "")
+    print(format_report(evaluate(config)))
+    if config.output:
+        print(f"tables: {config.output}/{{class_report,dataset_report,confusion}}/")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""Train a segmentation network on Ray Train.
+
+jobs/train.py --model deeplabv3_resnet50 --train.images URL --train.labels URL --val.images URL --val.labels URL
+              --classes classes.yaml --output URL
+
+The output becomes the bundle that jobs/segment.py takes. The same command again resumes the run.
+"""
+
+from pipeline import cli
+from pipeline.training.config import TrainConfig
+from pipeline.training.run import summarise, train
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse(TrainConfig, argv, description=__doc__ or "")
+    print(summarise(config, train(config)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,86 @@
+"""Reading a run's rows: as a whole for columns of numbers, by row group for the masks."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from pipeline import storage
+
+THREADS = 16
+
+
+class RowGroup(NamedTuple):
+    """A row group of a file of a run; `rows` of them."""
+
+    file: str
+    group: int
+    rows: int
+
+
+def open_images(run: str, files: Sequence[str]) -> pa.dataset.Dataset:
+    """The rows of a run as a pyarrow data set, in the order of the plan.
+
+    Args:
+        run: its folder.
+        files: paths in it, in order.
+    """
+    fs, path = storage.filesystem(run)
+    return pa.dataset.dataset([f"{path}/{name}" for name in files], filesystem=fs, format="parquet")
+
+
+def read_file(run: str, name: str, columns: list[str] | None = None) -> pa.Table:
+    """A file of a run, or some of its columns."""
+    fs, path = storage.filesystem(storage.join(run, name))
+    with fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
+def read_group(run: str, group: RowGroup, columns: list[str]) -> list[dict[str, Any]]:
+    """The rows of a row group."""
+    fs, path = storage.filesystem(storage.join(run, group.file))
+    with fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(group.group, columns=columns).to_pylist()
+
+
+def footers(run: str, files: Sequence[str]) -> list[pq.FileMetaData]:
+    """The metadata of each file."""
+
+    def read(name: str) -> pq.FileMetaData:
+        fs, path = storage.filesystem(storage.join(run, name))
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).metadata
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(read, files))
+
+
+def row_groups(run: str, files: Sequence[str]) -> list[RowGroup]:
+    """The row groups of a run, in the order of the plan."""
+    return [
+        RowGroup(name, group, footer.row_group(group).num_rows)
+        for name, footer in zip(files, footers(run, files), strict=True)
+        for group in range(footer.num_row_groups)
+    ]
+
+
+def take(run: str, files: Sequence[str], positions: Sequence[int], columns: list[str]) -> list[dict[str, Any]]:
+    """Rows by position, reading only their row groups.
+
+    Args:
+        run, files: as for `open_images`.
+        positions: ascending.
+        columns: to read.
+    """
+    found: list[dict[str, Any]] = []
+    first = 0
+    for group in row_groups(run, files):
+        inside = [position - first for position in positions if first <= position < first + group.rows]
+        if inside:
+            rows = read_group(run, group, columns)
+            found += [rows[i] for i in inside]
+        first += group.rows
+    return found

@@ -1,0 +1,1 @@
+"""The demo's data: procedural, exactly labelled, free of anybody's rights."""

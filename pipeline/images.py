@@ -1,0 +1,253 @@
+"""Bytes to pixels and back: decode, orientation, label maps, palettes. Knows nothing of Ray or storage."""
+
+import colorsys
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# What Pillow may try. Left out on purpose: EPS and others that start programs or have no place in a data set.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".jp2",
+        ".j2k",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    ]
+)
+MAX_PIXELS = 100_000_000
+
+_EXIF_ORIENTATION = 0x0112
+# EXIF 2.3, tag 0x0112: (transpose?, flip rows?, flip columns?) that turn the stored pixels upright.
+_UPRIGHT = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+class ImageError(ValueError):
+    """The bytes are no image that can be used; the message says why."""
+
+
+class DecodedImage(NamedTuple):
+    """An image as a network should see it.
+
+    Attributes:
+        pixels: uint8 [height, width, 3], RGB, upright.
+        orientation: EXIF orientation 1-8 of the stored pixels; `from_upright` turns a mask back.
+    """
+
+    pixels: NDArray[np.uint8]
+    orientation: int
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header only, so that a decompression bomb is refused before it allocates."""
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError("not an image, or of a format that is not supported") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than the allowed {max_pixels:,} pixels (a decompression bomb?)") from None
+    except Exception as error:
+        raise ImageError(f"damaged header ({error})") from None
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width}x{image.height} is more than the allowed {max_pixels:,} pixels")
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
+        raise ImageError(f"truncated or damaged ({error})") from None
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode JPEG, PNG, WebP, TIFF, BMP, GIF (first frame), JPEG 2000 or PPM to upright 8-bit RGB.
+
+    16-bit grey keeps its high byte, as libpng does (Pillow alone would saturate it); CMYK and palettes are
+    converted; alpha is dropped.
+
+    Args:
+        data: the encoded file.
+        max_pixels: larger images are refused from their header.
+
+    Raises:
+        ImageError: empty, truncated, too large, or no image.
+    """
+    image = _open(data, max_pixels)
+    turned_by_pillow = _tiff_orientation(image)
+    _load(image)
+    pixels = _to_rgb(image)
+    if turned_by_pillow != 1:
+        return DecodedImage(np.ascontiguousarray(pixels), turned_by_pillow)
+    orientation = _orientation(image)
+    return DecodedImage(np.ascontiguousarray(to_upright(pixels, orientation)), orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        orientation = 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    """Ask before loading: Pillow turns a TIFF upright while it loads, and then forgets the tag."""
+    return _orientation(image) if image.format == "TIFF" else 1
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        low, high = int(wide.min()), int(wide.max())
+        if low < 0 or high > 65535:
+            raise ImageError(f"32-bit pixels from {low} to {high}; save it with 8 or 16 bits per channel")
+        grey = (wide >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no defined range; save it with 8 or 16 bits per channel")
+    return np.asarray(image.convert("RGB"))
+
+
+def to_upright(pixels: NDArray, orientation: int) -> NDArray:
+    """Turn stored pixels [height, width, …] upright by their EXIF orientation (1-8)."""
+    transpose, rows, columns = _UPRIGHT[orientation]
+    if transpose:
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def from_upright(pixels: NDArray, orientation: int) -> NDArray:
+    """The inverse of `to_upright`: bring a mask of the upright image back onto the stored pixels."""
+    transpose, rows, columns = _UPRIGHT[orientation]
+    pixels = pixels[:: -1 if rows else 1, :: -1 if columns else 1]
+    return pixels.swapaxes(0, 1) if transpose else pixels
+
+
+def decode_raw_label(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
+    """Decode a label map to the values that it stores, orientation and palette left alone.
+
+    Args:
+        data: an indexed (P), grey (1, L, 16-bit) or RGB(A) image.
+        max_pixels: larger maps are refused.
+
+    Returns:
+        int32 [height, width]: the index or grey value; an RGB colour as 0x1RRGGBB, so that no colour can be
+        taken for an index.
+
+    Raises:
+        ImageError: it cannot be decoded, or its pixels are of another kind.
+    """
+    image = _open(data, max_pixels)
+    turned_by_pillow = _tiff_orientation(image)
+    stretched = _stretch(image)
+    _load(image)
+    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
+        raw = np.asarray(image).astype(np.int32) // stretched
+        if raw.size and raw.max() >= 1 << 24:
+            raise ImageError(f"a label map of values up to {raw.max()}; expected at most {(1 << 24) - 1}")
+        return from_upright(raw, turned_by_pillow)
+    if image.mode in ("RGB", "RGBA"):
+        return from_upright(pack_rgb(np.asarray(image.convert("RGB"))), turned_by_pillow)
+    raise ImageError(f"a label map of mode {image.mode}; expected indexed, grey, 16-bit or RGB")
+
+
+def _stretch(image: Image.Image) -> int:
+    """What Pillow multiplies grey values of 2 or 4 bits by, so that they look right."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else ""
+    raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
+    return {"L;2": 85, "L;4": 17}.get(str(raw_mode), 1)
+
+
+def pack_rgb(colours: NDArray) -> NDArray[np.int32]:
+    """Colours [..., 3] of 0-255 as one int32 0x1RRGGBB each."""
+    wide = np.asarray(colours).astype(np.int32)
+    return (1 << 24) | (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
+    """A label map as PNG: indexed with the palette up to 256 classes, 16-bit grey above.
+
+    Args:
+        labels: integer [height, width], class indices.
+        palette: uint8 [classes, 3].
+
+    Returns:
+        The PNG file; `decode_mask` gives the labels back.
+    """
+    buffer = io.BytesIO()
+    if len(palette) <= 256:
+        image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
+        image.putpalette(palette.tobytes())
+    else:
+        image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint16))
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_mask(data: bytes) -> NDArray[np.int32]:
+    """The class indices, int32 [height, width], of a mask that a bulk run wrote."""
+    return decode_raw_label(data)
+
+
+def default_palette(count: int) -> NDArray[np.uint8]:
+    """`count` distinct colours, uint8 [count, 3]; hues a golden-ratio step apart, brightness cycling."""
+    colours: dict[tuple[int, ...], None] = {}
+    step = 0
+    while len(colours) < count:
+        hue = (step * 0.61803398875) % 1.0
+        rgb = colorsys.hsv_to_rgb(hue, (0.75, 0.5, 0.9)[step % 3], (0.9, 0.7, 0.5)[step // 3 % 3])
+        colours[tuple(round(255 * c) for c in rgb)] = None
+        step += 1
+    return np.array(list(colours), dtype=np.uint8).reshape(-1, 3)
+
+
+def colourize(
+    labels: NDArray, palette: NDArray[np.uint8], *, other: tuple[int, int, int] = (0, 0, 0)
+) -> NDArray[np.uint8]:
+    """Paint labels [height, width] as uint8 RGB; values outside the palette get the colour `other`."""
+    table = np.vstack([palette, np.array([other], dtype=np.uint8)])
+    inside = (labels >= 0) & (labels < len(palette))
+    return table[np.where(inside, labels, len(palette))]
+
+
+def fit(pixels: NDArray[np.uint8], width: int, height: int, *, smooth: bool = True) -> Image.Image:
+    """The picture scaled and centred on a white card of exactly `width` x `height`, for contact sheets.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        width, height: of the card, in pixels.
+        smooth: False keeps the exact colours, as painted label maps need.
+    """
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return ImageOps.pad(Image.fromarray(np.ascontiguousarray(pixels)), (width, height), method, color=(255, 255, 255))

@@ -1,0 +1,125 @@
+"""A network on a device, segmenting decoded images. torch only; bulk runs and validation share it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.models.layers import upsample
+from pipeline.preprocessing import DType, Preprocessing
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    Attributes:
+        labels: uint8 (uint16 above 256 classes) [height, width], the class of largest score.
+        confidence: mean over the score map of the largest softmax probability, 0..1.
+        entropy: mean over the score map of the softmax entropy in nats, 0..log(classes).
+    """
+
+    labels: NDArray
+    confidence: float
+    entropy: float
+
+
+class NotFiniteError(ValueError):
+    """The network's scores of an image hold NaN or infinity."""
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device) * 255
+    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+class Segmenter:
+    """Segments images with a network.
+
+    Args:
+        model: in eval mode; moved to the device.
+        preprocessing: the bundle's.
+        device: where to run.
+        dtype: "float32", or "bfloat16" for autocast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        dtype: DType = "float32",
+    ):
+        # channels_last is what both cuDNN and oneDNN convolve fastest.
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing = preprocessing
+        self.device = device
+        self.dtype = dtype
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Segment images of one shape, each uint8 [height, width, 3].
+
+        A batch that does not fit the GPU's memory is halved until it does.
+
+        Raises:
+            NotFiniteError: the scores of one of the images are not finite.
+            torch.OutOfMemoryError: a single image is too large for the device.
+        """
+        try:
+            return self._forward(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(images) // 2
+        return self(images[:half]) + self(images[half:])
+
+    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            logits = self.model(normalise(batch, self.preprocessing)).logits
+        log_p = torch.log_softmax(logits.float(), dim=1)
+        p = log_p.exp()
+        confidence = p.amax(dim=1).mean(dim=(1, 2))
+        entropy = -(p * log_p).sum(dim=1).mean(dim=(1, 2))
+        if not bool(torch.isfinite(entropy).all()):
+            raise NotFiniteError("the network's scores are not finite")
+        height, width = images[0].shape[:2]
+        labels = self._argmax(logits, (height, width)).cpu().numpy()
+        return [
+            Prediction(label, c, e) for label, c, e in zip(labels, confidence.tolist(), entropy.tolist(), strict=True)
+        ]
+
+    def _argmax(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        full = upsample(logits, size, stride=self.model.output_stride)
+        return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
+
+
+def micro_batches(shapes: Sequence[tuple[int, ...]], *, max_pixels: int) -> Iterator[list[int]]:
+    """Cut images into batches of equal shape within a pixel budget, so that mixed sizes batch well.
+
+    Args:
+        shapes: [height, width, …] of each image.
+        max_pixels: of a batch; an image beyond it is a batch of its own.
+
+    Yields:
+        Positions; each exactly once.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        by_shape.setdefault(tuple(shape[:2]), []).append(i)
+    for (height, width), members in by_shape.items():
+        step = max(1, max_pixels // max(1, height * width))
+        for start in range(0, len(members), step):
+            yield members[start : start + step]
+
+
+def pick_device() -> torch.device:
+    """The GPU that this process was given, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,19 @@
+"""What the configuration of every architecture has in common."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+
+class ModelConfig(BaseModel):
+    """An architecture and its options: everything but the classes that is needed to build the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_training_batch: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, num_classes: int) -> nn.Module:
+        """The network with fresh weights; it maps [batch, 3, height, width] to a `SegmentationOutput` and
+        knows its `output_stride`."""

@@ -1,0 +1,136 @@
+"""DeepLab v3: atrous spatial pyramid pooling on a ResNet.
+
+Chen, Papandreou, Schroff & Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017.
+
+    ResNet at output stride 8 or 16
+      -> ASPP: 1x1 | 3x3 rate r | 3x3 rate 2r | 3x3 rate 3r | image pooling, 256 channels each, BN, ReLU
+      -> concatenate -> 1x1, 256, BN, ReLU, dropout 0.5 -> 3x3, 256, BN, ReLU -> 1x1 scores
+
+r = 6 at output stride 16 and 12 at 8 (section 3.3). Modules carry torchvision's names, so its published
+`deeplabv3_resnet50` weights (21 classes, output stride 8, auxiliary head) load key for key.
+
+Parameters at 21 classes: 42,004,074 for ResNet-50 with auxiliary head, 39,638,869 without.
+
+Deviations, as torchvision's: no multi-grid in layer4; a 3x3 convolution before the scores; an optional
+auxiliary FCN head on layer3 (PSPNet's).
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.models.config import ModelConfig
+from pipeline.models.layers import SegmentationOutput, scaled
+from pipeline.models.resnet import Depth, ResNet
+
+
+class DeepLabV3Config(ModelConfig):
+    """`depth`: of the ResNet. `output_stride`: 8 or 16. `width`: multiplies every layer's channels.
+    `auxiliary_head`: a second, weighted loss on layer3 while training."""
+
+    # Batch normalisation of image pooling's one value per channel needs a second image.
+    min_training_batch: ClassVar[int] = 2
+
+    depth: Depth = 50
+    output_stride: Literal[8, 16] = 16
+    width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    auxiliary_head: bool = False
+
+    def build(self, num_classes: int) -> "DeepLabV3":
+        return DeepLabV3(
+            num_classes=num_classes,
+            depth=self.depth,
+            output_stride=self.output_stride,
+            width=self.width,
+            auxiliary_head=self.auxiliary_head,
+        )
+
+
+class DeepLabV3(nn.Module):
+    """DeepLab v3; see the module's text.
+
+    Args:
+        num_classes: channels of the score maps.
+        depth: of the ResNet: 18, 34, 50, 101 or 152.
+        output_stride: 8 or 16.
+        width: multiplies every layer's channels.
+        auxiliary_head: also score layer3 in train mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        depth: Depth = 50,
+        output_stride: Literal[8, 16] = 16,
+        width: float = 1.0,
+        auxiliary_head: bool = False,
+    ):
+        super().__init__()
+        self.output_stride = output_stride
+        self.backbone = ResNet(depth=depth, output_stride=output_stride, width=width)
+        channels = scaled(256, width)
+        rate = 96 // output_stride
+        self.classifier = nn.Sequential(
+            ASPP(inputs=self.backbone.channels4, outputs=channels, rates=(rate, 2 * rate, 3 * rate)),
+            *_conv_bn_relu(channels, channels, 3),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+        self.aux_classifier: nn.Sequential | None = None
+        if auxiliary_head:
+            middle = self.backbone.channels3 // 4
+            self.aux_classifier = nn.Sequential(
+                *_conv_bn_relu(self.backbone.channels3, middle, 3),
+                nn.Dropout(0.1),
+                nn.Conv2d(middle, num_classes, 1),
+            )
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        """Scores of normalised images [batch, 3, height, width], any size from 1x1.
+
+        Raises:
+            ValueError: a batch of one image in train mode, where image pooling leaves one value per channel.
+        """
+        features = self.backbone(images)
+        logits = self.classifier(features.layer4)
+        if self.training and self.aux_classifier is not None:
+            return SegmentationOutput(logits, (self.aux_classifier(features.layer3),))
+        return SegmentationOutput(logits)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (section 3.3): parallel rates and the whole image's mean, concatenated."""
+
+    def __init__(self, *, inputs: int, outputs: int, rates: tuple[int, int, int]):
+        super().__init__()
+        branches = [nn.Sequential(*_conv_bn_relu(inputs, outputs, 1))]
+        branches += [nn.Sequential(*_conv_bn_relu(inputs, outputs, 3, rate=rate)) for rate in rates]
+        branches.append(ImagePooling(inputs=inputs, outputs=outputs))
+        self.convs = nn.ModuleList(branches)
+        self.project = nn.Sequential(*_conv_bn_relu(len(branches) * outputs, outputs, 1), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+
+
+class ImagePooling(nn.Sequential):
+    """The mean over the whole map through a 1x1 convolution, spread over the map again."""
+
+    def __init__(self, *, inputs: int, outputs: int):
+        super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_bn_relu(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) < 2:
+            raise ValueError(
+                "DeepLab v3's image pooling needs at least 2 images per worker in a training batch: "
+                "batch normalisation of one value per channel is undefined"
+            )
+        return super().forward(x).expand(-1, -1, *x.shape[-2:])
+
+
+def _conv_bn_relu(inputs: int, outputs: int, kernel: int, *, rate: int = 1) -> list[nn.Module]:
+    padding = rate * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=rate, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

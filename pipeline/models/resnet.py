@@ -1,0 +1,150 @@
+"""Residual network backbones with a chosen output stride.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the stride sits on the 3x3 convolution
+of a bottleneck ("v1.5"), as in torchvision, whose published weights load key for key. Atrous convolution in
+place of striding as in Chen et al., "Rethinking Atrous Convolution", 2017, section 3.1.
+
+    stem 7x7/2, 64 -> max-pool 3x3/2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32)
+
+With output stride 16, layer4 keeps the resolution and has rate 2; with 8, layer3 has rate 2 and layer4 rate 4.
+"""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from pipeline.models.layers import scaled
+
+Depth = Literal[18, 34, 50, 101, 152]
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+class ResNetFeatures(NamedTuple):
+    """layer3: [batch, c3, h, w] for auxiliary heads; layer4: [batch, c4, h, w] at the output stride."""
+
+    layer3: Tensor
+    layer4: Tensor
+
+
+def conv3x3(inputs: int, outputs: int, *, stride: int = 1, rate: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=rate, dilation=rate, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around an identity (ResNet-18/34)."""
+
+    expansion = 1
+
+    def __init__(self, *, inputs: int, planes: int, stride: int, rate: int, projection: nn.Module | None):
+        super().__init__()
+        self.conv1 = conv3x3(inputs, planes, stride=stride, rate=rate)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, rate=rate)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + identity)
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3, 1x1 expand around an identity (ResNet-50 and deeper)."""
+
+    expansion = 4
+
+    def __init__(self, *, inputs: int, planes: int, stride: int, rate: int, projection: nn.Module | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride=stride, rate=rate)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + identity)
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        output_stride: 8, 16 or 32: pixels of the image per unit of the last feature map.
+        width: multiplies every layer's channels.
+
+    Attributes:
+        channels3, channels4: channels of the two feature maps that `forward` returns.
+    """
+
+    def __init__(self, *, depth: Depth, output_stride: Literal[8, 16, 32] = 32, width: float = 1.0):
+        super().__init__()
+        self._block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
+        self._rate = 1
+        planes = [scaled(base, width) for base in (64, 128, 256, 512)]
+        self._inputs = planes[0]
+        atrous3, atrous4 = output_stride <= 8, output_stride <= 16
+
+        self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        blocks = BLOCKS[depth]
+        self.layer1 = self._stage(planes[0], blocks[0], stride=1, atrous=False)
+        self.layer2 = self._stage(planes[1], blocks[1], stride=2, atrous=False)
+        self.layer3 = self._stage(planes[2], blocks[2], stride=2, atrous=atrous3)
+        self.layer4 = self._stage(planes[3], blocks[3], stride=2, atrous=atrous4)
+        self.channels3 = planes[2] * self._block.expansion
+        self.channels4 = planes[3] * self._block.expansion
+        self._initialise()
+
+    def _stage(self, planes: int, blocks: int, *, stride: int, atrous: bool) -> nn.Sequential:
+        first_rate = self._rate  # the first block still sees the rate of the stage before
+        if atrous:
+            self._rate *= stride
+            stride = 1
+        layers: list[nn.Module] = []
+        for i in range(blocks):
+            outputs = planes * self._block.expansion
+            projection = None
+            if i == 0 and (stride != 1 or self._inputs != outputs):
+                projection = nn.Sequential(
+                    nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+                )
+            layers.append(
+                self._block(
+                    inputs=self._inputs,
+                    planes=planes,
+                    stride=stride if i == 0 else 1,
+                    rate=first_rate if i == 0 else self._rate,
+                    projection=projection,
+                )
+            )
+            self._inputs = outputs
+        return nn.Sequential(*layers)
+
+    def _initialise(self) -> None:
+        """He et al. 2015: zero-mean normal of variance 2 / fan-out before each ReLU."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> ResNetFeatures:
+        """Features of normalised images [batch, 3, height, width]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        layer3 = self.layer3(self.layer2(self.layer1(x)))
+        return ResNetFeatures(layer3, self.layer4(layer3))

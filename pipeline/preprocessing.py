@@ -1,0 +1,16 @@
+"""How pixels become a network's input. Imports no torch: configurations that hold it travel to CPU tasks."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+DType = Literal["float32", "bfloat16"]  # bfloat16 means autocast: weights stay float32
+
+
+class Preprocessing(BaseModel):
+    """Per RGB channel: (pixel / 255 - mean) / std. The defaults are ImageNet's, as torchvision's weights expect."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)

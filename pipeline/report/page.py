@@ -1,0 +1,60 @@
+"""The HTML page of a run: headline, classes, errors, pictures. One file, no scripts, nothing fetched."""
+
+import base64
+from html import escape
+from typing import Any
+
+import pyarrow as pa
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1040px; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left; overflow-wrap: anywhere; }
+img { max-width: 100%; }
+"""
+
+
+def draw_page(
+    *, run_id: str, facts: dict[str, Any], tables: dict[str, pa.Table], errors: list[dict[str, Any]], sheet: bytes
+) -> bytes:
+    """The page as UTF-8.
+
+    Args:
+        run_id: the title.
+        facts: name -> value, listed first.
+        tables: of `report_tables`, or none for a run without labels.
+        errors: some of the error rows.
+        sheet: PNG of the picture sheet; empty for none.
+    """
+    parts = [f"<h1>{escape(run_id)}</h1>", _table(["", ""], [[k, v] for k, v in facts.items()])]
+    if tables:
+        (whole,) = tables["dataset_report"].to_pylist()
+        parts += ["<h2>Scores</h2>", _table(list(whole), [[_shown(v) for v in whole.values()]])]
+        rows = [
+            [r["class"], *(_shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
+            for r in tables["class_report"].to_pylist()
+        ]
+        parts.append(_table(["class", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
+    if errors:
+        rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
+        parts += ["<h2>Errors</h2>", _table(["image", "stage", "class", "message"], rows)]
+    if sheet:
+        data = base64.b64encode(sheet).decode()
+        parts += [
+            "<h2>Pictures</h2>",
+            f'<img alt="image, ground truth, prediction" src="data:image/png;base64,{data}">',
+        ]
+    head = f'<meta charset="utf-8"><title>{escape(run_id)}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'.encode()
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(heads: list[str], rows: list[list[Any]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,166 @@
+"""The tables of a run: class_report, dataset_report and confusion, from the counts of its images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+
+from pipeline.classes import Classes
+from pipeline.metrics import Confusion
+
+RAW = "raw"  # the network's own masks; a CRF's would be a stage beside it
+
+CLASS_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("class_index", pa.int32()),
+        ("class", pa.string()),
+        ("tp", pa.int64()),
+        ("gt", pa.int64()),
+        ("pred", pa.int64()),
+        ("iou", pa.float64()),
+        ("accuracy", pa.float64()),
+    ]
+)
+DATASET_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("images", pa.int64()),
+        ("errors", pa.int64()),
+        ("scored_images", pa.int64()),
+        ("label_errors", pa.int64()),
+        ("pixel_accuracy", pa.float64()),
+        ("mean_accuracy", pa.float64()),
+        ("miou", pa.float64()),
+        ("miou_gt_only", pa.float64()),
+        ("fwiou", pa.float64()),
+        ("ignored_px", pa.int64()),
+        ("invalid_label_px", pa.int64()),
+        ("invalid_prediction_px", pa.int64()),
+    ]
+)
+CONFUSION_SCHEMA = pa.schema([("stage", pa.string()), ("gt", pa.int32()), ("pred", pa.int32()), ("pixels", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What is counted over the images of a run, beside the confusion."""
+
+    images: int
+    errors: int
+    scored_images: int = 0
+    label_errors: int = 0
+
+
+def totals_of(images: pa.dataset.Dataset) -> Totals:
+    """Count the rows of `images`."""
+    labelled = "label_error" in images.schema.names
+    scored = "count(tp), count(label_error)" if labelled else "0, 0"
+    query = f"SELECT count(*), count(*) FILTER (status = 'error'), {scored} FROM images"
+    return Totals(*_row(query, images))
+
+
+def confusion_of(images: pa.dataset.Dataset, num_classes: int) -> Confusion:
+    """Sum the counts of the images of a labelled run, in int64."""
+    cells = _rows(
+        "SELECT c.gt, c.pred, sum(c.px)::BIGINT FROM (SELECT unnest(confusion) AS c FROM images) GROUP BY ALL", images
+    )
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for gt, pred, pixels in cells:
+        matrix[gt, pred] = pixels
+    ignored, invalid = _row(
+        "SELECT coalesce(sum(ignored_px), 0)::BIGINT, coalesce(sum(invalid_label_px), 0)::BIGINT FROM images", images
+    )
+    return Confusion(matrix, ignored=ignored, invalid_label=invalid)
+
+
+def _rows(query: str, images: pa.dataset.Dataset) -> list[tuple[Any, ...]]:
+    # A pyarrow data set reads through our own file system; DuckDB's handles for fsspec give wrong sums.
+    with duckdb.connect() as connection:
+        connection.register("images", images)
+        return connection.execute(query).fetchall()
+
+
+def _row(query: str, images: pa.dataset.Dataset) -> tuple[Any, ...]:
+    return _rows(query, images)[0]
+
+
+def report_tables(counts: Confusion, totals: Totals, classes: Classes) -> dict[str, pa.Table]:
+    """The three tables by name, for one stage.
+
+    Scores of nothing (a class that never occurs) are null.
+    """
+    scores = counts.scores
+    tp, gt, pred = np.diag(counts.matrix), counts.matrix.sum(axis=1), counts.matrix.sum(axis=0)
+    by_class = [
+        {
+            "stage": RAW,
+            "class_index": k,
+            "class": name,
+            "tp": int(tp[k]),
+            "gt": int(gt[k]),
+            "pred": int(pred[k]),
+            "iou": _null(scores.iou[k]),
+            "accuracy": _null(scores.accuracy[k]),
+        }
+        for k, name in enumerate(classes.names)
+    ]
+    whole = {
+        "stage": RAW,
+        "images": totals.images,
+        "errors": totals.errors,
+        "scored_images": totals.scored_images,
+        "label_errors": totals.label_errors,
+        "pixel_accuracy": _null(scores.pixel_accuracy),
+        "mean_accuracy": _null(scores.mean_accuracy),
+        "miou": _null(scores.miou),
+        "miou_gt_only": _null(scores.miou_gt_only),
+        "fwiou": _null(scores.fwiou),
+        "ignored_px": counts.ignored,
+        "invalid_label_px": counts.invalid_label,
+        "invalid_prediction_px": counts.invalid_prediction,
+    }
+    cells = [
+        {"stage": RAW, "gt": int(g), "pred": int(p), "pixels": int(counts.matrix[g, p])}
+        for g, p in zip(*np.nonzero(counts.matrix), strict=True)
+    ]
+    return {
+        "class_report": pa.Table.from_pylist(by_class, schema=CLASS_SCHEMA),
+        "dataset_report": pa.Table.from_pylist([whole], schema=DATASET_SCHEMA),
+        "confusion": pa.Table.from_pylist(cells, schema=CONFUSION_SCHEMA),
+    }
+
+
+def _null(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
+
+
+def format_report(tables: dict[str, pa.Table]) -> str:
+    """The class table and the headline as text for a terminal."""
+    by_class = tables["class_report"].to_pylist()
+    (whole,) = tables["dataset_report"].to_pylist()
+    total = max(1, sum(row["gt"] for row in by_class))
+    width = max(5, *(len(row["class"]) for row in by_class))
+    lines = [f"{'class':<{width}}     IoU  accuracy   pixels"]
+    lines += [
+        f"{row['class']:<{width}}  {_score(row['iou'])}    {_score(row['accuracy'])}  {row['gt'] / total:7.2%}"
+        for row in by_class
+    ]
+    lines.append(
+        f"mIoU {_score(whole['miou']).strip()} (classes in ground truth only: {_score(whole['miou_gt_only']).strip()})"
+        f"   pixel accuracy {_score(whole['pixel_accuracy']).strip()}   mean accuracy "
+        f"{_score(whole['mean_accuracy']).strip()}   frequency-weighted IoU {_score(whole['fwiou']).strip()}"
+    )
+    lines.append(
+        f"{whole['scored_images']} of {whole['images']} images scored, {whole['errors']} errors, "
+        f"{whole['label_errors']} unusable label maps, {whole['ignored_px']} pixels ignored, "
+        f"{whole['invalid_label_px']} with an invalid label"
+    )
+    return "\n".join(lines)
+
+
+def _score(value: float | None) -> str:
+    return "     –" if value is None else f"{value:6.4f}"

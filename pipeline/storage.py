@@ -1,0 +1,245 @@
+"""The one way to open a path: any fsspec URL (`s3://`, `file://`, `memory://`, …) or plain path.
+
+Endpoint and credentials of S3 come as for every AWS tool (environment variables, `~/.aws`, instance role).
+"""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from uuid import uuid4
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import split_protocol
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import AfterValidator
+
+from pipeline.errors import UserError
+
+# Several S3-compatible servers refuse the checksums that AWS clients add by default since 2025.
+CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+
+
+class StoredFile(NamedTuple):
+    """A listed file: `path` on its file system, `size` in bytes, `etag` and `mtime` ("" where the store has none)."""
+
+    path: str
+    size: int
+    etag: str
+    mtime: str
+
+
+def _s3_options() -> dict[str, Any]:
+    """How we open S3. They travel with a pickled file system, so workers of other nodes have them too."""
+    client: dict[str, Any] = {"max_pool_connections": 64}
+    if _custom_endpoint():
+        for name in CHECKSUM_VARIABLES:
+            os.environ.setdefault(name, "when_required")
+            client[name.removeprefix("AWS_").lower()] = os.environ[name]
+    return {
+        "config_kwargs": client,
+        "max_concurrency": 1,  # an image is one GET, not HEAD + GET
+        "use_listings_cache": False,  # a listing is always today's
+    }
+
+
+def _custom_endpoint() -> str | None:
+    """The S3 endpoint of the environment or the AWS profile; None where it is AWS's own."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return endpoint or _profile_endpoint(os.environ.get("AWS_PROFILE"), os.environ.get("AWS_CONFIG_FILE"))
+
+
+@lru_cache(maxsize=8)
+def _profile_endpoint(profile_name: str | None, config_file: str | None) -> str | None:
+    """The endpoint in the AWS configuration files; the arguments, which botocore reads itself, key the cache."""
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        session = Session()
+        profile = session.get_scoped_config()
+        services = session.full_config.get("services", {}).get(profile.get("services"), {})
+        return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+    except BotoCoreError as error:  # an AWS_PROFILE that does not exist
+        raise UserError(f"AWS configuration: {error}") from None
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and the path on it. Chained URLs (`zip://…::s3://…`) are plain keys here.
+
+    Raises:
+        UserError: the protocol is unknown or lacks its package.
+    """
+    protocol, _ = split_protocol(url)
+    protocol = protocol or "file"
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{redact(url)}: cannot open '{protocol}://' URLs: {error}") from None
+    options: dict[str, Any] = dict(kind._get_kwargs_from_urls(url))
+    if protocol in ("s3", "s3a"):
+        options |= _s3_options()
+    return fsspec.filesystem(protocol, **options), kind._strip_protocol(url)
+
+
+def redact(url: str) -> str:
+    """The URL without user info and signed query, fit for a message, a log or a row."""
+    if url.startswith(("abfs://", "abfss://")):
+        return url  # container@account is no secret
+    # A password may have "@", and an AWS secret pasted in its place "/"; digits after ":" are a port.
+    url = re.sub(r"^(\w[\w+.-]*://)(?:[^/?]*@|[^/:@?]*:(?!\d+/)[^@]*@)", r"\1", url)
+    return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
+
+
+def absolute(url: str) -> str:
+    """The URL with a relative plain path made absolute (workers have other working directories)."""
+    if "://" in url:
+        return url if url.endswith("://") else url.rstrip("/")
+    return os.path.abspath(os.path.expanduser(url))
+
+
+Url = Annotated[str, AfterValidator(absolute)]
+"""A field of a configuration that names a place on storage."""
+
+
+def join(url: str, *parts: str) -> str:
+    """`url/part/part`, for any URL."""
+    if url.endswith("://"):
+        return url + "/".join(parts)
+    return posixpath.join(url.rstrip("/") or "/", *parts)
+
+
+def url_of(fs: AbstractFileSystem, path: str) -> str:
+    """The URL of a path; local files stay plain paths, which every tool opens."""
+    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+
+
+def read_bytes(url: str) -> bytes:
+    """The content of a file, in one request."""
+    fs, path = filesystem(url)
+    return fs.cat_file(path)
+
+
+def read_text(url: str, *, what: str) -> str:
+    """The text of a file that the user named, with a clear error in place of any failure.
+
+    Args:
+        url: where it lies.
+        what: what it is for the user, as in "class file".
+    """
+    with friendly_errors(url, f"cannot read the {what}"):
+        return read_bytes(url).decode("utf-8")
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a file atomically: a reader sees the whole file or none, also when the writer is killed."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        _write_local(path, data)
+    else:
+        if not isinstance(fs, AsyncFileSystem):  # object stores have no folders, and s3fs would make the bucket
+            fs.makedirs(fs._parent(path), exist_ok=True)
+        fs.pipe_file(path, data)  # object stores show an object only when its upload has ended
+
+
+def upload(local: Path, url: str) -> None:
+    """Copy a local file to storage, atomically."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        write_bytes(url, local.read_bytes())
+    else:
+        fs.put_file(str(local), path)
+
+
+def _write_local(path: str, data: bytes) -> None:
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".writing-{uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder lies there."""
+    fs, path = filesystem(url)
+    return fs.exists(path)
+
+
+def remove(url: str) -> None:
+    """Remove a file; none there is fine."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def list_files(url: str) -> list[StoredFile]:
+    """Every file below a folder (or those that a glob names), ordered by path. Nothing there: an empty list."""
+    fs, path = filesystem(url)
+    if any(c in path for c in "*?[") and not fs.exists(path):
+        found = fs.glob(path, detail=True)
+    else:
+        found = fs.find(path, detail=True)
+    # Some tools mark an S3 folder by an empty object whose name ends with a slash.
+    files = (info for info in found.values() if info["type"] == "file" and not info["name"].endswith("/"))
+    return sorted(_stored_file(info) for info in files)
+
+
+def _stored_file(info: dict[str, Any]) -> StoredFile:
+    mtime = info.get("LastModified") or info.get("mtime") or info.get("created") or ""
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return StoredFile(info["name"], int(info.get("size") or 0), etag, str(mtime))
+
+
+def check_writable(url: str) -> None:
+    """Write and remove a small file there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    probe = join(url, f".segpipe-can-write-{os.getpid()}")
+    with friendly_errors(url, "cannot write to the output"):
+        write_bytes(probe, b"")
+        remove(probe)
+
+
+@contextmanager
+def friendly_errors(url: str, problem: str) -> Iterator[None]:
+    """Turn whatever a store raises into one line that names the URL, and the setting to look at."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem} {redact(url)}: {explain(error)}") from None
+
+
+def _without_secrets(text: str) -> str:
+    """The text with the URLs in it redacted: HTTP libraries quote the whole, signature included."""
+    return re.sub(r"\w[\w+.-]*://[^\s'\"<>)]+", lambda match: redact(match[0]), text)
+
+
+def explain(error: BaseException) -> str:
+    """One line on why a store failed, without its stack."""
+    kind = type(error).__name__
+    text = _without_secrets(" ".join(str(error).split()))
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return "no AWS credentials found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+    if isinstance(error, PermissionError):
+        return f"access denied ({text})"
+    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionRefusedError"):
+        return f"cannot reach the store ({text}); is AWS_ENDPOINT_URL right?"
+    return f"{kind}: {text}" if text else kind

@@ -1,0 +1,46 @@
+"""What a training run leaves beside its bundle: its configuration and a line of JSON per epoch."""
+
+import json
+from typing import Any
+
+from pipeline import __version__, storage
+from pipeline.errors import UserError
+from pipeline.training.config import TrainConfig
+
+CONFIG = "training.json"
+METRICS = "metrics.jsonl"
+
+
+def write_records(output: str, records: list[dict[str, Any]]) -> None:
+    """Write `metrics.jsonl`, whole: object stores cannot append."""
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    storage.write_bytes(storage.join(output, METRICS), lines.encode())
+
+
+def read_records(output: str) -> list[dict[str, Any]]:
+    """The epochs that are done, or none."""
+    url = storage.join(output, METRICS)
+    if not storage.exists(url):
+        return []
+    return [json.loads(line) for line in storage.read_bytes(url).decode().splitlines()]
+
+
+def claim_output(config: TrainConfig) -> None:
+    """Write the configuration to the output, or check that the run there is this one.
+
+    Raises:
+        UserError: another run lies there.
+    """
+    url = storage.join(config.output, CONFIG)
+    mine = config.what_decides_the_result()
+    if storage.exists(url):
+        theirs = json.loads(storage.read_text(url, what="training configuration"))["config"]
+        differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        if differing:
+            raise UserError(
+                f"{storage.redact(config.output)} holds a run with another {', '.join(differing)}; "
+                "choose another --output, or remove that one"
+            )
+        return
+    content = {"config": mine, "code_version": __version__}
+    storage.write_bytes(url, json.dumps(content, indent=2).encode())

@@ -1,0 +1,302 @@
+"""A bundle gives back the very network, says what is wrong when it cannot, and runs nobody's code."""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import posixpath
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline import models, storage
+from pipeline.bundle import Card, load_bundle, read_card, read_checkpoint, save_bundle
+from pipeline.classes import Classes
+from pipeline.errors import UserError
+from pipeline.preprocessing import Preprocessing
+
+CLASSES = Classes(names=("a", "b", "c"), colours=((0, 0, 0), (1, 2, 3), (4, 5, 6)), values={0: "ignore", 1: "a"})
+OPTIONS = {"width": 0.125, "output_stride": 8}
+_counter = itertools.count()
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where no bundle is yet; each store's URL for it."""
+    return str(tmp_path / "bundle") if request.param == "local" else f"memory://bundles-{next(_counter)}/bundle"
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.configure("deeplabv3_resnet18", OPTIONS).build(len(CLASSES)).eval()
+
+
+def card(**changes: object) -> Card:
+    return Card(**{"architecture": "deeplabv3_resnet18", "options": OPTIONS, "classes": CLASSES} | changes)
+
+
+def names(url: str) -> list[str]:
+    return sorted(posixpath.basename(file.path) for file in storage.list_files(url))
+
+
+def assert_one_line(error: BaseException, *parts: str) -> None:
+    assert "\n" not in str(error)
+    for part in parts:
+        assert part in str(error)
+
+
+def put_card(url: str, **changes: object) -> None:
+    """The bundle's card with some fields set by hand."""
+    place = storage.join(url, "card.json")
+    content = json.loads(storage.read_text(place, what="card")) | changes
+    storage.write_bytes(place, json.dumps(content).encode())
+
+
+# --- there and back
+
+
+def test_a_bundle_gives_back_the_network_and_its_card(url: str) -> None:
+    model = network()
+    # Statistics that training moves must travel too.
+    model.train()(torch.randn(2, 3, 32, 32))
+    model.eval()
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    training = {"epoch": 7, "iou": {"a": 0.5}}
+    written = save_bundle(url, model, card(preprocessing=preprocessing, training=training))
+
+    loaded, read = load_bundle(url)
+
+    images = torch.randn(2, 3, 40, 24)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images).logits, model(images).logits)
+    assert not loaded.training
+    assert read == written == read_card(url)
+    assert read.fingerprint == written.fingerprint
+    assert (read.classes, read.preprocessing, read.options) == (CLASSES, preprocessing, OPTIONS)
+    assert read.training == training
+    assert read.created.startswith("20")
+
+
+def test_a_second_save_replaces_the_first_and_its_weights(url: str) -> None:
+    first = save_bundle(url, network(0), card())
+    second = save_bundle(url, network(1), card())
+    assert first.weights != second.weights
+    assert names(url) == ["card.json", second.weights]
+    loaded, read = load_bundle(url)
+    assert read.fingerprint == second.fingerprint
+    assert torch.equal(loaded.classifier[4].weight, network(1).classifier[4].weight)
+
+
+def test_saving_the_same_weights_again_keeps_them(url: str) -> None:
+    written = [save_bundle(url, network(), card()) for _ in range(2)]
+    assert written[0].fingerprint == written[1].fingerprint
+    assert names(url) == ["card.json", written[0].weights]
+    load_bundle(url)
+
+
+def test_saving_leaves_other_files_alone(url: str) -> None:
+    for name in ("metrics.jsonl", "weights-imagenet.pth", "checkpoints/weights-0123456789abcdef.safetensors"):
+        storage.write_bytes(storage.join(url, name), b"x")
+    save_bundle(url, network(0), card())
+    save_bundle(url, network(1), card())
+    left = set(names(url))
+    assert {"metrics.jsonl", "weights-imagenet.pth", "weights-0123456789abcdef.safetensors"} <= left
+    assert len(left) == 5
+
+
+def test_weights_in_other_memory_formats_are_saved_alike(url: str) -> None:
+    model = network().to(memory_format=torch.channels_last)
+    save_bundle(url, model, card())
+    images = torch.randn(1, 3, 24, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_bundle(url)[0](images).logits, model(images).logits)
+
+
+def test_the_weights_are_named_by_their_content(url: str) -> None:
+    written = save_bundle(url, network(), card())
+    assert written.weights == f"weights-{written.weights_sha256[:16]}.safetensors"
+    assert read_checkpoint(storage.join(url, written.weights)).keys() == network().state_dict().keys()
+
+
+# --- fingerprints
+
+
+def test_the_fingerprint_follows_what_decides_a_prediction() -> None:
+    base = card(weights_sha256="0" * 64)
+    changes = [
+        {"weights_sha256": "1" * 64},
+        {"architecture": "deeplabv3_resnet50"},
+        {"options": OPTIONS | {"output_stride": 16}},
+        {"preprocessing": Preprocessing(mean=(0, 0, 0))},
+        {"preprocessing": Preprocessing(std=(1, 1, 1))},
+        {"classes": Classes(names=("a", "b"))},
+    ]
+    prints = [base.fingerprint, *(base.model_copy(update=change).fingerprint for change in changes)]
+    assert len(set(prints)) == len(prints)
+
+
+def test_the_fingerprint_does_not_follow_the_rest() -> None:
+    base = card(weights_sha256="0" * 64)
+    renamed = Classes(names=("x", "y", "z"), ignore_index=200)
+    for change in (
+        {"created": "2001-01-01T00:00:00+00:00"},
+        {"training": {"epoch": 3}},
+        {"code_version": "9"},
+        {"options": dict(reversed(OPTIONS.items()))},
+        {"classes": renamed},
+    ):
+        assert base.model_copy(update=change).fingerprint == base.fingerprint
+
+
+def test_the_fingerprint_follows_the_weights_themselves(url: str) -> None:
+    model = network()
+    first = save_bundle(url, model, card())
+    with torch.no_grad():
+        model.classifier[4].bias[0] += 1e-6
+    assert save_bundle(url, model, card()).fingerprint != first.fingerprint
+
+
+# --- what can be wrong with a bundle
+
+
+def test_a_missing_bundle_is_named(url: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, "cannot read the bundle's card", url, "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "Invalid JSON"),
+        ("nonsense", "Invalid JSON"),
+        ("[]", "should be an object"),
+        ("{}", "architecture: Field required"),
+        ('{"architecture": "fcn8s", "options": {}, "classes": {"names": []}}', "classes.names"),
+        ('{"architecture": "fcn8s", "options": {}, "classes": {"names": ["a"]}, "colour": 1}', "colour"),
+    ],
+)
+def test_a_card_of_nonsense_is_refused(url: str, text: str, problem: str) -> None:
+    storage.write_bytes(storage.join(url, "card.json"), text.encode())
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, f"bundle {url}: its card.json is not valid (", problem)
+    assert "(:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
+def test_damaged_weights_are_refused(url: str, damage: str) -> None:
+    place = storage.join(url, save_bundle(url, network(), card()).weights)
+    data = bytearray(storage.read_bytes(place))
+    data[-1] ^= 1
+    storage.write_bytes(place, {"flipped": bytes(data), "truncated": bytes(data[:-9]), "empty": b""}[damage])
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, f"bundle {url}", "is damaged", "SHA-256")
+
+
+def test_missing_weights_are_named(url: str) -> None:
+    place = storage.join(url, save_bundle(url, network(), card()).weights)
+    storage.remove(place)
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, "cannot read the weights", place, "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"architecture": "unet"}, "unknown model 'unet'"),
+        ({"options": {"depth": 7}}, "option 'depth'"),
+        ({"options": {"width": 0.25}}, "size mismatch"),
+        ({"architecture": "fcn8s", "options": {"width": 0.125}}, "Missing key"),
+        ({"classes": {"names": ["a", "b"]}}, "size mismatch"),
+    ],
+)
+def test_a_card_that_does_not_fit_its_weights_is_refused(url: str, changes: dict, problem: str) -> None:
+    save_bundle(url, network(), card())
+    put_card(url, **changes)
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, f"bundle {url} does not fit this version of segpipe", problem)
+
+
+def test_weights_that_are_no_tensors_are_refused_although_the_hash_fits(url: str) -> None:
+    save_bundle(url, network(), card())
+    storage.write_bytes(storage.join(url, "weights-x.safetensors"), b"no tensors at all")
+    put_card(url, weights="weights-x.safetensors", weights_sha256=hashlib.sha256(b"no tensors at all").hexdigest())
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, f"bundle {url}")
+
+
+# --- checkpoints of others
+
+
+def pickled(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def test_checkpoints_are_read_from_either_kind_of_file(url: str) -> None:
+    state = {"a.weight": torch.randn(2, 3), "b": torch.arange(3)}
+    storage.write_bytes(storage.join(url, "w.pth"), pickled(state))
+    storage.write_bytes(storage.join(url, "w.safetensors"), safetensors.torch.save(state))
+    for name in ("w.pth", "w.safetensors"):
+        found = read_checkpoint(storage.join(url, name))
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+
+
+class Bomb:
+    """Pickled as a call: whoever unpickles it makes a folder."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.bin"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(url: str, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "made by the checkpoint"
+    data = pickled({"w": torch.ones(1), "bomb": Bomb(str(folder))})
+    place = storage.join(url, name)
+    storage.write_bytes(place, data)
+
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(place)
+
+    assert_one_line(caught.value, f"weights {place}: not a checkpoint of tensors")
+    assert not folder.exists()
+    torch.load(io.BytesIO(data), weights_only=False)  # it would have
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"text", b"\x80\x02.", b"PK\x03\x04" + bytes(50)])
+def test_what_is_no_checkpoint_is_refused(url: str, name: str, data: bytes) -> None:
+    place = storage.join(url, name)
+    storage.write_bytes(place, data)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(place)
+    assert_one_line(caught.value, f"weights {place}: not a checkpoint of tensors")
+
+
+@pytest.mark.parametrize("content", [{"state": {"w": torch.ones(1)}}, [torch.ones(1)], torch.ones(1), {"w": 1}])
+def test_a_checkpoint_of_something_else_is_refused(url: str, content: object) -> None:
+    place = storage.join(url, "w.pth")
+    storage.write_bytes(place, pickled(content))
+    with pytest.raises(UserError, match="expected a state dict of tensors"):
+        read_checkpoint(place)
+
+
+def test_a_missing_checkpoint_is_named(url: str) -> None:
+    with pytest.raises(UserError, match=r"cannot read the weights .*nowhere.pth: it does not exist"):
+        read_checkpoint(storage.join(url, "nowhere.pth"))

@@ -1,0 +1,407 @@
+"""Command lines: what beats what, what is refused in which words, and how a job ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline import cli
+from pipeline.bulk.config import SegmentConfig
+from pipeline.errors import UserError, find_user_error
+from pipeline.training.config import TrainConfig
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Group(_Strict):
+    learning_rate: float = 0.1
+    steps: int = Field(default=5, ge=1, description="how far")
+    use_gpu: bool = True
+    size: tuple[int, int] = (1, 2)
+
+    @model_validator(mode="after")
+    def _square(self) -> "Group":
+        if self.size[0] > self.size[1]:
+            raise ValueError("size: wider than high")
+        return self
+
+
+class Config(_Strict):
+    name: str = Field(description="of the thing, 100 % required")
+    batch_size: int = 3
+    place: str | None = None
+    fast: bool = False
+    slow: bool = True
+    options: dict[str, str] = {}
+    group: Group = Group(learning_rate=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(cli.os.environ):
+        if name.upper().startswith(cli.ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path):
+    def write(text: str) -> str:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def parse(*arguments: str, kind: type = Config) -> Any:
+    return cli.parse(kind, list(arguments), description="Does a thing.")
+
+
+def refusal(*arguments: str, kind: type = Config) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(*arguments, kind=kind)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what beats what
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert parse("--name", "x") == Config(name="x")
+    assert type(parse("--name", "x")) is Config
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(yaml_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = yaml_file("name: file\nbatch_size: 10\nplace: file\n")
+    assert parse("--config", file) == Config(name="file", batch_size=10, place="file")
+    monkeypatch.setenv("SEGPIPE_BATCH_SIZE", "20")
+    monkeypatch.setenv("SEGPIPE_PLACE", "environment")
+    assert parse("--config", file) == Config(name="file", batch_size=20, place="environment")
+    assert parse("--config", file, "--place", "flag") == Config(name="file", batch_size=20, place="flag")
+
+
+def test_nested_options_are_merged_one_by_one(yaml_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = yaml_file("name: x\ngroup:\n  learning_rate: 1.5\n  steps: 10\n  size: [3, 4]\n")
+    assert parse("--config", file).group == Group(learning_rate=1.5, steps=10, size=(3, 4))
+    monkeypatch.setenv("SEGPIPE_GROUP__STEPS", "20")
+    monkeypatch.setenv("SEGPIPE_GROUP__SIZE", "[5, 6]")
+    found = parse("--config", file, "--group.size", "7,8").group
+    assert found == Group(learning_rate=1.5, steps=20, size=(7, 8))
+
+
+def test_a_nested_option_leaves_the_groups_own_defaults() -> None:
+    assert parse("--name", "x", "--group.steps", "9").group == Group(learning_rate=0.5, steps=9)
+
+
+@pytest.mark.parametrize("form", ["--config={}", "--config {}"])
+def test_the_configuration_file_may_come_anywhere_and_in_either_form(yaml_file, form: str) -> None:
+    arguments = form.format(yaml_file("name: x\nbatch_size: 7\n")).split(" ")
+    assert parse(*arguments, "--place", "p") == parse("--place", "p", *arguments)
+    assert parse("--place", "p", *arguments) == Config(name="x", batch_size=7, place="p")
+
+
+def test_an_empty_configuration_file_says_nothing(yaml_file) -> None:
+    assert parse("--config", yaml_file("# nothing\n"), "--name", "x") == Config(name="x")
+
+
+# --- spelling
+
+
+@pytest.mark.parametrize("flag", ["--batch-size", "--batch_size"])
+@pytest.mark.parametrize("form", ["{} 7", "{}=7"])
+def test_dashes_and_underscores_are_the_same(flag: str, form: str) -> None:
+    assert parse("--name", "x", *form.format(flag).split(" ")).batch_size == 7
+
+
+def test_dashes_of_nested_flags_are_the_same_too() -> None:
+    assert parse("--name", "x", "--group.learning-rate", "2").group.learning_rate == 2
+
+
+@pytest.mark.parametrize("value", ["a-b_c", "s3://bucket/a-b", "x=--batch-size", "-5", "ü ñ"])
+def test_values_are_left_as_they_are(value: str) -> None:
+    assert parse("--name", value).name == value
+    assert parse(f"--name={value}").name == value
+
+
+def test_switches_turn_on_and_off() -> None:
+    found = parse("--name", "x", "--fast", "--no-slow", "--no-group.use-gpu")
+    assert (found.fast, found.slow, found.group.use_gpu) == (True, False, False)
+    found = parse("--name", "x", "--no_slow", "--no-group.use_gpu")
+    assert (found.slow, found.group.use_gpu) == (False, False)
+
+
+def test_the_gpu_can_be_declined_on_the_command_line() -> None:
+    places = ["--model", "m", "--images", "i", "--output", "o"]
+    assert parse(*places, kind=SegmentConfig).scaling.use_gpu is None
+    assert parse(*places, "--no-scaling.use-gpu", kind=SegmentConfig).scaling.use_gpu is False
+    assert parse(*places, "--scaling.use-gpu", kind=SegmentConfig).scaling.use_gpu is True
+
+
+def test_options_of_a_dictionary_add_up() -> None:
+    assert parse("--name", "x", "--options", "a=1", "--options", "b-c=d=e").options == {"a": "1", "b-c": "d=e"}
+
+
+def test_model_options_have_the_types_of_yaml() -> None:
+    required = "--model m --train.images a --train.labels b --val.images c --val.labels d --classes e --output f"
+    extra = "--model-options width=0.25 --model-options stride=8 --model-options auxiliary_head=true"
+    found = parse(*required.split(), *extra.split(), kind=TrainConfig)
+    assert found.model_options == {"width": 0.25, "stride": 8, "auxiliary_head": True}
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nmae", "x"], "unknown option --nmae; did you mean --name?"),
+        (["--name", "x", "--batch-sise", "3"], "unknown option --batch_sise; did you mean --batch_size?"),
+        (["--name", "x", "--batch", "3"], "unknown option --batch; did you mean --batch_size?"),  # no abbreviations
+        (["--name", "x", "--group.stepz=3"], "unknown option --group.stepz; did you mean --group.steps?"),
+        (["--name", "x", "--confg", "f"], "unknown option --confg; did you mean --config?"),
+        (["--name", "x", "--zzz", "3"], "unknown option --zzz; see --help"),
+    ],
+)
+def test_an_unknown_option_names_the_likely_one(arguments: list[str], message: str) -> None:
+    assert refusal(*arguments) == message
+
+
+def test_missing_options_are_all_named() -> None:
+    assert refusal() == "--name is required"
+    message = refusal("--model", "m", "--train.images", "x", kind=TrainConfig)
+    missing = ["--train.labels", "--val", "--classes", "--output"]
+    assert message == "; ".join(f"{option} is required" for option in missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "many"], r"--batch_size: Input should be a valid integer.* \(got 'many'\)"),
+        (["--group.steps", "0"], r"--group.steps: Input should be greater than or equal to 1 \(got '0'\)"),
+        (["--group.size", "5,4"], r"--group: size: wider than high"),
+        (["--group.size", "5"], r"--group.size"),
+        (["--batch-size"], r"--batch_size: expected one argument \(see --help\)"),
+        (["stray"], r"unrecognized arguments: stray \(see --help\)"),
+        (["--config"], r"--config needs a file"),
+    ],
+)
+def test_wrong_values_are_named_with_their_option(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse("--name", "x", *arguments)
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    message = refusal("--batch-size", "a", "--group.steps", "b")
+    assert [part.split(":")[0].split(" ")[0] for part in message.split("; ")] == [
+        "--name",
+        "--batch_size",
+        "--group.steps",
+    ]
+
+
+def test_a_wrong_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGPIPE_GROUP__STEPS", "none")
+    assert "--group.steps: Input should be a valid integer" in refusal("--name", "x")
+
+
+def test_rules_between_options_are_told_in_their_own_words() -> None:
+    places = ["--model", "m", "--images", "i", "--output", "o", "--since", "a", "--retry-errors", "b"]
+    assert refusal(*places, kind=SegmentConfig) == "--since and --retry-errors exclude each other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nnope: 3\n", "unknown option --nope"),
+        ("name: x\ngroup: {nope: 3}\n", "unknown option --group.nope"),
+        ("name: x\ngroup: 5\n", "--group: Input should be a valid dictionary"),
+        ("name: x\nbatch_size: [1\n", "job.yaml: no valid YAML"),
+        ("- name\n", "job.yaml: expected 'option: value' lines"),
+        ("name\n", "job.yaml: expected 'option: value' lines"),
+        ("1: x\n", "job.yaml"),
+    ],
+)
+def test_a_configuration_file_that_does_not_fit_is_refused(yaml_file, text: str, message: str) -> None:
+    assert message in refusal("--config", yaml_file(text))
+
+
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+    message = refusal("--config", str(tmp_path / "nowhere.yaml"))
+    assert message == f"cannot read the configuration file {tmp_path / 'nowhere.yaml'}: it does not exist"
+
+
+# --- help
+
+
+def field_names(kind: type[BaseModel], prefix: str = "--") -> list[str]:
+    names = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += field_names(field.annotation, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+@pytest.mark.parametrize("kind", [Config, TrainConfig, SegmentConfig])
+def test_help_names_every_option_and_succeeds(kind: type[BaseModel], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help", kind=kind)
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Does a thing." in shown
+    assert "--config FILE.yaml" in shown
+    words = shown.replace(",", " ").split()
+    assert [name for name in field_names(kind) if name not in words] == []
+
+
+# --- how a job ends
+
+
+def end(main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["job", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+def raising(error: BaseException, cause: BaseException | None = None):
+    def main(argv: list[str]) -> None:
+        raise error from cause
+
+    return main
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys) -> None:
+    assert end(raising(UserError("no such bucket")), monkeypatch, capsys) == (2, "", "error: no such bucket\n")
+
+
+def test_a_wrapped_mistake_is_told_without_its_wrapping(monkeypatch, capsys) -> None:
+    main = raising(RuntimeError("task failed\nTraceback ..."), UserError("no such bucket"))
+    assert end(main, monkeypatch, capsys) == (2, "", "error: no such bucket\n")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_job_ends_with_what_it_returns(monkeypatch, capsys, returned: int | None, code: int) -> None:
+    seen: list[str] = []
+
+    def main(argv: list[str]) -> int | None:
+        seen.extend(argv)
+        return returned
+
+    assert end(main, monkeypatch, capsys, "--name", "x") == (code, "", "")
+    assert seen == ["--name", "x"]
+
+
+def test_an_interrupt_ends_with_130(monkeypatch, capsys) -> None:
+    code, _, err = end(raising(KeyboardInterrupt()), monkeypatch, capsys)
+    assert code == 130
+    assert err.count("\n") == 1
+
+
+def test_our_own_mistakes_keep_their_trace(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda argv: 1 // 0)
+
+
+def test_a_whole_process_prints_one_line_and_ends_with_2() -> None:
+    program = (
+        "from pydantic import BaseModel\n"
+        "from pipeline import cli\n"
+        "class C(BaseModel):\n    name: str\n"
+        "cli.run(lambda argv: print(cli.parse(C, argv, description='')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "--nam", "x"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown option --nam; did you mean --name?\n"
+
+
+# --- the mistake within an exception
+
+
+class TaskError(UserError):
+    """What Ray makes of a task's `UserError`: a subclass whose text has the trace in front."""
+
+    def __init__(self, cause: Exception):
+        super().__init__(f"Traceback ...\n{cause}")
+        self.cause = cause
+
+
+class WorkersError(RuntimeError):
+    """What Ray Train raises."""
+
+    def __init__(self, failures: dict[int, Exception]):
+        super().__init__("workers failed")
+        self.worker_failures = failures
+
+
+class ControllerError(RuntimeError):
+    def __init__(self, failure: Exception):
+        super().__init__("controller failed")
+        self.controller_failure = failure
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+MISTAKE = UserError("the mistake")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MISTAKE,
+        caused(RuntimeError("outer"), MISTAKE),
+        caused(RuntimeError("outer"), caused(ValueError("middle"), MISTAKE)),
+        TaskError(MISTAKE),
+        WorkersError({0: RuntimeError("lost"), 1: MISTAKE}),
+        WorkersError({0: TaskError(MISTAKE)}),
+        ControllerError(WorkersError({3: caused(RuntimeError("actor"), TaskError(MISTAKE))})),
+    ],
+    ids=["plain", "cause", "two causes", "task", "workers", "worker's task", "controller"],
+)
+def test_the_users_mistake_is_found_wherever_it_is(error: BaseException) -> None:
+    assert find_user_error(error) is MISTAKE
+
+
+def test_the_mistake_before_another_error_is_found() -> None:
+    def main() -> None:
+        try:
+            raise MISTAKE
+        finally:
+            {}["clean-up failed"]
+
+    with pytest.raises(KeyError) as caught:
+        main()
+    assert find_user_error(caught.value) is MISTAKE
+
+
+def test_the_plain_mistake_is_preferred_to_a_wrapped_one() -> None:
+    told = UserError("told in full")
+    assert find_user_error(caused(told, TaskError(RuntimeError("lost")))) is told
+
+
+def test_a_wrapped_mistake_whose_cause_is_lost_is_better_than_none() -> None:
+    wrapped = TaskError(RuntimeError("lost"))
+    assert find_user_error(caused(RuntimeError("outer"), wrapped)) is wrapped
+
+
+def test_other_errors_hold_no_mistake() -> None:
+    assert find_user_error(caused(RuntimeError("a"), ValueError("b"))) is None
+    assert find_user_error(WorkersError({0: RuntimeError("lost")})) is None
+
+
+def test_exceptions_that_refer_to_each_other_come_to_an_end() -> None:
+    first, second = RuntimeError("a"), RuntimeError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert find_user_error(first) is None

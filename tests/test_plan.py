@@ -1,0 +1,135 @@
+"""Listing the input and cutting it into shards: every image once, in a fixed order, with a stable id."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.bulk.config import SegmentConfig, Sharding
+from pipeline.bulk.listing import glob_root, list_input, read_rows
+from pipeline.bulk.plan import SCHEMA, make_plan, read_plan, store_plan
+from pipeline.bulk.shards import cut_shards, part_name, parts, shard_of
+from pipeline.errors import UserError
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x" * 10)
+
+
+def ids(url: object) -> list[str]:
+    return [image.image_id for image in list_input(str(url))]
+
+
+def test_a_folder_gives_keys_below_it_in_order(tmp_path):
+    touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.webp", ".hidden.jpg", "a/.cache/x.png", "notes.txt", "B.jpg")
+    assert ids(tmp_path) == ["B.jpg", "a/b/c.webp", "a/z.png", "b.JPG"]
+
+
+def test_a_glob_gives_keys_below_its_fixed_part(tmp_path):
+    touch(tmp_path, "d1/a.jpg", "d1/b.png", "d2/a.jpg", "e/a.jpg")
+    assert ids(tmp_path / "d*" / "a.jpg") == ["d1/a.jpg", "d2/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "root"), [("a/b/2026-*/x.jpg", "a/b"), ("a/b", "a/b"), ("a/?/c", "a"), ("a/[xy]/c/*", "a")]
+)
+def test_the_root_of_a_glob(path, root):
+    assert glob_root(path) == root
+
+
+def test_a_folder_whose_name_looks_like_a_glob(tmp_path):
+    touch(tmp_path / "set[1]", "a.jpg", "sub/b.jpg")
+    assert ids(tmp_path / "set[1]") == ["a.jpg", "sub/b.jpg"]
+
+
+def test_a_list_takes_urls_and_keys_beside_it(tmp_path):
+    (tmp_path / "list.txt").write_text("# night\nsub/b.jpg\n\n/data/a.jpg\ns3://bucket/key.png\n")
+    found = {image.image_id: image.uri for image in list_input(str(tmp_path / "list.txt"))}
+    assert found == {
+        "sub/b.jpg": f"{tmp_path}/sub/b.jpg",
+        "/data/a.jpg": "/data/a.jpg",
+        "s3://bucket/key.png": "s3://bucket/key.png",
+    }
+
+
+def test_a_signed_url_keeps_its_signature_out_of_the_id(tmp_path):
+    (tmp_path / "list.txt").write_text("https://host/a.jpg?X-Amz-Signature=secret\n")
+    (image,) = list_input(str(tmp_path / "list.txt"))
+    assert image.image_id == "https://host/a.jpg"
+    assert image.uri.endswith("secret")
+
+
+def test_the_same_id_twice_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\na.jpg\n")
+    with pytest.raises(UserError, match=r"the image id 'a\.jpg' occurs twice"):
+        list_input(str(tmp_path / "list.txt"))
+
+
+def test_a_table_without_images_is_refused(tmp_path):
+    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"no column 'uri'.*it has name"):
+        list_input(str(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary())])])
+def test_rows_of_a_table_are_found_in_their_row_groups(tmp_path, kind):
+    values = [f"image {i}".encode() for i in range(10)]
+    column = [{"bytes": v} for v in values] if pa.types.is_struct(kind) else values
+    pq.write_table(pa.table({"image": pa.array(column, kind)}), tmp_path / "t.parquet", row_group_size=3)
+    found = read_rows(str(tmp_path / "t.parquet"), [0, 4, 9])
+    assert found == {0: b"image 0", 4: b"image 4", 9: b"image 9"}
+    images = list_input(str(tmp_path / "t.parquet"))
+    assert [image.row for image in images] == list(range(10))
+    assert len({image.image_id for image in images}) == 10
+
+
+def test_shards_keep_order_and_bounds():
+    rng = random.Random(0)
+    for _ in range(100):
+        sizes = [rng.choice([0, 1, 5, 20, 200]) for _ in range(rng.randint(1, 80))]
+        bounds = Sharding(max_images=rng.randint(1, 10), max_bytes=rng.randint(1, 100))
+        shards = cut_shards(sizes, bounds)
+        assert len(shards) == len(sizes)
+        assert shards[0] == 0
+        assert all(b - a in (0, 1) for a, b in itertools.pairwise(shards))
+        for shard in set(shards):
+            members = [size for size, s in zip(sizes, shards, strict=True) if s == shard]
+            assert len(members) <= (bounds.max_images or 0)
+            assert sum(members) <= bounds.max_bytes or len(members) == 1
+
+
+def test_a_plan_survives_storage_and_knows_its_shards(tmp_path):
+    touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(7)))
+    touch(tmp_path / "labels", "03.png")
+    config = SegmentConfig(
+        model="m",
+        images=str(tmp_path / "images"),
+        labels=str(tmp_path / "labels"),
+        output=str(tmp_path / "runs"),
+        sharding=Sharding(max_images=3),
+    )
+    plan = make_plan(config)
+    store_plan(str(tmp_path / "run"), plan, {})
+    assert read_plan(str(tmp_path / "run")).equals(plan)
+    assert plan.schema == SCHEMA
+    assert [len(shard_of(plan, shard)[0]) for shard in range(3)] == [3, 3, 1]
+    rows, first = shard_of(plan, 1)
+    assert first == 3
+    assert [row["image_id"] for row in rows] == ["03.jpg", "04.jpg", "05.jpg"]
+    assert rows[0]["label"].endswith("labels/03.png")
+    assert rows[1]["label"] is None
+
+
+def test_files_tell_their_shards(tmp_path):
+    names = [part_name(0), part_name(1, 1), part_name(2, 7), "other.parquet", "part-3.txt"]
+    touch(tmp_path / "images", *names)
+    assert parts(str(tmp_path)) == {
+        "images/part-00000.parquet": range(0, 1),
+        "images/part-00001.parquet": range(1, 2),
+        "images/part-00002-00007.parquet": range(2, 8),
+    }

@@ -1,0 +1,210 @@
+"""Training on Ray Train from and to a real S3 server: what it leaves, resuming, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from pipeline import bundle, storage
+from pipeline.classes import load_classes
+from pipeline.datasets import pair, read_sample
+from pipeline.errors import UserError
+from pipeline.inference import Segmenter, normalise
+from pipeline.metrics import confusion
+from pipeline.models import configure
+from pipeline.models.layers import SegmentationOutput, upsample
+from pipeline.preprocessing import Preprocessing
+from pipeline.training.config import Split, TrainConfig
+from pipeline.training.loop import segmentation_loss
+from pipeline.training.run import check
+from pipeline.training.stream import permutation
+from pipeline.training.validation import validate
+from pipeline.transforms import Augmentation, augment
+from tests.jobs import kill_when, run_job, succeed, tiny_training
+
+
+@pytest.mark.timeout(400)
+def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
+    """The bundle's own validation gives the mIoU that was recorded for its epoch, the best one."""
+    records = [json.loads(line) for line in storage.read_bytes(f"{trained_on_s3}/metrics.jsonl").splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert all(np.isfinite(record["loss"]) and record["images_per_s"] > 0 for record in records)
+
+    model, card = bundle.load_bundle(trained_on_s3)
+    best = max(records, key=lambda record: record["miou"])
+    assert card.training["record"]["epoch"] == best["epoch"]
+    samples = pair(f"{scenes_on_s3}/val/images", f"{scenes_on_s3}/val/labels").samples
+    segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
+    counts, unread = validate(segmenter, samples, card.classes)
+    assert counts.scores.miou == pytest.approx(best["miou"], abs=1e-6)
+    assert unread == []
+
+
+@pytest.mark.timeout(400)
+def test_the_same_command_again_has_nothing_to_do(trained_on_s3, scenes_on_s3, ray_head):
+    text = succeed("train", environment=ray_head.environment, **tiny_training(scenes_on_s3, trained_on_s3))
+    assert "all 2 epochs are done already" in text
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_goes_on_from_its_last_epoch(s3, scenes_on_s3, ray_head):
+    output = f"{s3}/killed-training"
+    told = tiny_training(scenes_on_s3, output, epochs=3)
+
+    def epochs() -> list[bytes]:
+        url = f"{output}/metrics.jsonl"
+        return storage.read_bytes(url).splitlines() if storage.exists(url) else []
+
+    kill_when(lambda: len(epochs()) == 2, "train", environment=ray_head.environment, **told)
+    before = epochs()
+    text = succeed("train", environment=ray_head.environment, **told)
+    after = epochs()
+    assert "resuming, 2 epochs are recorded" in text
+    # The last checkpoint may not have been registered yet, so the second epoch may be another try.
+    assert after[0] == before[0]
+    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3]
+
+
+@pytest.mark.timeout(400)
+def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
+    """They train one network: its validation alone gives what they recorded together."""
+    told = tiny_training(scenes, str(tmp_path / "out"), epochs=1, scaling__num_workers=2)
+    succeed("train", environment=ray_head.environment, **told)
+    (record,) = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    model, card = bundle.load_bundle(str(tmp_path / "out"))
+    segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
+    samples = pair(f"{scenes}/val/images", f"{scenes}/val/labels").samples
+    counts, _ = validate(segmenter, samples, card.classes)
+    assert counts.scores.miou == pytest.approx(record["miou"], abs=1e-6)
+
+
+def config(scenes, *, output, **changes) -> TrainConfig:
+    return TrainConfig(
+        **{
+            "model": "deeplabv3_resnet18",
+            "model_options": {"width": "0.125"},
+            "train": Split(images=f"{scenes}/train/images", labels=f"{scenes}/train/labels"),
+            "val": Split(images=f"{scenes}/val/images", labels=f"{scenes}/val/labels"),
+            "classes": f"{scenes}/classes.yaml",
+            "output": str(output),
+        }
+        | changes
+    )
+
+
+def nowhere(part: str, scenes) -> Split:
+    return Split(images=f"{scenes}/{part}/no-such-folder", labels=f"{scenes}/{part}/labels")
+
+
+def test_refused_before_any_worker_starts(scenes, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    cases = [
+        ({"model": "deeplab"}, "unknown model 'deeplab'"),
+        ({"model_options": {"depth": "17"}}, "option 'depth'"),
+        ({"model_options": {"with": "0.5"}}, "option 'with'"),
+        ({"train": nowhere("train", scenes)}, "no images in"),
+        ({"train": Split(images="s3://no-such-bucket-here/x", labels="s3://no-such-bucket-here/y")}, "no-such-bucket"),
+        ({"classes": f"{scenes}/none.yaml"}, "none.yaml: it does not exist"),
+        ({"output": str(tmp_path / "file" / "below")}, "cannot write to the output"),
+        ({"weights": str(tmp_path / "weights.pth")}, "not a checkpoint"),
+        ({"batch_size": 1}, "needs at least 2 images per worker"),
+        ({"batch_size": 3, "scaling": {"num_workers": 2}}, "does not divide among 2 workers"),
+    ]
+    for changes, expected in cases:
+        with pytest.raises(UserError) as caught:
+            check(config(scenes, **{"output": tmp_path / "out"} | changes))
+        assert expected in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not ray.is_initialized()
+
+
+def test_another_run_in_the_output_is_not_overwritten(scenes, tmp_path):
+    check(config(scenes, output=tmp_path / "out"))
+    check(config(scenes, output=tmp_path / "out"))
+    with pytest.raises(UserError, match="holds a run with another seed"):
+        check(config(scenes, output=tmp_path / "out", seed=1))
+
+
+def test_more_workers_than_cpus_are_refused_at_once(scenes_on_s3, s3, ray_head):
+    told = tiny_training(scenes_on_s3, f"{s3}/too-many", batch_size=100, scaling__num_workers=50)
+    result = run_job("train", environment=ray_head.environment, **told)
+    assert result.returncode == 2
+    assert "training needs 51 CPUs" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.timeout(400)
+def test_a_value_outside_the_classes_stops_training_with_its_file(scenes, tmp_path, ray_head):
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("names: [sky, grass, road]\n")
+    result = run_job(
+        "train", environment=ray_head.environment, **tiny_training(scenes, str(tmp_path / "out"), classes=classes)
+    )
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "values outside the classes" in line
+    assert "/labels/scene_" in line
+    assert "jobs/validate.py" in line
+
+
+def test_every_pass_of_an_epoch_shows_every_image_once():
+    first, second = permutation(0, 0, 0, 100), permutation(0, 1, 0, 100)
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second)
+    assert list(first) == list(permutation(0, 0, 0, 100))
+
+
+def test_loss_counts_labelled_pixels_only():
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 8, 8))
+    labels[0] = 255
+    told = {"ignore_index": 255, "stride": 2, "auxiliary_weight": 0.5}
+    loss = segmentation_loss(SegmentationOutput(logits), labels, **told)
+    alone = segmentation_loss(SegmentationOutput(logits[1:]), labels[1:], **told)
+    assert torch.allclose(loss, alone)
+    with_auxiliary = segmentation_loss(SegmentationOutput(logits, (logits,)), labels, **told)
+    assert torch.allclose(with_auxiliary, 1.5 * loss)
+
+
+def test_a_batch_of_nothing_but_ignored_pixels_has_a_finite_gradient():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    labels = torch.full((1, 8, 8), 255)
+    loss = segmentation_loss(SegmentationOutput(logits), labels, ignore_index=255, stride=2, auxiliary_weight=0)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_overfits_eight_scenes(scenes):
+    """Network, loss and optimiser learn: DeepLab reaches what it was shown."""
+    classes = load_classes(f"{scenes}/classes.yaml")
+    torch.manual_seed(0)
+    samples = pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples[:8]
+    settings = Augmentation(crop=(96, 96), scale=(0.8, 0.8), flip=0)
+    crops = [
+        augment(
+            *read_sample(sample, classes),
+            settings=settings,
+            ignore_index=255,
+            fill=(0, 0, 0),
+            rng=np.random.default_rng(i),
+        )
+        for i, sample in enumerate(samples)
+    ]
+    images = normalise(torch.from_numpy(np.stack([pixels for pixels, _ in crops])), Preprocessing())
+    labels = torch.from_numpy(np.stack([label for _, label in crops])).long()
+    model = configure("deeplabv3_resnet18", {"width": 0.25, "output_stride": 8}).build(len(classes)).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = segmentation_loss(model(images), labels, ignore_index=255, stride=8, auxiliary_weight=0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        predicted = upsample(model(images).logits, (96, 96), stride=8).argmax(dim=1)
+    counts = confusion(labels.numpy(), predicted.numpy(), num_classes=len(classes), ignore_index=255)
+    assert counts.scores.miou > 0.8
