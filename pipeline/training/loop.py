@@ -113,9 +113,7 @@ def train_epochs(job: dict[str, Any]) -> None:
             "miou": scores.miou,
             "miou_gt_only": scores.miou_gt_only,
             "pixel_accuracy": scores.pixel_accuracy,
-            "iou": {
-                name: None if iou != iou else iou for name, iou in zip(classes.names, scores.iou.tolist(), strict=True)
-            },
+            "iou": iou_by_class(scores, classes),
             "images_per_s": job["steps"] * config.batch_size / (trained - start),
             "train_s": trained - start,
             "val_s": time.perf_counter() - trained,
