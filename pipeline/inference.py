@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.models.layers import upsample
+from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import DType, Preprocessing
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.inference import NotFiniteError, Segmenter, micro_batches, normalise
 from pipeline.models import ARCHITECTURES, configure
-from pipeline.models.layers import SegmentationOutput, upsample
+from pipeline.models.layers import SegmentationOutput
+from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from pipeline.models import ARCHITECTURES, configure, count_parameters
 from pipeline.models.deeplabv3 import DeepLabV3
 from pipeline.models.fcn import FCN
-from pipeline.models.layers import bilinear_deconvolution, bilinear_kernel, crop_to, scaled, upsample
+from pipeline.models.layers import crop_to, scaled
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.models.resnet import BLOCKS, ResNet
+from pipeline.models.upsampling import bilinear_deconvolution, bilinear_kernel, upsample
 from pipeline.models.vgg import VGG16
 
 NARROW = {"width": 0.125}

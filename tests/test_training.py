@@ -14,7 +14,8 @@ from pipeline.errors import UserError
 from pipeline.inference import Segmenter, normalise
 from pipeline.metrics import confusion
 from pipeline.models import configure
-from pipeline.models.layers import SegmentationOutput, upsample
+from pipeline.models.layers import SegmentationOutput
+from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.loop import segmentation_loss

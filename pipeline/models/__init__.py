@@ -6,15 +6,49 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.models.config import ModelConfig
+from pipeline.models.deconvnet import DeconvNetConfig
+from pipeline.models.deep_contextual import DeepContextualConfig
+from pipeline.models.deeplabv1 import DeepLabV1Config
+from pipeline.models.deeplabv2 import DeepLabV2Config
 from pipeline.models.deeplabv3 import DeepLabV3Config
+from pipeline.models.ensemble import EnsembleConfig
 from pipeline.models.fcn import FCNConfig
+from pipeline.models.frrn import FRRNConfig
+from pipeline.models.fusionnet import FusionNetConfig
+from pipeline.models.pspnet import PSPNetConfig
+from pipeline.models.segnet import SegNetConfig
+from pipeline.models.segnet_basic import SegNetBasicConfig
+from pipeline.models.sliding_window import SlidingWindowConfig
+from pipeline.models.unet import UNetConfig
 
 ARCHITECTURES: dict[str, ModelConfig] = {
+    "sliding_window_alexnet": SlidingWindowConfig(classifier="alexnet"),
+    "sliding_window_vgg16": SlidingWindowConfig(classifier="vgg16"),
     "fcn32s": FCNConfig(stride=32),
     "fcn16s": FCNConfig(stride=16),
     "fcn8s": FCNConfig(stride=8),
+    "deeplabv1_7x7": DeepLabV1Config(head="7x7"),
+    "deeplabv1_4x4": DeepLabV1Config(head="4x4"),
+    "deeplabv1_largefov": DeepLabV1Config(head="large_fov"),
+    "deeplabv1_msc_largefov": DeepLabV1Config(head="large_fov", multi_scale=True),
+    "deeplabv2_vgg16": DeepLabV2Config(backbone="vgg16"),
+    "deeplabv2_resnet101": DeepLabV2Config(backbone="resnet101"),
     "deeplabv3_resnet18": DeepLabV3Config(depth=18),
     "deeplabv3_resnet50": DeepLabV3Config(depth=50),
+    "deeplabv3_resnet101": DeepLabV3Config(depth=101),
+    "deeplabv3_wide_resnet50": DeepLabV3Config(depth=50, widen=2),
+    "deconvnet": DeconvNetConfig(),
+    "deconvnet_fcn8s": EnsembleConfig(),
+    "segnet": SegNetConfig(),
+    "segnet_basic": SegNetBasicConfig(),
+    "unet": UNetConfig(variant="same"),
+    "unet_valid": UNetConfig(variant="valid"),
+    "fusionnet": FusionNetConfig(),
+    "deep_contextual": DeepContextualConfig(),
+    "frrn_a": FRRNConfig(variant="A"),
+    "frrn_b": FRRNConfig(variant="B"),
+    "pspnet_resnet50": PSPNetConfig(depth=50),
+    "pspnet_resnet101": PSPNetConfig(depth=101),
 }
 
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 
@@ -11,7 +11,13 @@ class ModelConfig(BaseModel):
     """An architecture and its options: everything but the classes that is needed to build the network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paper: ClassVar[str]
+    # What each auxiliary head's loss weighs, as the paper has it.
+    auxiliary_weight: ClassVar[float] = 0.4
     min_training_batch: ClassVar[int] = 1
+
+    width: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies every layer's channels")
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:

@@ -1,13 +1,10 @@
-"""Published torchvision weights into our backbones and networks. torch only; see `bundle` for storage."""
+"""Published torchvision weights, and our own, into our networks. torch only; see `bundle` for storage."""
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.models.fcn import FCN
-
-# VGG16's first two fully connected layers, as torchvision names them, and the convolutions they become.
-VGG_CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
+from pipeline.models.multi_scale import MultiScale
 
 
 class Loaded(NamedTuple):
@@ -26,16 +23,21 @@ class Loaded(NamedTuple):
 
 
 def load_pretrained(model: nn.Module, checkpoint: dict[str, Tensor]) -> Loaded:
-    """Load what fits of a torchvision state dict: of a classifier (VGG16, ResNet) into the backbone, of a
-    segmentation network (deeplabv3_resnet50, …) into the whole.
+    """Load what fits of a state dict: of one of our networks (an FCN-32s into an FCN-16s), of a torchvision
+    classifier (AlexNet, VGG16, ResNet) into the backbone, or of a torchvision segmentation network into the whole.
 
-    The classifier's fully connected layers of VGG16 become FCN's fc6 and fc7 (same weights, reshaped).
+    A classifier's fully connected layers become convolutions (same weights, reshaped) where the network has them: it
+    names them in `pretrained_layers`.
 
     Raises:
         ValueError: nothing fits, or the checkpoint lacks a part of the backbone: another architecture's file.
     """
+    if isinstance(model, MultiScale):
+        checkpoint = {name.removeprefix("network."): tensor for name, tensor in checkpoint.items()}
+        model = model.network
     target = model.state_dict()
-    renamed = {_target_name(name, model): tensor for name, tensor in checkpoint.items()}
+    layers = getattr(model, "pretrained_layers", {})
+    renamed = {_target_name(name, target, layers): tensor for name, tensor in checkpoint.items()}
     fitting: dict[str, Tensor] = {}
     for name, tensor in renamed.items():
         if name in target and _fits(tensor, target[name]):
@@ -49,6 +51,8 @@ def load_pretrained(model: nn.Module, checkpoint: dict[str, Tensor]) -> Loaded:
         raise ValueError(
             f"the checkpoint does not fit this backbone: {len(missing)} tensors of it, the first '{missing[0]}', {why}"
         )
+    if not fitting:
+        raise ValueError("the checkpoint does not fit this network: none of its tensors has a place in it")
     model.load_state_dict(fitting, strict=False)
     return Loaded(
         loaded=list(fitting),
@@ -63,12 +67,9 @@ def _fits(tensor: Tensor, target: Tensor) -> bool:
     return tensor.shape == target.shape or (linear and tensor.numel() == target.numel())
 
 
-def _target_name(name: str, model: nn.Module) -> str:
-    if name.startswith(("backbone.", "aux_classifier.")):
-        return name
+def _target_name(name: str, target: dict[str, Tensor], layers: dict[str, str]) -> str:
     layer, _, kind = name.rpartition(".")
-    if isinstance(model, FCN) and layer in VGG_CLASSIFIER:
-        return f"{VGG_CLASSIFIER[layer]}.{kind}"
-    if name.startswith(("classifier.", "fc.")):
-        return name
-    return f"backbone.{name}"
+    if layer in layers:
+        return f"{layers[layer]}.{kind}"
+    within = f"backbone.{name}"
+    return within if within in target else name

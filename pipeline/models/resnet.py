@@ -7,13 +7,16 @@ place of striding as in Chen et al., "Rethinking Atrous Convolution", 2017, sect
     stem 7x7/2, 64 -> max-pool 3x3/2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32)
 
 With output stride 16, layer4 keeps the resolution and has rate 2; with 8, layer3 has rate 2 and layer4 rate 4.
+
+Wide ResNet-50-2 (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016) is `depth=50, widen=2`: twice the
+channels in the 3x3 convolutions of the bottlenecks. For their CIFAR networks see `wide_resnet`.
 """
 
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import scaled
+from pipeline.models.layers import BatchNorm2d, conv_bn_relu, kaiming, scaled
 
 Depth = Literal[18, 34, 50, 101, 152]
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -41,12 +44,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, *, inputs: int, planes: int, stride: int, rate: int, projection: nn.Module | None):
+    def __init__(self, *, inputs: int, planes: int, widen: int, stride: int, rate: int, projection: nn.Module | None):
         super().__init__()
-        self.conv1 = conv3x3(inputs, planes, stride=stride, rate=rate)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes, rate=rate)
-        self.bn2 = nn.BatchNorm2d(planes)
+        middle = planes * widen
+        self.conv1 = conv3x3(inputs, middle, stride=stride, rate=rate)
+        self.bn1 = BatchNorm2d(middle)
+        self.conv2 = conv3x3(middle, planes, rate=rate)
+        self.bn2 = BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection
 
@@ -61,14 +65,15 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, *, inputs: int, planes: int, stride: int, rate: int, projection: nn.Module | None):
+    def __init__(self, *, inputs: int, planes: int, widen: int, stride: int, rate: int, projection: nn.Module | None):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes, stride=stride, rate=rate)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        middle = planes * widen
+        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        self.bn1 = BatchNorm2d(middle)
+        self.conv2 = conv3x3(middle, middle, stride=stride, rate=rate)
+        self.bn2 = BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, planes * self.expansion, 1, bias=False)
+        self.bn3 = BatchNorm2d(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection
 
@@ -86,62 +91,79 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         output_stride: 8, 16 or 32: pixels of the image per unit of the last feature map.
         width: multiplies every layer's channels.
+        widen: multiplies the channels within the blocks only.
+        multi_grid: the blocks of layer4 have 1, 2 and 4 times its rate (DeepLab v3, section 3.3).
+        deep_stem: three 3x3 convolutions (64, 64, 128) in place of the 7x7 one, as in PSPNet.
 
     Attributes:
         channels3, channels4: channels of the two feature maps that `forward` returns.
     """
 
-    def __init__(self, *, depth: Depth, output_stride: Literal[8, 16, 32] = 32, width: float = 1.0):
+    def __init__(
+        self,
+        *,
+        depth: Depth,
+        output_stride: Literal[8, 16, 32] = 32,
+        width: float = 1.0,
+        widen: int = 1,
+        multi_grid: bool = False,
+        deep_stem: bool = False,
+    ):
         super().__init__()
         self._block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
         self._rate = 1
+        self._widen = widen
         planes = [scaled(base, width) for base in (64, 128, 256, 512)]
-        self._inputs = planes[0]
+        self._inputs = planes[1] if deep_stem else planes[0]
         atrous3, atrous4 = output_stride <= 8, output_stride <= 16
 
-        self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.conv1: nn.Module = (
+            nn.Sequential(
+                *conv_bn_relu(3, planes[0], 3, stride=2),
+                *conv_bn_relu(planes[0], planes[0], 3),
+                conv3x3(planes[0], planes[1]),
+            )
+            if deep_stem
+            else nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
+        )
+        self.bn1 = BatchNorm2d(self._inputs)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         blocks = BLOCKS[depth]
         self.layer1 = self._stage(planes[0], blocks[0], stride=1, atrous=False)
         self.layer2 = self._stage(planes[1], blocks[1], stride=2, atrous=False)
         self.layer3 = self._stage(planes[2], blocks[2], stride=2, atrous=atrous3)
-        self.layer4 = self._stage(planes[3], blocks[3], stride=2, atrous=atrous4)
+        self.layer4 = self._stage(planes[3], blocks[3], stride=2, atrous=atrous4, multi_grid=multi_grid)
         self.channels3 = planes[2] * self._block.expansion
         self.channels4 = planes[3] * self._block.expansion
-        self._initialise()
+        kaiming(self.modules())
 
-    def _stage(self, planes: int, blocks: int, *, stride: int, atrous: bool) -> nn.Sequential:
-        first_rate = self._rate  # the first block still sees the rate of the stage before
+    def _stage(self, planes: int, blocks: int, *, stride: int, atrous: bool, multi_grid: bool = False) -> nn.Sequential:
+        first_rate = self._rate  # torchvision's first block still has the rate of the stage before
         if atrous:
             self._rate *= stride
             stride = 1
+        rates = [self._rate * grid for grid in (1, 2, 4)] if multi_grid else [first_rate] + [self._rate] * (blocks - 1)
         layers: list[nn.Module] = []
         for i in range(blocks):
             outputs = planes * self._block.expansion
             projection = None
             if i == 0 and (stride != 1 or self._inputs != outputs):
                 projection = nn.Sequential(
-                    nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+                    nn.Conv2d(self._inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs)
                 )
             layers.append(
                 self._block(
                     inputs=self._inputs,
                     planes=planes,
+                    widen=self._widen,
                     stride=stride if i == 0 else 1,
-                    rate=first_rate if i == 0 else self._rate,
+                    rate=rates[i % len(rates)],
                     projection=projection,
                 )
             )
             self._inputs = outputs
         return nn.Sequential(*layers)
-
-    def _initialise(self) -> None:
-        """He et al. 2015: zero-mean normal of variance 2 / fan-out before each ReLU."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> ResNetFeatures:
         """Features of normalised images [batch, 3, height, width]."""

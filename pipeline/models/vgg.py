@@ -1,25 +1,43 @@
-"""The convolutional part of VGG16.
+"""VGG16, the backbone of FCN, DeepLab v1 and v2, DeconvNet and SegNet, and the classifier itself.
 
 Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
-configuration D: thirteen 3x3 convolutions with ReLU in five stages, a 2x2 max-pool after each. Module
-positions in `features` are torchvision's, so its published weights load key for key.
+configuration D: thirteen 3x3 convolutions with ReLU in five stages, a 2x2 max-pool after each, then fully
+connected layers of 4096, 4096 and 1000.
+
+    conv1 x2, 64 | pool /2 | conv2 x2, 128 | pool /4 | conv3 x3, 256 | pool /8 | conv4 x3, 512 | pool /16
+      | conv5 x3, 512 | pool /32
+
+With output stride 16 or 8 the last one or two pools keep the resolution (stride 1, not removed) and the
+convolutions after them get rates 2 and 4. Module positions in `features` are torchvision's, with and without
+batch normalisation, so its published `vgg16` and `vgg16_bn` load key for key.
 """
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import scaled
+from pipeline.models.layers import BatchNorm2d, kaiming, scaled
+from pipeline.models.upsampling import max_pooling_with_switches
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 
 
 class VGGFeatures(NamedTuple):
-    """Maps after pool3 (/8), pool4 (/16) and pool5 (/32), each [batch, channels, h, w]."""
+    """Maps after each of the five pools, [batch, channels, h, w]."""
 
+    pool1: Tensor
+    pool2: Tensor
     pool3: Tensor
     pool4: Tensor
     pool5: Tensor
+
+
+class Switches(NamedTuple):
+    """What undoes a pooling: the places of the maxima and the (height, width) before it."""
+
+    indices: Tensor
+    size: tuple[int, int]
 
 
 class VGG16(nn.Module):
@@ -30,36 +48,79 @@ class VGG16(nn.Module):
 
     Args:
         width: multiplies every layer's channels.
+        batch_norm: after each convolution, as SegNet and DeconvNet have it.
+        output_stride: 8, 16 or 32: pixels of the image per unit of the last map.
+        pool: side of the pooling windows: 2, or 3 as in DeepLab.
+        input_padding: of conv1_1: 1, or FCN's 100.
+        stages: how many of the five to build.
 
     Attributes:
-        channels3, channels4, channels5: channels of the maps that `forward` returns.
+        channels: of the maps that `forward` returns.
     """
 
-    def __init__(self, *, width: float = 1.0):
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        batch_norm: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
+        pool: Literal[2, 3] = 2,
+        input_padding: int = 1,
+        stages: int = 5,
+    ):
         super().__init__()
+        self.channels = tuple(scaled(base, width) for base, _ in STAGES[:stages])
         layers: list[nn.Module] = []
-        self._pools: list[int] = []
-        inputs = 3
-        for base, convolutions in STAGES:
-            outputs = scaled(base, width)
+        self._ends = [0]  # where the stages end in `features`
+        inputs, stride, rate = 3, 1, 1
+        for outputs, (_, convolutions) in zip(self.channels, STAGES, strict=False):
             for _ in range(convolutions):
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+                layers.append(nn.Conv2d(inputs, outputs, 3, padding=rate if layers else input_padding, dilation=rate))
+                layers += [BatchNorm2d(outputs)] if batch_norm else []
+                layers.append(nn.ReLU(inplace=True))
                 inputs = outputs
-            self._pools.append(len(layers))
-            layers.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
+            if stride < output_stride:
+                layers.append(nn.MaxPool2d(2, 2, ceil_mode=True) if pool == 2 else nn.MaxPool2d(3, 2, padding=1))
+                stride *= 2
+            else:
+                layers.append(_pool_in_place(pool, rate))
+                rate *= 2
+            self._ends.append(len(layers))
         self.features = nn.Sequential(*layers)
-        self.channels3, self.channels4, self.channels5 = (scaled(base, width) for base, _ in STAGES[2:])
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        self.rate = rate  # of layers that follow
+        kaiming(self.modules())
 
     def forward(self, images: Tensor) -> VGGFeatures:
         """Features of normalised images [batch, 3, height, width]."""
-        pooled = []
-        x = images
-        for i, layer in enumerate(self.features):
-            x = layer(x)
-            if i in self._pools[2:]:
-                pooled.append(x)
+        x, pooled = images, []
+        for start, end in pairwise(self._ends):
+            x = self.features[start:end](x)
+            pooled.append(x)
         return VGGFeatures(*pooled)
+
+    def before_pools(self, images: Tensor) -> list[Tensor]:
+        """The maps that the pools would halve, one for each stage."""
+        x, maps = images, []
+        for start, end in pairwise(self._ends):
+            if start:
+                x = self.features[start - 1](x)
+            x = self.features[start : end - 1](x)
+            maps.append(x)
+        return maps
+
+    def encode(self, images: Tensor) -> tuple[Tensor, list[Switches]]:
+        """The map after the last pool, and the poolings' switches from first to last."""
+        x, switches = images, []
+        for start, end in pairwise(self._ends):
+            x = self.features[start : end - 1](x)
+            size = (x.shape[-2], x.shape[-1])
+            x, indices = max_pooling_with_switches(x)
+            switches.append(Switches(indices, size))
+        return x, switches
+
+
+def _pool_in_place(side: int, rate: int) -> nn.Module:
+    """Max-pooling of stride 1 that keeps the size; a window of 2 looks to the right and below and is padded there."""
+    if side == 3:
+        return nn.MaxPool2d(3, stride=1, padding=1)
+    return nn.Sequential(nn.ReplicationPad2d((0, rate, 0, rate)), nn.MaxPool2d(2, stride=1, dilation=rate))

@@ -21,8 +21,9 @@ from pipeline.classes import Classes
 from pipeline.errors import UserError, find_user_error
 from pipeline.inference import Segmenter, normalise
 from pipeline.metrics import Confusion, Scores
-from pipeline.models.layers import SegmentationOutput, upsample
+from pipeline.models.layers import SegmentationOutput
 from pipeline.models.pretrained import Loaded, load_pretrained
+from pipeline.models.upsampling import upsample
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import write_records
 from pipeline.training.validation import validate

@@ -1,0 +1,70 @@
+"""SegNet: VGG16 mirrored, upsampling by the encoder's max-pooling indices.
+
+Badrinarayanan, Kendall & Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
+Segmentation", PAMI 2017 (arXiv 2015).
+
+    image -> conv x2 64 -> pool -> x2 128 -> pool -> x3 256 -> pool -> x3 512 -> pool -> x3 512 -> pool
+               |              |               |               |               |  switches    |
+    scores <- 64, C <- unpool <- 128, 64 <- unpool <- 256, 256, 128 <- unpool <- 512, 512, 256 <- ... <- unpool
+
+What it introduced: the decoder unpools by the switches of the mirrored pooling (no feature maps are kept, none
+learned to upsample) and densifies the sparse maps by convolutions; no fully connected layers, so a tenth of
+DeconvNet's weights. Every convolution has a bias, batch normalisation and ReLU, save the last, 3x3 to the classes.
+
+Pooling rounds up, as in Caffe, and unpooling is told the size: 360x480 goes 180x240, 90x120, 45x60, 23x30, 12x15.
+
+Parameters: 29,455,125 at 21 classes, 29,449,355 at 11. Output stride 1. The encoder takes torchvision's `vgg16_bn`.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pipeline.models.config import ModelConfig
+from pipeline.models.layers import SegmentationOutput, conv_bn_relu, kaiming, scaled
+from pipeline.models.upsampling import max_unpooling
+from pipeline.models.vgg import VGG16
+
+DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))  # and the scores
+
+
+class SegNetConfig(ModelConfig):
+    """SegNet has no options but its width."""
+
+    paper: ClassVar[str] = "Badrinarayanan, Kendall & Cipolla, PAMI 2017"
+
+    def build(self, num_classes: int) -> "SegNet":
+        return SegNet(num_classes=num_classes, width=self.width)
+
+
+class SegNet(nn.Module):
+    """SegNet on VGG16; see the module's text.
+
+    Args:
+        num_classes: channels of the score maps.
+        width: multiplies every layer's channels.
+    """
+
+    output_stride = 1
+
+    def __init__(self, *, num_classes: int, width: float = 1.0):
+        super().__init__()
+        self.backbone = VGG16(width=width, batch_norm=True)
+        inputs = self.backbone.channels[-1]
+        stages = []
+        for widths in DECODER:
+            layers: list[nn.Module] = []
+            for outputs in (scaled(n, width) for n in widths):
+                layers += conv_bn_relu(inputs, outputs, 3, bias=True)
+                inputs = outputs
+            stages.append(nn.Sequential(*layers))
+        self.decoder = nn.ModuleList(stages)
+        self.score = nn.Conv2d(inputs, num_classes, 3, padding=1)
+        kaiming((*self.decoder.modules(), self.score))
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        x, switches = self.backbone.encode(images)
+        for stage, (indices, size) in zip(self.decoder, reversed(switches), strict=True):
+            x = stage(max_unpooling(x, indices, size))
+        return SegmentationOutput(self.score(x))
