@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 
 CARD = "card.json"
+FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of weights, as against the folder of a bundle
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 
 
@@ -102,26 +103,40 @@ def load_bundle(url: str) -> tuple[nn.Module, Card]:
         UserError: a part is missing, damaged, or of another version.
     """
     card = read_card(url)
+    weights = _read_weights(url, card)
+    try:
+        model = models.configure(card.architecture, card.options).build(len(card.classes))
+        model.load_state_dict(weights)
+    except (ValueError, RuntimeError) as error:
+        raise _misfit(url, error) from None
+    return model.eval(), card
+
+
+def _read_weights(url: str, card: Card) -> dict[str, Tensor]:
     weights_url = storage.join(url, card.weights)
     with storage.friendly_errors(weights_url, "cannot read the weights"):
         data = storage.read_bytes(weights_url)
     if hashlib.sha256(data).hexdigest() != card.weights_sha256:
         raise UserError(f"bundle {storage.redact(url)}: {card.weights} is damaged: its SHA-256 is not the card's")
     try:
-        model = models.configure(card.architecture, card.options).build(len(card.classes))
-        model.load_state_dict(safetensors.torch.load(data))
-    except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"bundle {storage.redact(url)} does not fit this version of segpipe: {reason}") from None
-    return model.eval(), card
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise _misfit(url, error) from None
+
+
+def _misfit(url: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"bundle {storage.redact(url)} does not fit this version of segpipe: {reason}")
 
 
 def read_checkpoint(url: str) -> dict[str, Tensor]:
-    """The tensors of a `.pth` or `.safetensors` file such as torchvision's, without unpickling code.
+    """The tensors of a bundle, or of a `.pth` or `.safetensors` file such as torchvision's, without unpickling code.
 
     Raises:
         UserError: it cannot be read, or is no state dict.
     """
+    if not url.endswith(FILES):
+        return _read_weights(url, read_card(url))
     with storage.friendly_errors(url, "cannot read the weights"):
         data = storage.read_bytes(url)
     try:

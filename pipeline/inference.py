@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.instances import Instances, choose, instance_scores
 from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import DType, Preprocessing
+from pipeline.proposals import selective_search
 
 
 class Prediction(NamedTuple):
@@ -45,6 +47,7 @@ class Segmenter:
         preprocessing: the bundle's.
         device: where to run.
         dtype: "float32", or "bfloat16" for autocast.
+        instances: show the network proposal boxes of each image, not the whole.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Segmenter:
         preprocessing: Preprocessing,
         device: torch.device,
         dtype: DType = "float32",
+        instances: Instances | None = None,
     ):
         # channels_last is what both cuDNN and oneDNN convolve fastest.
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
+        self.instances = instances or Instances()
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
@@ -83,7 +88,7 @@ class Segmenter:
     def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            logits = self.model(normalise(batch, self.preprocessing)).logits
+            logits, stride = self._scores(images, normalise(batch, self.preprocessing))
         log_p = torch.log_softmax(logits.float(), dim=1)
         p = log_p.exp()
         confidence = p.amax(dim=1).mean(dim=(1, 2))
@@ -91,13 +96,25 @@ class Segmenter:
         if not bool(torch.isfinite(entropy).all()):
             raise NotFiniteError("the network's scores are not finite")
         height, width = images[0].shape[:2]
-        labels = self._argmax(logits, (height, width)).cpu().numpy()
+        labels = self._argmax(logits, (height, width), stride).cpu().numpy()
         return [
             Prediction(label, c, e) for label, c, e in zip(labels, confidence.tolist(), entropy.tolist(), strict=True)
         ]
 
-    def _argmax(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        full = upsample(logits, size, stride=self.model.output_stride)
+    def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
+        """Logits of a batch and their stride."""
+        stride: int = self.model.output_stride
+        if not self.instances.proposals:
+            return self.model(batch).logits, stride
+
+        def score(crops: Tensor) -> Tensor:
+            return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
+
+        boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
+        return torch.stack([instance_scores(score, x, b) for x, b in zip(batch, boxes, strict=True)]), 1
+
+    def _argmax(self, logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+        full = upsample(logits, size, stride=stride)
         return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.instances import Instances
 from pipeline.preprocessing import DType
 from pipeline.storage import Url
 
@@ -63,6 +64,7 @@ class SegmentConfig(_Group):
         default=None, description="folder of a finished run: only images that are new or changed since"
     )
     retry_errors: Url | None = Field(default=None, description="folder of a finished run: only its error rows")
+    instances: Instances = Instances()
     dtype: DType = Field(default="float32", description="float32 or bfloat16 (autocast)")
     batch_pixels: int = Field(default=1_000_000, ge=1, description="pixels in a micro-batch of equal shape")
     max_image_pixels: int = Field(default=50_000_000, ge=1, description="larger images become error rows")

@@ -53,7 +53,13 @@ class Predictor:
     def __init__(self, *, config: SegmentConfig, run: str):
         torch.set_num_threads(config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
-        self._segmenter = Segmenter(model, preprocessing=card.preprocessing, device=pick_device(), dtype=config.dtype)
+        self._segmenter = Segmenter(
+            model,
+            preprocessing=card.preprocessing,
+            device=pick_device(),
+            dtype=config.dtype,
+            instances=config.instances,
+        )
         self._config = config
         self._plan = read_plan(run)
         self._pool = ThreadPoolExecutor(config.scaling.fetch_threads)

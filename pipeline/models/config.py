@@ -13,8 +13,9 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paper: ClassVar[str]
-    # What each auxiliary head's loss weighs, as the paper has it.
+    # What each auxiliary output's loss weighs, and whether that falls to 0 over the run, as the paper has it.
     auxiliary_weight: ClassVar[float] = 0.4
+    auxiliary_decay: ClassVar[bool] = False
     min_training_batch: ClassVar[int] = 1
 
     width: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies every layer's channels")

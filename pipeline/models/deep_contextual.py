@@ -32,6 +32,7 @@ class DeepContextualConfig(ModelConfig):
 
     paper: ClassVar[str] = "Chen, Qi, Cheng & Heng, AAAI 2016"
     auxiliary_weight: ClassVar[float] = 1.0
+    auxiliary_decay: ClassVar[bool] = True
 
     def build(self, num_classes: int) -> "DeepContextual":
         return DeepContextual(num_classes=num_classes, width=self.width)

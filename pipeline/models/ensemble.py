@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig
 from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.fcn import FCN
+from pipeline.models.fcn import FCN, Geometry
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
 
@@ -24,15 +24,18 @@ Fusion = Literal["mean", "product"]
 
 
 class EnsembleConfig(ModelConfig):
-    """`fusion`: mean (of probabilities) or product (of clamped scores). The width is both networks'."""
+    """`fusion`: mean (of probabilities) or product (of clamped scores). `geometry` and `at_once` are FCN-8s's, the
+    width is both networks'."""
 
     paper: ClassVar[str] = "Noh, Hong & Han, ICCV 2015"
     min_training_batch: ClassVar[int] = 2
 
     fusion: Fusion = "mean"
+    geometry: Geometry = "plain"
+    at_once: bool = False
 
     def build(self, num_classes: int) -> "Ensemble":
-        return Ensemble(num_classes=num_classes, fusion=self.fusion, width=self.width)
+        return Ensemble(num_classes=num_classes, **self.model_dump())
 
 
 class Ensemble(nn.Module):
@@ -41,16 +44,26 @@ class Ensemble(nn.Module):
     Args:
         num_classes: channels of the score maps.
         fusion: "mean" or "product".
+        geometry: FCN's, "plain" or "paper".
+        at_once: FCN's skips are scaled.
         width: multiplies every layer's channels.
     """
 
     output_stride = 1
 
-    def __init__(self, *, num_classes: int, fusion: Fusion = "mean", width: float = 1.0):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        fusion: Fusion = "mean",
+        geometry: Geometry = "plain",
+        at_once: bool = False,
+        width: float = 1.0,
+    ):
         super().__init__()
         self._fusion = fusion
         self.deconvnet = DeconvNet(num_classes=num_classes, width=width)
-        self.fcn = FCN(num_classes=num_classes, stride=8, width=width)
+        self.fcn = FCN(num_classes=num_classes, stride=8, geometry=geometry, at_once=at_once, width=width)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         """Scores of normalised images [batch, 3, height, width], any size from 1x1; their softmax is the fused

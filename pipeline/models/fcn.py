@@ -36,6 +36,7 @@ from pipeline.models.layers import SegmentationOutput, kaiming, scaled, zero
 from pipeline.models.upsampling import bilinear_deconvolution
 from pipeline.models.vgg import VGG16
 
+Geometry = Literal["plain", "paper"]
 AT_ONCE_SCALES = (0.01, 0.0001)  # of pool4 and pool3
 SKIP_CROPS = (5, 9)  # of the scores of pool4 and pool3, which are larger than the padded image's coarser maps
 FINAL_CROPS = {32: 19, 16: 27, 8: 31}
@@ -48,7 +49,7 @@ class FCNConfig(ModelConfig):
     paper: ClassVar[str] = "Long, Shelhamer & Darrell, CVPR 2015"
 
     stride: Literal[32, 16, 8] = 8
-    geometry: Literal["plain", "paper"] = "plain"
+    geometry: Geometry = "plain"
     at_once: bool = False
 
     def build(self, num_classes: int) -> "FCN":
@@ -74,7 +75,7 @@ class FCN(nn.Module):
         *,
         num_classes: int,
         stride: Literal[32, 16, 8] = 8,
-        geometry: Literal["plain", "paper"] = "plain",
+        geometry: Geometry = "plain",
         at_once: bool = False,
         width: float = 1.0,
     ):

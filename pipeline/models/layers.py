@@ -13,7 +13,7 @@ class SegmentationOutput(NamedTuple):
 
     Attributes:
         logits: [batch, classes, h, w], unnormalised scores at the network's output stride.
-        auxiliary: logits of auxiliary heads, each [batch, classes, h', w']; empty in eval mode.
+        auxiliary: further logits of that shape that have a loss of their own; empty in eval mode.
     """
 
     logits: Tensor

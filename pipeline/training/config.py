@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.losses import Loss
 from pipeline.preprocessing import DType, Preprocessing
 from pipeline.storage import Url
 from pipeline.transforms import Augmentation
@@ -29,7 +30,6 @@ class Optimiser(_Group):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     power: float = Field(default=0.9, ge=0, description="of the poly schedule")
-    auxiliary_weight: float = Field(default=0.4, ge=0, description="weight of the auxiliary head's loss, if any")
 
 
 class Scaling(_Group):
@@ -47,11 +47,13 @@ class Scaling(_Group):
 class TrainConfig(_Group):
     """The options of `jobs/train.py`."""
 
-    model: str = Field(description="architecture: fcn32s, fcn16s, fcn8s, deeplabv3_resnet18, deeplabv3_resnet50")
+    model: str = Field(description="architecture; `jobs/models.py` lists them")
     model_options: dict[str, Any] = Field(
         default={}, description="options of the architecture, NAME=VALUE, as in width=0.25 or output_stride=8"
     )
-    weights: Url | None = Field(default=None, description="torchvision checkpoint (.pth, .safetensors) to start from")
+    weights: Url | None = Field(
+        default=None, description="start from it: a torchvision checkpoint (.pth, .safetensors), or a bundle"
+    )
     train: Split
     val: Split
     classes: Url = Field(description="class file (YAML)")
@@ -65,6 +67,7 @@ class TrainConfig(_Group):
     dtype: DType = Field(default="float32", description="bfloat16: autocast, faster on GPUs and on CPUs that have it")
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
     optimiser: Optimiser = Optimiser()
     scaling: Scaling = Scaling()
 

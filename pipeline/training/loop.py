@@ -13,17 +13,15 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from pipeline import bundle, cluster, models, storage
 from pipeline.classes import Classes
 from pipeline.errors import UserError, find_user_error
 from pipeline.inference import Segmenter, normalise
+from pipeline.losses import segmentation_loss
 from pipeline.metrics import Confusion, Scores
-from pipeline.models.layers import SegmentationOutput
 from pipeline.models.pretrained import Loaded, load_pretrained
-from pipeline.models.upsampling import upsample
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import write_records
 from pipeline.training.validation import validate
@@ -180,7 +178,8 @@ def train_epoch(
             batch["labels"].long(),
             ignore_index=classes.ignore_index,
             stride=output_stride(model),
-            auxiliary_weight=config.optimiser.auxiliary_weight,
+            auxiliary_weight=auxiliary_weight(config, progress=done / total_steps),
+            loss=config.loss,
         )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -199,29 +198,13 @@ def output_stride(model: nn.Module) -> int:
     return getattr(model, "module", model).output_stride  # type: ignore[return-value]
 
 
-def segmentation_loss(
-    output: SegmentationOutput, labels: Tensor, *, ignore_index: int, stride: int, auxiliary_weight: float
-) -> Tensor:
-    """Mean cross-entropy over the labelled pixels at full resolution, plus weighted auxiliary heads.
-
-    Args:
-        output: of the network in train mode.
-        labels: int64 [batch, height, width].
-        ignore_index: label that counts nowhere; a batch of nothing else gives 0, not NaN.
-        stride: output stride of `output.logits`.
-        auxiliary_weight: of each auxiliary head's loss.
-    """
-    size = (labels.shape[-2], labels.shape[-1])
-    labelled = (labels != ignore_index).sum().clamp(min=1)
-
-    def cross_entropy(full: Tensor) -> Tensor:
-        return F.cross_entropy(full.float(), labels, ignore_index=ignore_index, reduction="sum") / labelled
-
-    loss = cross_entropy(upsample(output.logits, size, stride=stride))
-    for logits in output.auxiliary:
-        full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        loss = loss + auxiliary_weight * cross_entropy(full)
-    return loss
+def auxiliary_weight(config: TrainConfig, *, progress: float) -> float:
+    """The weight of auxiliary outputs when a share `progress` of the run is over."""
+    architecture = models.configure(config.model, config.model_options)
+    loss = config.loss
+    weight = architecture.auxiliary_weight if loss.auxiliary_weight is None else loss.auxiliary_weight
+    decays = architecture.auxiliary_decay if loss.auxiliary_decay is None else loss.auxiliary_decay
+    return weight * (1 - progress) if decays else weight
 
 
 def summed(counts: Confusion, world: int, device: torch.device) -> Confusion:

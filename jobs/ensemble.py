@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Join a trained DeconvNet and a trained FCN-8s into one bundle, their ensemble.
+
+jobs/ensemble.py --deconvnet BUNDLE --fcn8s BUNDLE --output URL [--fusion product]
+
+jobs/segment.py takes the result like any other model.
+"""
+
+from pydantic import BaseModel, Field
+
+from pipeline import cli, models, storage
+from pipeline.bundle import Card, load_bundle, save_bundle
+from pipeline.errors import UserError
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.ensemble import Ensemble, Fusion
+from pipeline.models.fcn import FCN
+from pipeline.storage import Url
+
+
+class EnsembleJob(BaseModel):
+    deconvnet: Url = Field(description="bundle of a deconvnet")
+    fcn8s: Url = Field(description="bundle of an fcn8s with the same classes, preprocessing and width")
+    output: Url = Field(description="folder for the bundle of both")
+    fusion: Fusion = Field(default="mean", description="mean of probabilities (paper) or product of scores (its code)")
+
+
+def join(config: EnsembleJob) -> Card:
+    """Write the bundle of both networks.
+
+    Raises:
+        UserError: they are other networks, or do not go together.
+    """
+    (deconvnet, first), (fcn, second) = load_bundle(config.deconvnet), load_bundle(config.fcn8s)
+    for network, kind, url in ((deconvnet, DeconvNet, config.deconvnet), (fcn, FCN, config.fcn8s)):
+        if not isinstance(network, kind):
+            raise UserError(f"bundle {storage.redact(url)}: expected a {kind.__name__}")
+    for what in ("classes", "preprocessing"):
+        if getattr(first, what) != getattr(second, what):
+            raise UserError(f"the two bundles have different {what}")
+    # FCN's options are the ensemble's; one that it does not have, such as stride 32, does not fit.
+    options = models.configure(second.architecture, second.options).model_dump(exclude={"stride"})
+    options["fusion"] = config.fusion
+    ensemble = models.configure("deconvnet_fcn8s", options).build(len(first.classes))
+    assert isinstance(ensemble, Ensemble)
+    try:
+        ensemble.deconvnet.load_state_dict(deconvnet.state_dict())
+        ensemble.fcn.load_state_dict(fcn.state_dict())
+    except RuntimeError:
+        raise UserError("the two bundles do not go together: expected a DeconvNet and an FCN-8s of one width") from None
+    card = Card(
+        architecture="deconvnet_fcn8s",
+        options=options,
+        classes=first.classes,
+        preprocessing=first.preprocessing,
+        training={"deconvnet": first.training, "fcn8s": second.training},
+    )
+    return save_bundle(config.output, ensemble, card)
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse(EnsembleJob, argv, description=__doc__ or "")
+    card = join(config)
+    print(f"bundle: {config.output} ({len(card.classes)} classes, {config.fusion})")
+
+
+if __name__ == "__main__":
+    cli.run(main)

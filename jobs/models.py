@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""List the architectures: paper, parameters, operations, output stride and memory.
+
+jobs/models.py [--markdown] [--size 512,512] [--num_classes 21]
+
+GMACs are multiply-accumulate operations of one image in a forward pass, in billions; memory is what a float32 training
+step keeps of one image for the backward pass.
+"""
+
+from pydantic import BaseModel, Field
+from tqdm import tqdm
+
+from pipeline import cli
+from pipeline.models import ARCHITECTURES
+from pipeline.models.profile import profile
+
+HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
+
+
+class ModelsJob(BaseModel):
+    num_classes: int = Field(default=21, ge=2, description="classes to score")
+    size: tuple[int, int] = Field(default=(512, 512), description="height,width of the image")
+    markdown: bool = Field(default=False, description="print a Markdown table")
+
+
+def rows(config: ModelsJob) -> list[tuple[str, ...]]:
+    """A row of texts for each architecture."""
+    table: list[tuple[str, ...]] = []
+    for name, architecture in tqdm(ARCHITECTURES.items(), leave=False, disable=None, unit="model"):
+        cost = profile(architecture, num_classes=config.num_classes, size=config.size)
+        table.append(
+            (
+                name,
+                architecture.paper,
+                f"{cost.parameters / 1e6:.2f} M",
+                f"{cost.macs / 1e9:,.1f}",
+                str(cost.output_stride),
+                f"{cost.activation_bytes / 2**20:,.0f} MiB",
+            )
+        )
+    return table
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse(ModelsJob, argv, description=__doc__ or "")
+    table = [HEADER, *rows(config)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    for i, row in enumerate(table):
+        cells = [c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print(f"| {' | '.join(cells)} |" if config.markdown else "  ".join(cells).rstrip())
+        if config.markdown and i == 0:
+            print("|" + "|".join("-" * (w + 2) if j < 2 else "-" * (w + 1) + ":" for j, w in enumerate(widths)) + "|")
+
+
+if __name__ == "__main__":
+    cli.run(main)
