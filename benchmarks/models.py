@@ -26,7 +26,7 @@ from pipeline.models import configure
 from pipeline.models.upsampling import upsample
 
 CLASSES = 21
-PAIRS = {
+PAIRS: dict[str, tuple[str, dict[str, object]]] = {
     "DeepLabV3-R50 /8, torchvision": ("deeplabv3_resnet50", {"output_stride": 8}),
     "DeepLabV3-R50 /16, smp": ("deeplabv3_resnet50", {"output_stride": 16}),
     "PSPNet-R50 /8, smp": ("pspnet_resnet50", {"deep_stem": False, "auxiliary_head": False}),
@@ -128,7 +128,7 @@ def main() -> None:
 def compare(pair: str, images: Tensor, rounds: int) -> None:
     networks = {side: build(pair, side).to(images.device) for side in ("ours", "theirs")}
     for network in networks.values():
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     macs = {side: operations(network.eval(), images) for side, network in networks.items()}
     cells = []
     for work in (forward, both):

@@ -82,7 +82,7 @@ class DeconvNet(nn.Module):
         """Scores of normalised images [batch, 3, height, width], any size from 1x1.
 
         Raises:
-            ValueError: a batch of one image of up to 255 pixels a side in train mode; see `BatchNorm2d`.
+            BatchTooSmallError: a batch of one image of up to 255 pixels a side in train mode; see `BatchNorm2d`.
         """
         size = (images.shape[-2], images.shape[-1])
         x, switches = self.backbone.encode(pad_to_multiple(images, 32, at_least=INPUT))

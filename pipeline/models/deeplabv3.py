@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig
-from pipeline.models.layers import SegmentationOutput, auxiliary_score, conv_bn_relu, scaled
+from pipeline.models.layers import BatchTooSmallError, SegmentationOutput, auxiliary_score, conv_bn_relu, scaled
 from pipeline.models.resnet import Depth, ResNet
 
 
@@ -91,7 +91,7 @@ class DeepLabV3(nn.Module):
         """Scores of normalised images [batch, 3, height, width], any size from 1x1.
 
         Raises:
-            ValueError: a batch of one image in train mode, where image pooling leaves one value per channel.
+            BatchTooSmallError: a batch of one image in train mode, where image pooling leaves one value per channel.
         """
         features = self.backbone(images)
         logits = self.classifier(features.layer4)
@@ -123,7 +123,7 @@ class ImagePooling(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) < 2:
-            raise ValueError(
+            raise BatchTooSmallError(
                 "DeepLab v3's image pooling needs at least 2 images per worker in a training batch: "
                 "batch normalisation of one value per channel is undefined"
             )

@@ -25,16 +25,20 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1.0 else max(8, round(channels * width / 8) * 8)
 
 
+class BatchTooSmallError(ValueError):
+    """A training batch that batch normalisation cannot take: one value per channel has no variance."""
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that says what to do where its statistics are undefined.
 
     Raises:
-        ValueError: one value per channel in train mode: a batch of one whose map has shrunk to 1x1.
+        BatchTooSmallError: a batch of one in train mode whose map has shrunk to 1x1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            raise ValueError(
+            raise BatchTooSmallError(
                 "batch normalisation has one value per channel here: the batch is a single image and this "
                 "feature map is 1x1; train with larger batches or larger crops"
             )

@@ -84,7 +84,7 @@ class PSPNet(nn.Module):
         """Scores of normalised images [batch, 3, height, width], any size from 1x1.
 
         Raises:
-            ValueError: a batch of one image in train mode; see `BatchNorm2d`.
+            BatchTooSmallError: a batch of one image in train mode; see `BatchNorm2d`.
         """
         features = self.backbone(images)
         logits = self.classifier(self.pyramid(features.layer4))

@@ -21,6 +21,7 @@ from pipeline.errors import UserError, find_user_error
 from pipeline.inference import Segmenter, normalise
 from pipeline.losses import segmentation_loss
 from pipeline.metrics import Confusion, Scores
+from pipeline.models.layers import BatchTooSmallError
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import write_records
@@ -172,7 +173,10 @@ def train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = config.optimiser.lr * (1 - done / total_steps) ** config.optimiser.power
         with torch.autocast(batch["pixels"].device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            output = model(normalise(batch["pixels"], config.preprocessing))
+            try:
+                output = model(normalise(batch["pixels"], config.preprocessing))
+            except BatchTooSmallError as error:
+                raise UserError(f"{config.model}: {error} (--batch_size, --augmentation.crop)") from None
         loss = segmentation_loss(
             output,
             batch["labels"].long(),

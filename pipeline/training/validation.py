@@ -14,7 +14,7 @@ from pipeline.metrics import Confusion, confusion
 
 WINDOW = 32  # samples decoded at a time
 THREADS = 8
-MAX_PIXELS = 4_000_000  # of a micro-batch
+MAX_PIXELS = 1_000_000  # of a micro-batch; networks at full resolution keep kilobytes a pixel
 
 Decoded = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
