@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.instances import Instances, choose, instance_scores
+from pipeline.instances import choose, instance_scores
 from pipeline.models.upsampling import upsample
-from pipeline.preprocessing import DType, Preprocessing
+from pipeline.preprocessing import DType, Instances, Preprocessing
 from pipeline.proposals import selective_search
 
 

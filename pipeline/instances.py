@@ -9,23 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.preprocessing import Instances
+
 SIDE = 224  # pixels of the crops that the network sees
 CROPS = 8  # of a batch
-
-
-class Instances(BaseModel):
-    """Whether and how a network is shown boxes instead of whole images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    proposals: int = Field(
-        default=0, ge=0, description="segment so many proposal boxes of each image one by one (DeconvNet: 50; 0: no)"
-    )
-    min_side: int = Field(default=112, ge=1, description="leave out boxes with a shorter side, in pixels")
 
 
 def instance_scores(

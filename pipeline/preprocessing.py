@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 DType = Literal["float32", "bfloat16"]  # bfloat16 means autocast: weights stay float32
 
@@ -14,3 +14,14 @@ class Preprocessing(BaseModel):
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Instances(BaseModel):
+    """Whether and how a network is shown boxes instead of whole images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    proposals: int = Field(
+        default=0, ge=0, description="segment so many proposal boxes of each image one by one (DeconvNet: 50; 0: no)"
+    )
+    min_side: int = Field(default=112, ge=1, description="leave out boxes with a shorter side, in pixels")

@@ -12,13 +12,13 @@ from pipeline.classes import load_classes
 from pipeline.datasets import pair, read_sample
 from pipeline.errors import UserError
 from pipeline.inference import Segmenter, normalise
-from pipeline.losses import segmentation_loss
 from pipeline.metrics import confusion
 from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
 from pipeline.training.config import Split, TrainConfig
+from pipeline.training.losses import segmentation_loss
 from pipeline.training.run import check
 from pipeline.training.stream import permutation
 from pipeline.training.validation import validate

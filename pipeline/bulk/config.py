@@ -4,8 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.instances import Instances
-from pipeline.preprocessing import DType
+from pipeline.preprocessing import DType, Instances
 from pipeline.storage import Url
 
 # What does not change a row: where and how fast the run goes, and what is only shown.

@@ -1,11 +1,10 @@
 """What a training run is told."""
 
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.losses import Loss
 from pipeline.preprocessing import DType, Preprocessing
 from pipeline.storage import Url
 from pipeline.transforms import Augmentation
@@ -30,6 +29,27 @@ class Optimiser(_Group):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     power: float = Field(default=0.9, ge=0, description="of the poly schedule")
+
+
+class Loss(_Group):
+    """What is minimised, per pixel at the image's resolution."""
+
+    kind: Literal["cross_entropy", "bootstrapped", "border_weighted"] = Field(
+        default="cross_entropy",
+        description="cross_entropy: mean over all labelled pixels. bootstrapped: mean over the worst of each image "
+        "(FRRN). border_weighted: gaps between objects weigh more (U-Net)",
+    )
+    worst_pixels: int = Field(default=512 * 64, ge=1, description="bootstrapped: pixels of each image that count")
+    border_weight: float = Field(default=10.0, ge=0, description="border_weighted: w0, what the narrowest gap adds")
+    border_sigma: float = Field(default=5.0, gt=0, description="border_weighted: width in pixels of what is narrow")
+    background: int = Field(default=0, ge=0, description="border_weighted: the class that lies between objects")
+    auxiliary_weight: float | None = Field(
+        default=None, ge=0, description="weight of each auxiliary output's loss (default: the architecture's)"
+    )
+    auxiliary_decay: bool | None = Field(
+        default=None,
+        description="let that weight fall to 0 over the run, linearly (default: as the architecture does)",
+    )
 
 
 class Scaling(_Group):

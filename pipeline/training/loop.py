@@ -19,11 +19,11 @@ from pipeline import bundle, cluster, models, storage
 from pipeline.classes import Classes
 from pipeline.errors import UserError, find_user_error
 from pipeline.inference import Segmenter, normalise
-from pipeline.losses import segmentation_loss
 from pipeline.metrics import Confusion, Scores
 from pipeline.models.layers import BatchTooSmallError
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.training.config import TrainConfig
+from pipeline.training.losses import segmentation_loss
 from pipeline.training.records import write_records
 from pipeline.training.validation import validate
 

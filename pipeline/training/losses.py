@@ -1,40 +1,15 @@
 """Losses of a network's scores against label maps. torch, and scipy for distances."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
-
-
-class Loss(BaseModel):
-    """What is minimised, per pixel at the image's resolution."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["cross_entropy", "bootstrapped", "border_weighted"] = Field(
-        default="cross_entropy",
-        description="cross_entropy: mean over all labelled pixels. bootstrapped: mean over the worst of each image "
-        "(FRRN). border_weighted: gaps between objects weigh more (U-Net)",
-    )
-    worst_pixels: int = Field(default=512 * 64, ge=1, description="bootstrapped: pixels of each image that count")
-    border_weight: float = Field(default=10.0, ge=0, description="border_weighted: w0, what the narrowest gap adds")
-    border_sigma: float = Field(default=5.0, gt=0, description="border_weighted: width in pixels of what is narrow")
-    background: int = Field(default=0, ge=0, description="border_weighted: the class that lies between objects")
-    auxiliary_weight: float | None = Field(
-        default=None, ge=0, description="weight of each auxiliary output's loss (default: the architecture's)"
-    )
-    auxiliary_decay: bool | None = Field(
-        default=None,
-        description="let that weight fall to 0 over the run, linearly (default: as the architecture does)",
-    )
+from pipeline.training.config import Loss
 
 
 def segmentation_loss(
