@@ -5,9 +5,12 @@ import uuid
 
 # Ray reads its token once per process, on import: head, drivers and command lines share this one.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+# Ray Train looks at its workers, and registers checkpoints, every 2 seconds: ten times as long as an epoch here.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import ray
@@ -27,6 +30,17 @@ BUCKET = "test-bucket"
 def _one_thread() -> None:
     """Small maps: threads that wait for each other on a busy machine take most of the time."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bytecode() -> Iterator[None]:
+    """A place for bytecode where the environment forbids it: else every process of Ray's compiles PyTorch anew."""
+    if not os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        yield
+        return
+    with TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True) as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +67,9 @@ def ray_head(s3: str) -> Iterator[RayHead]:
         yield head
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_driver(ray_head: RayHead) -> Iterator[None]:
-    """The test's own process as a driver of the head."""
+    """The tests' own process as a driver of the head; Ray's worker processes serve one driver after another."""
     ray.init(address=ray_head.address, logging_level="error", log_to_driver=False)
     yield
     ray.shutdown()

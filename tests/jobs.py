@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).parents[1]
 
@@ -37,20 +40,19 @@ def kill_when(
     condition: Callable[[], bool], job: str, *, environment: dict[str, str] | None = None, **options: object
 ) -> None:
     """Start a job and SIGKILL its driver as soon as the condition holds; it must hold before the job ends."""
-    process = subprocess.Popen(
-        command(job, **options),
-        env=os.environ | (environment or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=REPO,
-    )
-    try:
-        while not condition():
-            assert process.poll() is None, f"{job} ended before it could be killed"
-            time.sleep(0.02)
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command(job, **options), env=os.environ | (environment or {}), stdout=output, stderr=output, cwd=REPO
+        )
+        try:
+            while not condition():
+                if process.poll() is not None:
+                    output.seek(0)
+                    pytest.fail(f"{job} ended before it could be killed:\n{output.read()[-4000:]}")
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def tiny_training(scenes: str, output: str, **changes: object) -> dict[str, object]:

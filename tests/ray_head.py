@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_ports
+
 REPO = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 DEADLINE = 90  # seconds until the job server answers
+OBJECT_STORE = 500_000_000  # bytes; Ray would take a share of the memory that happens to be free
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,26 @@ class RayHead:
     environment: dict[str, str]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @contextmanager
 def ray_head(*, cpus: int) -> Iterator[RayHead]:
     """Start `ray start --head` in the repository, and end exactly its processes."""
-    port, jobs = free_port(), free_port()
+    port, jobs, agent, client = free_ports(4)
     # A socket's path holds 107 bytes, fewer than pytest's folders take.
     folder = tempfile.mkdtemp(prefix="ray-")
     command = [
         *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
         *(f"--port={port}", f"--dashboard-port={jobs}", f"--num-cpus={cpus}", f"--temp-dir={folder}"),
+        # Every port is ours: another head on the machine holds Ray's own choice.
+        *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        *("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={OBJECT_STORE}"),
     ]
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_DATA_LOG_LEVEL": "ERROR"}
+    environment = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_DATA_LOG_LEVEL": "ERROR",
+        # Who else fills this machine's memory or disk is not what the tests are about.
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_local_fs_capacity_threshold": "1",
+    }
     log = Path(folder) / "start.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -10,7 +10,6 @@ import os
 import pwd
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.ports import free_ports
 
 HOST = "127.0.0.1"
 ACCESS_KEY = "test:tester"
@@ -115,7 +116,8 @@ def swift_server(folder: Path) -> Iterator[SwiftServer]:
     folder = folder.resolve()  # Swift changes its working directory
     folder.mkdir(parents=True, exist_ok=True)
     _require_attributes(folder)
-    ports = _free_ports("account", "container", "object", "proxy")
+    kinds = ("account", "container", "object", "proxy")
+    ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
     _write_settings(folder, ports)
     _build_rings(folder, ports)
     with ExitStack() as stack:
@@ -124,15 +126,6 @@ def swift_server(folder: Path) -> Iterator[SwiftServer]:
         for kind, process in processes.items():
             _wait_until_healthy(kind, process, ports[kind], deadline, _log(folder, kind))
         yield SwiftServer(f"http://{HOST}:{ports['proxy']}", ACCESS_KEY, SECRET_KEY)
-
-
-def _free_ports(*kinds: str) -> dict[str, int]:
-    """A free port for each; held together, so that no two are the same."""
-    with ExitStack() as stack:
-        sockets = {kind: stack.enter_context(socket.socket()) for kind in kinds}
-        for one in sockets.values():
-            one.bind((HOST, 0))
-        return {kind: one.getsockname()[1] for kind, one in sockets.items()}
 
 
 def _require_attributes(folder: Path) -> None:

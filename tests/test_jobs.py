@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,8 @@ from PIL import Image
 
 from tests.jobs import REPO, run_job
 from tests.ray_head import BIN, RayHead
+
+pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
 
 
 def submit(head: RayHead, *arguments: str) -> str:
@@ -27,7 +30,6 @@ def submit(head: RayHead, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.timeout(600)
 def test_submitted_with_its_working_directory(trained_on_s3, scenes_on_s3, tmp_path, ray_head):
     """`ray job submit --working-dir . -- python jobs/segment.py …`; the Parquet is read where it was written."""
     told = ["--model", trained_on_s3, "--images", f"{scenes_on_s3}/val/images", "--output", str(tmp_path / "runs")]
@@ -40,7 +42,6 @@ def test_submitted_with_its_working_directory(trained_on_s3, scenes_on_s3, tmp_p
     assert count.fetchall() == [(8, 0)]
 
 
-@pytest.mark.timeout(300)
 def test_submitted_as_a_script_where_the_head_runs_in_the_repository(ray_head):
     assert "the output folder of jobs/train.py" in submit(ray_head, "--", "jobs/segment.py", "--help")
 
@@ -55,11 +56,12 @@ def test_every_job_is_executable_and_thin():
         assert len(lines) <= 100
 
 
-@pytest.mark.parametrize("job", ["train", "train_deeplab", "segment", "evaluate", "validate"])
-def test_an_unknown_option_is_one_line_and_exit_code_2(job):
-    result = run_job(job, qqq="x")
-    assert result.returncode == 2
-    assert result.stderr.strip() == "error: unknown option --qqq; see --help"
+def test_an_unknown_option_is_one_line_and_exit_code_2():
+    jobs = ["train", "train_deeplab", "segment", "evaluate", "validate"]
+    with ThreadPoolExecutor() as pool:  # each takes seconds, most of them for the imports
+        results = list(pool.map(lambda job: run_job(job, qqq="x"), jobs))
+    for job, result in zip(jobs, results, strict=True):
+        assert (result.returncode, result.stderr.strip()) == (2, "error: unknown option --qqq; see --help"), job
 
 
 def test_validate_finds_nothing_wrong_with_the_scenes(scenes, ray_head):

@@ -52,10 +52,11 @@ def test_a_deadly_image_becomes_an_error_row(tmp_path):
     store_plan(run, make_plan(config), {})
 
     result = tmp_path / "result.arrow"
-    spawn = multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pipeline.bulk.predict", "pandas"])  # imported once, not by each process
     deaths = 0
     while not result.exists():
-        process = spawn.Process(target=attempt, args=(config, run, str(result)))
+        process = processes.Process(target=attempt, args=(config, run, str(result)))
         process.start()
         process.join()
         deaths += process.exitcode == 139

@@ -25,8 +25,10 @@ from pipeline.training.validation import validate
 from pipeline.transforms import Augmentation, augment
 from tests.jobs import kill_when, run_job, succeed, tiny_training
 
+pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
+ROUNDING = 1e-4  # a few pixels of a mIoU: other processes have other threads, which may add up in another order
 
-@pytest.mark.timeout(400)
+
 def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
     """The bundle's own validation gives the mIoU that was recorded for its epoch, the best one."""
     records = [json.loads(line) for line in storage.read_bytes(f"{trained_on_s3}/metrics.jsonl").splitlines()]
@@ -39,36 +41,42 @@ def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
     samples = pair(f"{scenes_on_s3}/val/images", f"{scenes_on_s3}/val/labels").samples
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     counts, unread = validate(segmenter, samples, card.classes)
-    assert counts.scores.miou == pytest.approx(best["miou"], abs=1e-6)
+    assert counts.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
     assert unread == []
 
 
-@pytest.mark.timeout(400)
 def test_the_same_command_again_has_nothing_to_do(trained_on_s3, scenes_on_s3, ray_head):
     text = succeed("train", environment=ray_head.environment, **tiny_training(scenes_on_s3, trained_on_s3))
     assert "all 2 epochs are done already" in text
 
 
-@pytest.mark.timeout(600)
-def test_a_killed_run_goes_on_from_its_last_epoch(s3, scenes_on_s3, ray_head):
+def registered_epoch(output: str) -> int:
+    """The epoch of the last checkpoint that Ray Train will find again, or 0."""
+    url = f"{output}/checkpoints/checkpoint_manager_snapshot.json"
+    if not storage.exists(url):
+        return 0
+    return json.loads(storage.read_bytes(url))["latest_checkpoint_result"]["metrics"]["epoch"]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(s3, scenes_on_s3, ray_head):
+    """The driver dies with the first checkpoint registered and others to come: Ray registers one each time it looks,
+    and an epoch may be recorded that has none yet. What a checkpoint holds is not done again, timings tell."""
     output = f"{s3}/killed-training"
-    told = tiny_training(scenes_on_s3, output, epochs=3)
+    told = tiny_training(scenes_on_s3, output, epochs=6)
+    slow = ray_head.environment | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # 10 s from the first to the last
+    kill_when(lambda: registered_epoch(output) > 0, "train", environment=slow, **told)
+    registered = registered_epoch(output)
+    before = storage.read_bytes(f"{output}/metrics.jsonl").splitlines()
+    assert 1 <= registered <= len(before)
+    assert registered < 6
 
-    def epochs() -> list[bytes]:
-        url = f"{output}/metrics.jsonl"
-        return storage.read_bytes(url).splitlines() if storage.exists(url) else []
-
-    kill_when(lambda: len(epochs()) == 2, "train", environment=ray_head.environment, **told)
-    before = epochs()
     text = succeed("train", environment=ray_head.environment, **told)
-    after = epochs()
-    assert "resuming, 2 epochs are recorded" in text
-    # The last checkpoint may not have been registered yet, so the second epoch may be another try.
-    assert after[0] == before[0]
-    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3]
+    after = storage.read_bytes(f"{output}/metrics.jsonl").splitlines()
+    assert "; resuming, " in text
+    assert after[:registered] == before[:registered]
+    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.timeout(400)
 def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     """They train one network: its validation alone gives what they recorded together."""
     told = tiny_training(scenes, str(tmp_path / "out"), epochs=1, scaling__num_workers=2)
@@ -78,7 +86,7 @@ def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     samples = pair(f"{scenes}/val/images", f"{scenes}/val/labels").samples
     counts, _ = validate(segmenter, samples, card.classes)
-    assert counts.scores.miou == pytest.approx(record["miou"], abs=1e-6)
+    assert counts.scores.miou == pytest.approx(record["miou"], abs=ROUNDING)
 
 
 def config(scenes, *, output, **changes) -> TrainConfig:
@@ -137,7 +145,6 @@ def test_more_workers_than_cpus_are_refused_at_once(scenes_on_s3, s3, ray_head):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.timeout(400)
 def test_a_value_outside_the_classes_stops_training_with_its_file(scenes, tmp_path, ray_head):
     classes = tmp_path / "classes.yaml"
     classes.write_text("names: [sky, grass, road]\n")

@@ -49,7 +49,8 @@ class AlexNet(nn.Module):
                 layers.append(nn.MaxPool2d(3, stride=2))
                 total *= 2
             elif pooled:
-                layers.append(nn.MaxPool2d(3, stride=1, padding=rate, dilation=rate))
+                in_place = nn.MaxPool2d(3, stride=1, dilation=rate)
+                layers.append(nn.Sequential(nn.ReplicationPad2d(rate), in_place))
                 rate *= 2
         self.features = nn.Sequential(*layers)
         self.channels = inputs

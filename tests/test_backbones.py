@@ -1,4 +1,6 @@
-"""Architectures against torchvision's, their papers' formulas and each other; narrow wherever weights do not matter."""
+"""Backbones and published weights against torchvision's own modules; options; narrow wherever weights do not matter."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,42 +8,21 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models import ARCHITECTURES, configure, count_parameters
-from pipeline.models.deeplabv3 import DeepLabV3
+from pipeline.models import ARCHITECTURES, configure
+from pipeline.models.alexnet import AlexNet
+from pipeline.models.deeplabv3 import DeepLabV3, DeepLabV3Config
 from pipeline.models.fcn import FCN
-from pipeline.models.layers import crop_to, scaled
+from pipeline.models.layers import scaled
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.models.resnet import BLOCKS, ResNet
-from pipeline.models.upsampling import bilinear_deconvolution, bilinear_kernel, upsample
+from pipeline.models.upsampling import upsample
 from pipeline.models.vgg import VGG16
-
-NARROW = {"width": 0.125}
-SCORE_LAYERS = ("score", "score_pool4", "score_pool3")
+from tests.networks import NARROW, liven, narrow
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
-
-
-def narrow(name: str, num_classes: int = 5, **options: object) -> nn.Module:
-    """A slim network whose scores are not all zero: FCN's score layers start there."""
-    model = configure(name, NARROW | options).build(num_classes)
-    for layer in SCORE_LAYERS:
-        if hasattr(model, layer):
-            nn.init.normal_(getattr(model, layer).weight, std=0.1)
-    return model
-
-
-def liven(model: nn.Module) -> nn.Module:
-    """Batch normalisation of unlike channels, so that a statistic that is mixed up shows."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return model.eval()
 
 
 def random_vgg16() -> nn.Module:
@@ -61,51 +42,12 @@ def torchvision_resnet_layers(model: nn.Module, images: Tensor) -> tuple[Tensor,
     return layer3, model.layer4(layer3)
 
 
-# --- sizes
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "expected"),
-    [
-        ("fcn32s", {}, 134_346_581),
-        ("fcn16s", {}, 134_357_690),
-        ("fcn8s", {}, 134_363_423),
-        ("deeplabv3_resnet50", {}, 39_638_869),
-        ("deeplabv3_resnet50", {"auxiliary_head": True}, 42_004_074),
-    ],
-)
-def test_parameters_at_21_classes(name: str, options: dict, expected: int) -> None:
-    with torch.device("meta"):
-        assert count_parameters(configure(name, options).build(21)) == expected
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 33), (2, 31), (31, 32), (33, 2), (32, 97), (97, 1), (97, 33)])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_score_map_has_the_size_of_the_image_over_the_stride_rounded_up(name: str, size: tuple[int, int]) -> None:
-    model = narrow(name).eval()
-    with torch.inference_mode():
-        output = model(torch.randn(1, 3, *size))
-    stride = model.output_stride
-    assert output.logits.shape == (1, 5, -(-size[0] // stride), -(-size[1] // stride))
-    assert output.logits.isfinite().all()
-    assert output.auxiliary == ()
-
-
 @pytest.mark.parametrize(("output_stride", "size"), [(8, (9, 5)), (16, (5, 3)), (32, (3, 2))])
 @pytest.mark.parametrize("depth", [18, 50])
 def test_resnet_features_have_the_chosen_stride(depth: int, output_stride: int, size: tuple[int, int]) -> None:
     features = ResNet(depth=depth, output_stride=output_stride, width=0.125).eval()(torch.randn(1, 3, 70, 40))
     assert features.layer4.shape[-2:] == size
     assert features.layer3.shape[-2:] == ((9, 5) if output_stride == 8 else (5, 3))
-
-
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_deeplab_covers_the_same_image_at_either_stride(output_stride: int) -> None:
-    """The rates double when the stride halves: an unshifted view of the same receptive field."""
-    model = narrow("deeplabv3_resnet18", output_stride=output_stride)
-    rates = [branch[0].dilation[0] for branch in model.classifier[0].convs[1:4]]
-    assert [rate * output_stride for rate in rates] == [96, 192, 288]
-    assert [branch[0].padding[0] for branch in model.classifier[0].convs[1:4]] == rates
 
 
 def test_width_scales_channels_in_multiples_of_8() -> None:
@@ -175,18 +117,139 @@ def test_vgg16_checkpoint_becomes_fcn() -> None:
     torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_vgg16_maps_follow_pool3_pool4_and_pool5() -> None:
+def test_vgg16_maps_follow_its_pools() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg16().features
     theirs, ours = theirs.to_empty(device="cpu"), VGG16().eval()
     theirs.load_state_dict(ours.features.state_dict(), strict=True)
     images = torch.randn(1, 3, 64, 32)
     with torch.inference_mode():
-        for mine, end in zip(ours(images), (17, 24, 31), strict=True):
+        for mine, end in zip(ours(images), (5, 10, 17, 24, 31), strict=True):
             torch.testing.assert_close(mine, theirs[:end](images))
 
 
+def random_like(model: nn.Module) -> nn.Module:
+    """The meta module on the CPU with random weights and plausible statistics."""
+    model = model.to_empty(device="cpu").eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() > 1:
+            nn.init.normal_(tensor, std=(2 / tensor[0].numel()) ** 0.5)
+        elif tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 1.0)
+        else:
+            tensor.zero_()
+    return model
+
+
+def torchvisions(name: str) -> nn.Module:
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name)
+    return random_like(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("alexnet", lambda: AlexNet()),
+        ("vgg16", lambda: VGG16()),
+        ("vgg16_bn", lambda: VGG16(batch_norm=True)),
+        ("wide_resnet50_2", lambda: ResNet(depth=50, widen=2)),
+    ],
+)
+def test_other_backbones_are_torchvisions(name: str, ours: Callable[[], nn.Module]) -> None:
+    theirs = torchvisions(name)
+    with torch.device("meta"):
+        mine = ours()
+    mine = mine.to_empty(device="cpu").eval()
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith(("classifier.", "fc."))}
+    mine.load_state_dict(state, strict=True)
+    images = torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        expected = torchvision_resnet_layers(theirs, images)[1] if name.startswith("wide") else theirs.features(images)
+        found = mine(images)
+    found = found if isinstance(found, Tensor) else found[-1]
+    assert expected.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("kind", ["alexnet", "vgg16", "resnet"])
+def test_atrous_backbones_hold_the_strided_map_between_their_units(kind: str, output_stride: int) -> None:
+    """Every second (fourth) unit of the finer map is a unit of the coarser one: the same weights see the same pixels.
+
+    Away from the borders, where padding counts in units; ResNet by the rates of a layer throughout, where torchvision
+    leaves the first block of a layer with the rate before.
+    """
+
+    def build(stride: int) -> nn.Module:
+        torch.manual_seed(1)
+        if kind == "alexnet":
+            return AlexNet(width=0.125, output_stride=stride)
+        if kind == "vgg16":
+            return VGG16(width=0.125, output_stride=stride)
+        model = ResNet(depth=18, width=0.125, output_stride=stride)
+        for layer in (model.layer3, model.layer4):
+            rate = layer[1].conv1.dilation
+            layer[0].conv2.dilation = layer[0].conv2.padding = rate
+        return model
+
+    coarse, fine = build(32), build(output_stride)
+    fine.load_state_dict(coarse.state_dict())
+    images = torch.randn(1, 3, 448, 448)
+    with torch.inference_mode():
+        expected, found = (model(images) for model in (liven(coarse), fine.eval()))
+        fine.load_state_dict(coarse.state_dict())
+        found = fine(images)
+    expected, found = ((x if isinstance(x, Tensor) else x[-1]) for x in (expected, found))
+    factor = 32 // output_stride
+    first = factor - 1 if kind == "alexnet" else 0  # whose poolings are not padded
+    found = found[..., first::factor, first::factor]
+    inner = slice(5, 8)
+    torch.testing.assert_close(found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-5)
+
+
 # --- published weights
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "checkpoint", "fresh"),
+    [
+        ("fcn32s", {"geometry": "paper"}, "vgg16", {"score", "upscore"}),
+        ("deeplabv1_7x7", {}, "vgg16", {"score"}),
+        ("deeplabv1_largefov", {}, "vgg16", {"fc6", "fc7", "score"}),
+        ("deeplabv2_vgg16", {"multi_scale": True}, "vgg16", {"aspp"}),
+        ("deeplabv2_resnet101", {}, "resnet101", {"aspp"}),
+        ("deeplabv3_wide_resnet50", {}, "wide_resnet50_2", {"classifier"}),
+        ("pspnet_resnet50", {"deep_stem": False}, "resnet50", {"pyramid", "classifier", "aux_classifier"}),
+        ("segnet", {}, "vgg16_bn", {"decoder", "score"}),
+        ("deep_contextual", {}, "vgg16", {"branches"}),
+        ("sliding_window_alexnet", {}, "alexnet", {"classifier"}),
+        ("sliding_window_vgg16", {}, "vgg16", {"classifier"}),
+    ],
+)
+def test_published_weights_find_their_place(name: str, options: dict, checkpoint: str, fresh: set[str]) -> None:
+    """What is left as initialised is the heads; fully connected layers of the classifier become convolutions."""
+    with torch.device("meta"):
+        state = torchvision.models.get_model(checkpoint).state_dict()
+        model = configure(name, options).build(4)
+    report = load_pretrained(model, state)
+    left = [n for n in report.fresh if not n.endswith("num_batches_tracked")]
+    assert {n.split(".")[0] for n in left} == fresh
+    if name.startswith("sliding"):
+        assert sorted(left) == ["classifier.6.bias", "classifier.6.weight"]
+
+
+def test_deconvnet_takes_the_classifiers_hidden_layers() -> None:
+    with torch.device("meta"):
+        model = configure("deconvnet", {}).build(4)
+        report = load_pretrained(model, torchvision.models.vgg16_bn().state_dict())
+    assert {"fc6.0.weight", "fc6.0.bias", "fc7.0.weight", "fc7.0.bias"} <= set(report.loaded)
+    assert not [n for n in report.fresh if n.startswith("backbone")]
+
+
+def test_a_checkpoint_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of its tensors has a place"):
+        load_pretrained(narrow("unet"), {"conv1.weight": torch.zeros(64, 3, 7, 7)})
 
 
 def test_resnet18_checkpoint_fills_the_backbone() -> None:
@@ -270,22 +333,6 @@ def test_the_report_of_a_load_sums_up_by_part() -> None:
     assert str(Loaded(["backbone.a"], [], [])) == "1 tensors loaded"
 
 
-# --- training
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_reach_every_parameter(name: str) -> None:
-    options = {"auxiliary_head": True} if name.startswith("deeplab") else {}
-    model = narrow(name, **options).train()
-    output = model(torch.randn(4, 3, 64, 64))
-    assert len(output.auxiliary) == len(options)
-    sum((logits * torch.randn_like(logits)).sum() for logits in (output.logits, *output.auxiliary)).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
-        assert parameter.grad.abs().max() > 0, parameter_name
-
-
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
 def test_fcn_starts_without_a_preference_and_leaves_that_state_in_two_steps(name: str) -> None:
     model = configure(name, NARROW).build(3).train()
@@ -317,104 +364,12 @@ def test_the_auxiliary_head_scores_layer3_only_while_training() -> None:
     assert model.eval()(torch.randn(2, 3, 64, 40)).auxiliary == ()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_images_of_a_batch_do_not_see_each_other(name: str) -> None:
-    model = liven(narrow(name))
-    images = torch.randn(3, 3, 40, 56)
-    with torch.inference_mode():
-        together = model(images).logits
-        alone = torch.cat([model(image[None]).logits for image in images])
-    assert together.std() > 1e-4
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_bfloat16_comes_close_to_float32(name: str) -> None:
-    model = liven(narrow(name))
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        exact = model(images).logits
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = model(images).logits
-    assert rough.dtype == torch.bfloat16
-    assert (rough.float() - exact).norm() < 0.05 * (exact - exact.mean()).norm()
-
-
-# --- interpolation
-
-
-def ramp(height: int, width: int) -> Tensor:
-    """Two channels: row and column numbers."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([rows, columns])[None].float()
-
-
-@pytest.mark.parametrize("factor", [2, 4, 8])
-def test_bilinear_deconvolution_interpolates_in_the_interior(factor: int) -> None:
-    maps = torch.randn(2, 3, 6, 5)
-    with torch.inference_mode():
-        ours = bilinear_deconvolution(3, factor)(maps)
-    expected = F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
-    assert ours.shape == expected.shape == (2, 3, 6 * factor, 5 * factor)
-    interior = slice(factor // 2, -(factor // 2))
-    torch.testing.assert_close(ours[..., interior, interior], expected[..., interior, interior])
-
-
-def test_bilinear_kernel_of_factor_2() -> None:
-    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    torch.testing.assert_close(bilinear_kernel(2), torch.outer(line, line))
-
-
-@pytest.mark.parametrize("stride", [2, 8, 16, 32])
-def test_upsample_puts_each_score_on_the_middle_of_its_pixels(stride: int) -> None:
-    size = (3 * stride - 1, 4 * stride - stride // 2)
-    rows, columns = upsample(ramp(3, 4), size, stride=stride)[0]
-    assert rows.shape == size
-    where = (torch.arange(size[0]) + 0.5) / stride - 0.5
-    torch.testing.assert_close(rows[:, 0], where.clamp(0, 2))
-    where = (torch.arange(size[1]) + 0.5) / stride - 0.5
-    torch.testing.assert_close(columns[0], where.clamp(0, 3))
-
-
-@pytest.mark.parametrize("size", [(33, 47), (48, 33), (34, 48), (48, 48)])
-def test_upsample_crops_and_never_stretches(size: tuple[int, int]) -> None:
-    logits = torch.randn(2, 5, 3, 3)
-    whole = F.interpolate(logits, size=(48, 48), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(upsample(logits, size, stride=16), whole[..., : size[0], : size[1]])
-
-
-def test_upsample_by_one_only_crops() -> None:
-    logits = torch.randn(1, 2, 5, 6).bfloat16()
-    cropped = upsample(logits, (4, 6), stride=1)
-    assert cropped.dtype == torch.bfloat16
-    assert torch.equal(cropped, logits[:, :, :4])
-
-
-def test_crop_to_keeps_the_upper_left_corner() -> None:
-    assert torch.equal(crop_to(ramp(4, 5), (2, 3)), ramp(2, 3))
-
-
-def test_fcn_16s_starts_as_fcn_32s_interpolated() -> None:
-    """Zero skips and a bilinear first upsampling (section 4.3 of the paper)."""
-    coarse = configure("fcn32s", NARROW).build(4).eval()
-    nn.init.normal_(coarse.score.weight)
-    fine = configure("fcn16s", NARROW).build(4).eval()
-    missing = fine.load_state_dict(coarse.state_dict(), strict=False).missing_keys
-    assert sorted(missing) == ["score_pool4.bias", "score_pool4.weight", "upscore_pool5.weight"]
-    images = torch.randn(1, 3, 128, 160)
-    with torch.inference_mode():
-        expected = upsample(coarse(images).logits, (8, 10), stride=2)
-        found = fine(images).logits
-    assert expected.std() > 0.01
-    torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
-
-
 # --- configuration
 
 
 def test_options_change_a_preset_and_keep_the_rest() -> None:
     config = configure("deeplabv3_resnet50", {"output_stride": 8})
-    assert config.model_dump() == {"depth": 50, "output_stride": 8, "width": 1.0, "auxiliary_head": False}
+    assert config == DeepLabV3Config(depth=50, output_stride=8)
     assert ARCHITECTURES["deeplabv3_resnet50"].output_stride == 16
     assert configure("fcn16s", {}) == ARCHITECTURES["fcn16s"]
 
@@ -422,8 +377,8 @@ def test_options_change_a_preset_and_keep_the_rest() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet", {}, "unknown model 'unet'; there are fcn32s, .*deeplabv3_resnet50"),
-        ("fcn8s", {"output_stride": 8}, r"model 'fcn8s', option 'output_stride': .*\(options: stride, width\)"),
+        ("unet3", {}, "unknown model 'unet3'; there are .*fcn32s, .*deeplabv3_resnet50"),
+        ("fcn8s", {"output_stride": 8}, r"model 'fcn8s', option 'output_stride': .*\(options: width, stride, geometry"),
         ("fcn8s", {"stride": 4}, "option 'stride': Input should be 32, 16 or 8"),
         ("deeplabv3_resnet18", {"output_stride": 32}, "option 'output_stride': Input should be 8 or 16"),
         ("deeplabv3_resnet18", {"depth": 19}, "option 'depth'"),
