@@ -18,7 +18,10 @@ STEPS = 90
 # Where 0.003 is too fast or too slow for these few steps.
 LEARNING_RATES = {"deeplabv1_7x7": 0.001, "deeplabv1_4x4": 0.001, "segnet": 0.01}
 # The same code in a smaller form is there; DeconvNet, which sees nothing smaller than 224 pixels, takes minutes.
-LEFT_OUT = {"deeplabv2_resnet101", "deeplabv3_resnet101", "pspnet_resnet101", "sliding_window_vgg16", "deconvnet"}
+LEFT_OUT = {
+    *("deeplabv2_resnet101", "deeplabv3_resnet101", "pspnet_resnet101", "sliding_window_vgg16"),
+    *("deconvnet", "deconvnet_fcn8s"),
+}
 
 
 def pictures(side: int) -> tuple[Tensor, Tensor]:
