@@ -1,0 +1,214 @@
+"""Vectors of float32 for Numba: a row of class scores that stays in registers.
+
+Numba compiles loops over a row's classes, and LLVM may or may not make vector instructions of them: arrays may overlap
+for all it knows, so it reloads what it has stored. A `Lanes` value is a fixed number of float32 in LLVM vectors of 16
+and 8: loads, products and stores of a whole row are one operation each, in whatever instructions the machine has.
+(Vectors of other lengths, such as 24, LLVM takes apart into scalars.)
+
+The width is the length of a tuple argument, so that one source compiles to a variant per width and each is cached on
+disk: `load(values, 24 * i, (0,) * 24)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, register_model
+from numpy.typing import NDArray
+
+F32, I32 = ir.FloatType(), ir.IntType(32)
+
+
+class Lanes(types.Type):
+    """The Numba type of a row of `width` float32, a multiple of 8."""
+
+    def __init__(self, width: int):
+        if width % 8:
+            raise ValueError(f"{width} lanes: expected a multiple of 8")
+        self.width = width
+        super().__init__(name=f"Lanes({width})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Lanes):
+        super().__init__(dmm, fe_type, ir.LiteralStructType([ir.VectorType(F32, n) for n in _parts(fe_type.width)]))
+
+
+def _parts(width: int) -> list[int]:
+    """Vectors of 16 where a row is made of them; where not, of 8, which then do not straddle cache lines."""
+    return [16] * (width // 16) if width % 16 == 0 else [8] * (width // 8)
+
+
+def _each(builder: Any, function: Callable[..., Any], *rows: Any) -> Any:
+    """Apply a function of vectors to the parts of rows; the row of its results."""
+    results = [function(*(builder.extract_value(row, i) for row in rows)) for i in range(len(rows[0].type.elements))]
+    return _row(builder, results)
+
+
+def _row(builder: Any, parts: list[Any]) -> Any:
+    row = ir.Constant(ir.LiteralStructType([part.type for part in parts]), ir.Undefined)
+    for i, part in enumerate(parts):
+        row = builder.insert_value(row, part, i)
+    return row
+
+
+def _addresses(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, width: int) -> list[Any]:
+    """Pointers to the parts of a row in a flat array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    pointers, first = [], builder.gep(data, [offset])
+    for i, n in enumerate(_parts(width)):
+        start = builder.gep(first, [ir.Constant(ir.IntType(64), n * i)])
+        pointers.append(builder.bitcast(start, ir.VectorType(F32, n).as_pointer()))
+    return pointers
+
+
+def _all(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """The scalar in every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def _constant(value: float, vector: ir.VectorType) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any], **flags: Any) -> Any:
+    signature = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments, **flags)
+
+
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a · b + c."""
+    return _call(builder, f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> tuple[Any, Callable]:
+    """The row of `len(lanes)` numbers at an offset of a flat float32 array."""
+    width = len(lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointers = _addresses(context, builder, signature.args[0], arguments[0], arguments[1], width)
+        return _row(builder, [builder.load(pointer, align=4) for pointer in pointers])
+
+    return Lanes(width)(array, types.intp, lanes), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, offset: Any, x: Any) -> tuple[Any, Callable]:
+    """Write a row at an offset of a flat float32 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointers = _addresses(context, builder, signature.args[0], arguments[0], arguments[1], x.width)
+        for i, pointer in enumerate(pointers):
+            builder.store(builder.extract_value(arguments[2], i), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, x), generate
+
+
+@intrinsic
+def zeros(typing_context: Any, lanes: Any) -> tuple[Any, Callable]:
+    """The row of `len(lanes)` zeros."""
+    width = len(lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _row(builder, [_constant(0.0, ir.VectorType(F32, n)) for n in _parts(width)])
+
+    return Lanes(width)(lanes), generate
+
+
+@intrinsic
+def scale_add(typing_context: Any, x: Any, scalar: Any, y: Any) -> tuple[Any, Callable]:
+    """x · scalar + y."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, scalar, b = arguments
+        return _each(builder, lambda u, v: _fused(builder, u, _all(builder, scalar, u.type), v), a, b)
+
+    return x(x, types.float32, y), generate
+
+
+@intrinsic
+def add(typing_context: Any, x: Any, y: Any) -> tuple[Any, Callable]:
+    """x + y."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _each(builder, builder.fadd, *arguments)
+
+    return x(x, y), generate
+
+
+@intrinsic
+def total(typing_context: Any, x: Any) -> tuple[Any, Callable]:
+    """The sum of the lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = ir.Constant(F32, 0.0)
+        for i, n in enumerate(_parts(x.width)):
+            part = [result, builder.extract_value(arguments[0], i)]
+            result = _call(builder, f"llvm.vector.reduce.fadd.v{n}f32", F32, part, fastmath=("reassoc",))
+        return result
+
+    return types.float32(x), generate
+
+
+@intrinsic
+def largest(typing_context: Any, x: Any) -> tuple[Any, Callable]:
+    """The largest of the lanes; none may be NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = None
+        for i, n in enumerate(_parts(x.width)):
+            part = [builder.extract_value(arguments[0], i)]
+            found = _call(builder, f"llvm.vector.reduce.fmax.v{n}f32", F32, part, fastmath=("nnan", "nsz"))
+            if result is not None:
+                found = builder.select(builder.fcmp_ordered(">", found, result), found, result)
+            result = found
+        return result
+
+    return types.float32(x), generate
+
+
+# 2^f on [-1/2, 1/2] by Taylor's coefficients (ln 2)^k / k!, which reach float32's precision at k = 6.
+_POWERS_OF_TWO = (1.0, 0.6931471805599453, 0.24022650695910072, 0.05550410866482158, 0.009618129107628477,
+                  0.0013333558146428443, 0.00015403530393381608)  # fmt: skip
+_LOG2_E = 1.4426950408889634
+_LOWEST = -72.0  # e^-50 is 2^-72; denormal numbers, which begin at 2^-126, are slow
+
+
+@intrinsic
+def exponential(typing_context: Any, x: Any, shift: Any) -> tuple[Any, Callable]:
+    """e^(x - shift), for results from e^-50 (what would be less is that) to e^88, to within 2e-7."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, shift = arguments
+        return _each(builder, lambda part: _exponential(builder, part, shift), row)
+
+    return x(x, types.float32), generate
+
+
+def _exponential(builder: Any, value: Any, shift: Any) -> Any:
+    vector, n = value.type, value.type.count
+    y = builder.fmul(builder.fsub(value, _all(builder, shift, vector)), _constant(_LOG2_E, vector))
+    y = _call(builder, f"llvm.maxnum.v{n}f32", vector, [y, _constant(_LOWEST, vector)], fastmath=("nnan",))
+    whole = _call(builder, f"llvm.rint.v{n}f32", vector, [y])
+    part = builder.fsub(y, whole)
+    power = _constant(_POWERS_OF_TWO[-1], vector)
+    for coefficient in _POWERS_OF_TWO[-2::-1]:
+        power = _fused(builder, power, part, _constant(coefficient, vector))
+    integers = ir.VectorType(I32, n)
+    exponent = builder.add(builder.fptosi(whole, integers), ir.Constant(integers, [127] * n))
+    two = builder.bitcast(builder.shl(exponent, ir.Constant(integers, [23] * n)), vector)
+    return builder.fmul(power, two)
+
+
+def aligned(size: int) -> NDArray[np.float32]:
+    """Float32 zeros that begin on a cache line of 64 bytes, so that rows of 16 lie on one line each."""
+    raw = np.zeros(size + 16, np.float32)
+    start = -(raw.ctypes.data // 4) % 16
+    return raw[start : start + size]

@@ -1,0 +1,97 @@
+"""Slow dense CRFs to hold the fast one against: written for reading, sharing no code with it."""
+
+import numpy as np
+from scipy import sparse
+
+
+def exact_kernel(features: np.ndarray) -> np.ndarray:
+    """exp(-|f_i - f_j|² / 2) for all pairs, [pixels, pixels]."""
+    squares = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
+    return np.exp(-squares / 2)
+
+
+def lattice_matrix(features: np.ndarray) -> np.ndarray:
+    """The permutohedral lattice's filter as a matrix: slice · blur · splat, point by point in dictionaries."""
+    pixels, d = features.shape
+    scale = np.array([np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2)) for i in range(d)])
+    numbers: dict[tuple[int, ...], int] = {}
+    rows, columns, values = [], [], []
+    for p in range(pixels):
+        f = features[p] * scale
+        elevated = np.array([f[j:].sum() - (j * f[j - 1] if j else 0) for j in range(d + 1)])
+        # The remainder-0 point next to it: round to multiples of d + 1, then mend the sum where it is not 0.
+        base = np.rint(elevated / (d + 1)).astype(int) * (d + 1)
+        excess = base.sum() // (d + 1)
+        order = np.argsort(-(elevated - base), kind="stable")  # largest remainder first
+        if excess > 0:
+            base[order[d + 1 - excess :]] -= d + 1
+        elif excess < 0:
+            base[order[:-excess]] += d + 1
+        order = np.argsort(-(elevated - base), kind="stable")
+        remainder = (elevated - base)[order] / (d + 1)
+        # Vertex r has gone one step down in the r coordinates of least remainder.
+        weights = np.empty(d + 1)
+        for r in range(d + 1):
+            weights[r] = remainder[d - r] - remainder[d + 1 - r] if r else 1 + remainder[d] - remainder[0]
+        for r in range(d + 1):
+            vertex = base + r
+            vertex[order[d + 1 - r :]] -= d + 1
+            rows.append(numbers.setdefault(tuple(vertex), len(numbers)))
+            columns.append(p)
+            values.append(weights[r])
+    splat = sparse.csr_matrix((values, (rows, columns)), (len(numbers), pixels))
+    filtered = splat
+    for j in range(d + 1):
+        step = np.ones(d + 1, int)
+        step[j] = -d
+        blur = sparse.lil_matrix((len(numbers), len(numbers)))
+        for vertex, i in numbers.items():
+            blur[i, i] = 1
+            for side in (step, -step):
+                neighbour = numbers.get(tuple(np.add(vertex, side)))
+                if neighbour is not None:
+                    blur[i, neighbour] = 0.5
+        filtered = blur.tocsr() @ filtered
+    return np.asarray((splat.T @ filtered).todense()) / (1 + 2.0**-d)
+
+
+def features_of(image: np.ndarray, sigma: float, sigma_colour: float | None = None) -> np.ndarray:
+    """(x, y) / sigma, and the colours / sigma_colour, [pixels, d]."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    position = np.stack([x, y], axis=-1).reshape(-1, 2) / sigma
+    if sigma_colour is None:
+        return position
+    return np.concatenate([position, image.reshape(height * width, -1) / sigma_colour], axis=1)
+
+
+def normalised(kernel: np.ndarray, how: str) -> np.ndarray:
+    sums = kernel.sum(axis=1)
+    before = {"symmetric": sums**-0.5, "before": 1 / sums}.get(how, np.ones_like(sums))
+    after = {"symmetric": sums**-0.5, "after": 1 / sums}.get(how, np.ones_like(sums))
+    return after[:, None] * kernel * before[None]
+
+
+def mean_field(
+    log_p: np.ndarray,
+    kernels: list[tuple[float, np.ndarray]],
+    *,
+    steps: int,
+    compatibility: np.ndarray | None = None,
+) -> np.ndarray:
+    """Q [classes, pixels] after so many steps, from log p [classes, pixels] and weighted, normalised kernels.
+
+    The energy of label l given the others is -log p_l + sum over l' of mu(l, l') times the message of l'.
+    """
+    classes = len(log_p)
+    mu = 1 - np.eye(classes) if compatibility is None else compatibility
+    q = softmax(log_p)
+    for _ in range(steps):
+        message = sum(weight * q @ kernel.T for weight, kernel in kernels)
+        q = softmax(log_p - mu @ message)
+    return q
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=0))
+    return e / e.sum(axis=0)
