@@ -83,8 +83,8 @@ def _packing(features: NDArray[np.float32], scale: NDArray[np.float32]) -> tuple
         radix.append(size)
         size *= top[j] - bottom[j] + 1
     if size >= 2**62:
-        drawn: NDArray[np.int64] = np.random.default_rng(0).integers(2**61, 2**62, d)
-        radix = [r | 1 for r in drawn.tolist()]
+        random = np.random.default_rng(0)
+        radix = [int(random.integers(2**61, 2**62)) | 1 for _ in range(d)]
     return np.array(radix, np.int64), np.array(bottom, np.int64)
 
 
