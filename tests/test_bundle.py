@@ -210,7 +210,7 @@ def test_missing_weights_are_named(url: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"architecture": "unet"}, "unknown model 'unet'"),
+        ({"architecture": "unet3"}, "unknown model 'unet3'"),
         ({"options": {"depth": 7}}, "option 'depth'"),
         ({"options": {"width": 0.25}}, "size mismatch"),
         ({"architecture": "fcn8s", "options": {"width": 0.125}}, "Missing key"),

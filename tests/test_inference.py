@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.inference import NotFiniteError, Segmenter, micro_batches, normalise
-from pipeline.models import ARCHITECTURES, configure
+from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
@@ -107,7 +107,10 @@ def test_normalise_is_the_formula() -> None:
 # --- segmentation
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# One network for each way of being smaller than its image, or not.
+@pytest.mark.parametrize(
+    "name", ["fcn32s", "fcn16s", "fcn8s", "deeplabv3_resnet18", "deeplabv3_resnet50", "segnet", "unet"]
+)
 def test_labels_are_the_argmax_of_the_upsampled_scores(name: str) -> None:
     model = network(name)
     images = pictures(2)
