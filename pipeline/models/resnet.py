@@ -57,7 +57,9 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + identity)
+        y = self.bn2(self.conv2(y))
+        y += identity  # in place: a map less in memory
+        return self.relu(y)
 
 
 class Bottleneck(nn.Module):
@@ -81,7 +83,9 @@ class Bottleneck(nn.Module):
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + identity)
+        y = self.bn3(self.conv3(y))
+        y += identity
+        return self.relu(y)
 
 
 class ResNet(nn.Module):
