@@ -116,7 +116,7 @@ def test_read_only_and_strided_arrays() -> None:
         (np.full((4, 5, 3), np.nan), {"unary": np.ones((2, 4, 5))}, "image: NaN"),
         (np.zeros((0, 5, 3)), {"unary": np.ones((2, 0, 5))}, "image: expected"),
         (np.zeros((4, 5, 3)), {}, "either"),
-        (np.zeros((4, 5, 3)), {"unary": np.ones((65, 4, 5))}, "1 to 64 classes"),
+        (np.zeros((4, 5, 3)), {"unary": np.ones((1001, 4, 5))}, "1 to 1000 classes"),
     ],
 )
 def test_what_it_refuses(image: np.ndarray, told: dict, message: str) -> None:

@@ -1,100 +1,260 @@
 """Values through a lattice: the loops of the mean field, one compiled variant per number of lanes.
 
-Rows of `len(lanes)` float32 hold a pixel's classes, or a lattice point's; arrays of rows are flat. `corners` is a tuple
-as long as a pixel has vertices, so that loops over them are unrolled.
+Arrays are flat and hold rows of float32: a pixel's classes, or a lattice point's. A row is `width` numbers, a multiple
+of `len(lanes)`, which is what goes through the processor's registers at once. Vertices are given as the offsets of
+their rows. `corners` is a tuple as long as a pixel has vertices, so that loops over them are unrolled.
+
+A step goes over the pixels in blocks, and over a block in short loops: in one long loop per pixel the processor would
+wait for each pixel's chain of additions, maximum, exponential and sum before it saw the next one.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from pipeline.crf.lanes import add, exponential, largest, load, scale_add, store, total, zeros
+from pipeline.crf.lanes import add, exponential, largest, load, multiply_add, peek, poke, scale_add, store, total, zeros
 
+BLOCK = 16  # pixels
 HALF = np.float32(0.5)
 ONE = np.float32(1)
 
 
-@njit(nogil=True, cache=True)
-def blur(values, chain, lanes):
-    """[1/2, 1, 1/2] along the chains of a direction, in place: each row is read once and written once."""
-    width = len(lanes)
-    k, n = 0, len(chain)
-    while k < n:
-        before = zeros(lanes)
-        i = np.int64(chain[k])
-        here = load(values, i * width, lanes)
-        while i >= 0:
-            k += 1
-            j = np.int64(chain[k])
-            after = load(values, (j if j >= 0 else ~j) * width, lanes)
-            store(values, i * width, scale_add(add(before, after), HALF, here))
-            before, here, i = here, after, j
-        store(values, ~i * width, scale_add(before, HALF, here))
-        k += 1
+class Passage(NamedTuple):
+    """A kernel during a step: values of the last step are sliced, those of the next are splat.
 
-
-@njit(nogil=True, cache=True, inline="always")
-def gather(x, values, vertices, weights, p, corners, lanes):
-    """x plus the values at a pixel's vertices, each times its weight."""
-    for r in range(len(corners)):
-        at = np.int64(vertices[p, r]) * len(lanes)
-        x = scale_add(load(values, at, lanes), weights[p, r], x)
-    return x
-
-
-@njit(nogil=True, cache=True, inline="always")
-def scatter(x, factor, values, vertices, weights, p, corners, lanes):
-    """Add x times factor, times each weight, to the values at a pixel's vertices."""
-    for r in range(len(corners)):
-        at = np.int64(vertices[p, r]) * len(lanes)
-        store(values, at, scale_add(x, weights[p, r] * factor, load(values, at, lanes)))
-
-
-@njit(nogil=True, cache=True)
-def splat(rows, vertices, weights, values, corners, lanes):
-    """Add each pixel's row, times its weights, to its vertices."""
-    for p in range(len(vertices)):
-        scatter(load(rows, p * len(lanes), lanes), ONE, values, vertices, weights, p, corners, lanes)
-
-
-@njit(nogil=True, cache=True)
-def slice_into(rows, vertices, weights, values, corners, lanes):
-    """Add the values at each pixel's vertices, times its weights, to its row."""
-    for p in range(len(vertices)):
-        x = load(rows, p * len(lanes), lanes)
-        store(rows, p * len(lanes), gather(x, values, vertices, weights, p, corners, lanes))
-
-
-@njit(nogil=True, cache=True)
-def softmax_splat(scores, vertices1, weights1, new1, corners1, vertices2, weights2, new2, corners2, lanes):
-    """Splat the softmax of each pixel's scores into two lattices."""
-    for p in range(len(scores) // len(lanes)):
-        x = load(scores, p * len(lanes), lanes)
-        e = exponential(x, largest(x))
-        inverse = ONE / total(e)
-        scatter(e, inverse, new1, vertices1, weights1, p, corners1, lanes)
-        scatter(e, inverse, new2, vertices2, weights2, p, corners2, lanes)
-
-
-@njit(nogil=True, cache=True)
-def step(scores, vertices1, out1, in1, old1, new1, corners1, vertices2, out2, in2, old2, new2, corners2, lanes):
-    """A mean-field step in one pass over the pixels: slice both lattices, add the scores, softmax, splat into both.
-
-    `out` are the weights of the slice and `in` those of the splat; they hold normalisation and compatibility already.
+    Attributes:
+        vertices: int32 [pixels · (d + 1)], offsets of lattice points' rows.
+        into, out: float32 [pixels · (d + 1)], weights of the splat and of the slice; they hold the kernel's weight and
+            normalisation already.
+        corners: d + 1 zeros.
+        old, new: float32 [(points + 1) · width], the lattice's values; the last row is zeros.
     """
-    for p in range(len(scores) // len(lanes)):
-        x = load(scores, p * len(lanes), lanes)
-        x = gather(x, old1, vertices1, out1, p, corners1, lanes)
-        x = gather(x, old2, vertices2, out2, p, corners2, lanes)
-        e = exponential(x, largest(x))
-        inverse = ONE / total(e)
-        scatter(e, inverse, new1, vertices1, in1, p, corners1, lanes)
-        scatter(e, inverse, new2, vertices2, in2, p, corners2, lanes)
+
+    vertices: NDArray[np.int32]
+    into: NDArray[np.float32]
+    out: NDArray[np.float32]
+    corners: tuple[int, ...]
+    old: NDArray[np.float32]
+    new: NDArray[np.float32]
 
 
-@njit(nogil=True, cache=True)
-def last_step(scores, vertices1, out1, old1, corners1, vertices2, out2, old2, corners2, result, lanes):
-    """Slice both lattices and add the scores: the logits of the final distribution."""
-    for p in range(len(scores) // len(lanes)):
-        x = load(scores, p * len(lanes), lanes)
-        x = gather(x, old1, vertices1, out1, p, corners1, lanes)
-        store(result, p * len(lanes), gather(x, old2, vertices2, out2, p, corners2, lanes))
+class Compatibility(NamedTuple):
+    """What messages are multiplied by before they are added: nothing (Potts' model), or one of these.
+
+    Attributes:
+        factors: float32 [width], of each class.
+        matrix: float32 [width, width], minus the penalties; a row is the neighbour's class.
+    """
+
+    factors: NDArray[np.float32] | None
+    matrix: NDArray[np.float32] | None
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def blur(values, chain, width, lanes):
+    """[1/2, 1, 1/2] along the chains of a direction, in place: each row is read once and written once."""
+    for part in range(0, width, len(lanes)):
+        k, n = 0, len(chain)
+        while k < n:
+            before = zeros(lanes)
+            i = np.int64(peek(chain, k))
+            here = load(values, i * width + part, lanes)
+            while i >= 0:
+                k += 1
+                j = np.int64(peek(chain, k))
+                after = load(values, (j if j >= 0 else ~j) * width + part, lanes)
+                store(values, i * width + part, scale_add(add(before, after), HALF, here))
+                before, here, i = here, after, j
+            store(values, ~i * width + part, scale_add(before, HALF, here))
+            k += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def step(scores, first, second, factors, matrix, labels, classes, width, lanes):
+    """A mean-field step in one pass over the pixels: slice both kernels, add the scores, softmax, splat into both.
+
+    Where labels are not None the best classes are written to them. Returns how many pixels had another label.
+    """
+    rows, sums, changed = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32), 0
+    for start in range(0, len(scores) // width, BLOCK):
+        count = min(BLOCK, len(scores) // width - start)
+        _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
+        if labels is not None:
+            changed += _best(labels[start : start + count], rows, classes, width)
+        _exponentials(rows, sums, count, width, lanes)
+        _scatter(rows, sums, start, count, first, width, lanes)
+        _scatter(rows, sums, start, count, second, width, lanes)
+    return changed
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def first_step(scores, first, second, width, lanes):
+    """Splat the softmax of the scores."""
+    rows, sums = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32)
+    for start in range(0, len(scores) // width, BLOCK):
+        count = min(BLOCK, len(scores) // width - start)
+        _copy(rows, start, count, scores, width)
+        _exponentials(rows, sums, count, width, lanes)
+        _scatter(rows, sums, start, count, first, width, lanes)
+        _scatter(rows, sums, start, count, second, width, lanes)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def labels_of(labels, scores, first, second, factors, matrix, classes, width, lanes):
+    """The last slice (without kernels, none): write the best classes, int32 [pixels]."""
+    rows = np.empty(BLOCK * width, np.float32)
+    for start in range(0, len(labels), BLOCK):
+        count = min(BLOCK, len(labels) - start)
+        if first is None:
+            _copy(rows, start, count, scores, width)
+        else:
+            _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
+        _best(labels[start : start + count], rows, classes, width)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def probabilities_of(result, scores, first, second, factors, matrix, width, lanes):
+    """The last slice (without kernels, none): write the softmax to float32 [classes, pixels]."""
+    classes, pixels = result.shape
+    rows, sums = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32)
+    for start in range(0, pixels, BLOCK):
+        count = min(BLOCK, pixels - start)
+        if first is None:
+            _copy(rows, start, count, scores, width)
+        else:
+            _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
+        _exponentials(rows, sums, count, width, lanes)
+        for c in range(classes):
+            for q in range(count):
+                result[c, start + q] = rows[q * width + c] / sums[q]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _copy(rows, start, count, scores, width):
+    for i in range(count * width):
+        poke(rows, i, peek(scores, start * width + i))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes):
+    """Scores plus messages of a block of pixels; see `Compatibility` for factors and matrix."""
+    for part in range(0, width, len(lanes)):
+        for q in range(count):
+            score = load(scores, (start + q) * width + part, lanes)
+            x = score if factors is None and matrix is None else zeros(lanes)
+            at = (start + q) * len(first.corners)
+            for r in range(len(first.corners)):
+                y = load(first.old, np.int64(peek(first.vertices, at + r)) + part, lanes)
+                x = scale_add(y, peek(first.out, at + r), x)
+            at = (start + q) * len(second.corners)
+            for r in range(len(second.corners)):
+                y = load(second.old, np.int64(peek(second.vertices, at + r)) + part, lanes)
+                x = scale_add(y, peek(second.out, at + r), x)
+            if factors is not None:
+                x = multiply_add(x, load(factors, part, lanes), score)
+            store(rows, q * width + part, x)
+    if matrix is not None:
+        _mix(rows, start, count, scores, matrix, width, lanes)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mix(rows, start, count, scores, matrix, width, lanes):
+    """Scores plus the matrix times the messages, in place of the messages."""
+    message = np.empty(width, np.float32)
+    for q in range(count):
+        message[:] = rows[q * width : (q + 1) * width]
+        for part in range(0, width, len(lanes)):
+            x = load(scores, (start + q) * width + part, lanes)
+            for c in range(width):
+                x = scale_add(load(matrix[c], part, lanes), message[c], x)
+            store(rows, q * width + part, x)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _exponentials(rows, sums, count, width, lanes):
+    """Rows become e^(x - max x), sums their sums."""
+    for q in range(count):
+        shift = largest(load(rows, q * width, lanes))
+        for part in range(len(lanes), width, len(lanes)):
+            shift = max(shift, largest(load(rows, q * width + part, lanes)))
+        poke(sums, q, shift)
+    for q in range(count):
+        shift = peek(sums, q)
+        for part in range(0, width, len(lanes)):
+            at = q * width + part
+            store(rows, at, exponential(load(rows, at, lanes), shift))
+    for q in range(count):
+        sum = total(load(rows, q * width, lanes))
+        for part in range(len(lanes), width, len(lanes)):
+            sum += total(load(rows, q * width + part, lanes))
+        poke(sums, q, sum)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _scatter(rows, sums, start, count, passage, width, lanes):
+    """Add each row, divided by its sum, times the weights, to the values at the pixel's vertices."""
+    for part in range(0, width, len(lanes)):
+        for q in range(count):
+            x = load(rows, q * width + part, lanes)
+            inverse = ONE / peek(sums, q)
+            at = (start + q) * len(passage.corners)
+            for r in range(len(passage.corners)):
+                to = np.int64(peek(passage.vertices, at + r)) + part
+                y = load(passage.new, to, lanes)
+                store(passage.new, to, scale_add(x, peek(passage.into, at + r) * inverse, y))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _best(labels, rows, classes, width):
+    """Write the classes of the largest numbers; returns how many pixels had another label."""
+    changed = 0
+    for q in range(len(labels)):
+        best, highest = 0, peek(rows, q * width)
+        for c in range(1, classes):
+            x = peek(rows, q * width + c)
+            if x > highest:
+                best, highest = c, x
+        changed += labels[q] != best
+        labels[q] = best
+    return changed
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def blurred_ones(vertices, weights, points, chains):
+    """Splat and blur ones: float32 [points + 1], the last of which is 0."""
+    values = np.zeros(points + 1, np.float32)
+    for p in range(len(vertices)):
+        for r in range(vertices.shape[1]):
+            values[vertices[p, r]] += weights[p, r]
+    for chain in chains:
+        k = 0
+        while k < len(chain):
+            before = np.float32(0)
+            i = np.int64(peek(chain, k))
+            here = peek(values, i)
+            while i >= 0:
+                k += 1
+                j = np.int64(peek(chain, k))
+                after = peek(values, j if j >= 0 else ~j)
+                poke(values, i, here + HALF * (before + after))
+                before, here, i = here, after, j
+            poke(values, ~i, here + HALF * before)
+            k += 1
+    return values
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def normalised(ones, vertices, weights, factor, gain, power):
+    """Weights times a factor, over a power (0, 1/2 or 1) of each pixel's sum over all others: the slice of the ones."""
+    result = np.empty_like(weights)
+    for p in range(len(vertices)):
+        sum = np.float32(0)
+        for r in range(vertices.shape[1]):
+            sum += weights[p, r] * ones[vertices[p, r]]
+        sum = max(sum * gain, np.float32(1e-20))
+        scale = factor if power == 0 else (factor / np.sqrt(sum) if power == HALF else factor / sum)
+        for r in range(vertices.shape[1]):
+            result[p, r] = weights[p, r] * scale
+    return result

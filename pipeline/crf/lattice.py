@@ -14,9 +14,29 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.lanes import peek, poke
+
 FREE = np.int64(-(2**63))  # no key
 NONE = np.int32(-1)
 BLOCK = 128  # pixels
+MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
+
+
+class Index(NamedTuple):
+    """Finds a lattice point by its coordinates.
+
+    Attributes:
+        scale: float32 [d], from features to the lattice's coordinates.
+        radix, origin: int64 [d], from coordinates to a key; see `_packing`.
+        keys: int64, of the points by number, and room for more.
+        table: int32, a hash table of numbers; its length is a power of two.
+    """
+
+    scale: NDArray[np.float32]
+    radix: NDArray[np.int64]
+    origin: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    table: NDArray[np.int32]
 
 
 class Lattice(NamedTuple):
@@ -28,12 +48,14 @@ class Lattice(NamedTuple):
         weights: float32 [pixels, d + 1], its barycentric weights; they sum to 1.
         chains: for each of the d + 1 directions the points, int32, in the order of a walk along it. The last point i of
             a chain is written as ~i; chains of a single point, which a blur leaves as they are, are left out.
+        index: finds the points.
     """
 
     points: int
     vertices: NDArray[np.int32]
     weights: NDArray[np.float32]
     chains: tuple[NDArray[np.int32], ...]
+    index: Index
 
     @property
     def dimensions(self) -> int:
@@ -45,33 +67,67 @@ class Lattice(NamedTuple):
         return 1 / (1 + 2.0**-self.dimensions)
 
 
-def build_lattice(features: NDArray[np.float32]) -> Lattice:
+def build_lattice(features: NDArray[np.float32], *, others: NDArray[np.float32] | None = None) -> Lattice:
     """Lay out the lattice of some pixels.
 
     Args:
         features: float32 [pixels, d], in units of the Gaussian's width, finite.
+        others: features of pixels that will be looked up in it.
+
+    Raises:
+        ValueError: features that span too many widths.
     """
     pixels, d = features.shape
+    index = _empty_index([features] if others is None else [features, others])
+    vertices, weights = np.empty((pixels, d + 1), np.int32), np.empty((pixels, d + 1), np.float32)
+    corners = (0,) * (d + 1)
+    done = points = 0
+    while True:
+        done, points = _embed(features, done, points, True, index, vertices.reshape(-1), weights.reshape(-1), corners)
+        if done == pixels:
+            break
+        index = _with_more_room(index, points)
+    chains = tuple(_walk(points, index, step) for step in _steps(index.radix))
+    return Lattice(points, vertices, weights, chains, index)
+
+
+def look_up(lattice: Lattice, features: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The vertices and weights of other pixels in a lattice. A vertex that it does not have is given as `points`."""
+    pixels, d = features.shape
+    vertices, weights = np.empty((pixels, d + 1), np.int32), np.empty((pixels, d + 1), np.float32)
+    corners = (0,) * (d + 1)
+    _embed(features, 0, lattice.points, False, lattice.index, vertices.reshape(-1), weights.reshape(-1), corners)
+    return vertices, weights
+
+
+def _empty_index(features: list[NDArray[np.float32]]) -> Index:
+    d = features[0].shape[1]
+    bounds = [_bounds(these) for these in features]
+    smallest, largest = np.min([low for low, _ in bounds], axis=0), np.max([high for _, high in bounds], axis=0)
+    if (span := float((largest - smallest).max())) > MAX_SPAN:
+        raise ValueError(f"the image spans {span:.3g} widths of a Gaussian, more than {MAX_SPAN}: take a larger width")
     scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
-    radix, origin = _packing(features, scale)
-    vertices = np.empty((pixels, d + 1), np.int32)
-    weights = np.empty((pixels, d + 1), np.float32)
-    keys, table, numbers = _embed(features, scale, radix, origin, vertices, weights, (0,) * (d + 1))
-    chains = tuple(_walk(keys, table, numbers, step) for step in _steps(radix))
-    return Lattice(len(keys), vertices, weights, chains)
+    radix, origin = _packing(smallest * scale, largest * scale)
+    return Index(scale, radix, origin, np.full(1 << 14, FREE), np.full(1 << 16, NONE))
 
 
-def _packing(features: NDArray[np.float32], scale: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _with_more_room(index: Index, points: int) -> Index:
+    keys, table = np.full(4 * len(index.keys), FREE), np.full(4 * len(index.table), NONE)
+    keys[:points] = index.keys[:points]
+    larger = index._replace(keys=keys, table=table)
+    _fill(larger, points)
+    return larger
+
+
+def _packing(low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Factors and offsets that make one 64-bit key of a lattice point's first d coordinates, so that a neighbour's key
     is the point's plus a constant.
 
-    The key is exact where the coordinates' ranges fit 64 bits, which they do for position and colour. With more
+    The key is exact where the coordinates' ranges fit 62 bits, which they do for position and colour. With more
     dimensions the factors are random odd numbers, modulo 2^64: two of a million points then share a key with a
     probability of 3e-8.
     """
-    d = features.shape[1]
-    smallest, largest = _bounds(features)
-    low, high = smallest * scale, largest * scale
+    d = len(low)
     # elevated_j = sum over i >= j of f_i - j f_(j-1), each times its scale; a vertex is less than d + 1 from it, its
     # neighbours d more.
     tail_low, tail_high = np.cumsum(low[::-1])[::-1], np.cumsum(high[::-1])[::-1]
@@ -88,6 +144,14 @@ def _packing(features: NDArray[np.float32], scale: NDArray[np.float32]) -> tuple
     return np.array(radix, np.int64), np.array(bottom, np.int64)
 
 
+def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
+    """What the d + 1 directions add to a key: 1 to every coordinate but one, which loses d."""
+    d = len(radix)
+    ones = np.full(d + 1, radix.sum(dtype=np.int64))
+    ones[:d] -= (d + 1) * radix  # arrays wrap around modulo 2^64 in silence
+    return list(ones)
+
+
 @njit(nogil=True, cache=True)
 def _bounds(features):
     """The smallest and largest value of each feature (NumPy takes ten times as long along a short last axis)."""
@@ -99,70 +163,76 @@ def _bounds(features):
     return low, high
 
 
-def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
-    """What the d + 1 directions add to a key: 1 to every coordinate but one, which loses d."""
-    d = len(radix)
-    ones = np.full(d + 1, radix.sum(dtype=np.int64))
-    ones[:d] -= (d + 1) * radix  # arrays wrap around modulo 2^64 in silence
-    return list(ones)
+@njit(nogil=True, cache=True)
+def _home(key, table):
+    """Where a key's search in a table begins (Fibonacci hashing)."""
+    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64((mixed >> np.uint64(24)) & np.uint64(len(table) - 1))
 
 
 @njit(nogil=True, cache=True)
-def _slot(table, key):
+def _slot(key, keys, table):
     """Where a key is in a table, or the free place where it belongs."""
-    mask = np.uint64(len(table) - 1)
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    slot = (mixed >> np.uint64(24)) & mask
-    while table[slot] != key and table[slot] != FREE:
-        slot = (slot + np.uint64(1)) & mask
+    slot = _home(key, table)
+    number = peek(table, slot)
+    while number >= 0 and peek(keys, np.int64(number)) != key:
+        slot = (slot + 1) & (len(table) - 1)
+        number = peek(table, slot)
     return slot
 
 
 @njit(nogil=True, cache=True)
-def _table(keys, points, size):
-    """A hash table of the first keys, and their numbers beside it."""
-    table, numbers = np.full(size, FREE, np.int64), np.empty(size, np.int32)
+def _fill(index, points):
+    """Enter the first points."""
     for i in range(points):
-        slot = _slot(table, keys[i])
-        table[slot], numbers[slot] = keys[i], i
-    return table, numbers
+        index.table[_slot(index.keys[i], index.keys, index.table)] = i
 
 
 @njit(nogil=True, cache=True)
-def _embed(features, scale, radix, origin, vertices, weights, corners):
-    """Fill vertices and weights; the points' keys and their hash table.
-
-    Pixels go in blocks, so that all but the look-up is vector instructions over a block.
-    """
-    pixels, d = len(features), len(corners) - 1
-    keys = np.empty(1 << 14, np.int64)
-    table, numbers = _table(keys, 0, 1 << 16)
-    points = 0
-    block_keys, block_weights = np.empty((d + 1, BLOCK), np.int64), np.empty((d + 1, BLOCK), np.float32)
-    for start in range(0, pixels, BLOCK):
+def _embed(features, start, points, insert, index, vertices, weights, corners):
+    """Fill the flat vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
+    done and the points. Pixels go in blocks, so that all but the look-up is vector instructions over a block."""
+    pixels, n = len(features), len(corners)
+    keys, simplex = np.empty(n * BLOCK, np.int64), np.empty(n * BLOCK, np.float32)
+    recent = np.zeros(n, np.int32)
+    while start < pixels and (points + n * BLOCK <= len(index.keys) or not insert):
         count = min(BLOCK, pixels - start)
-        _simplices(features, start, count, scale, radix, origin, block_keys, block_weights, corners)
-        for q in range(count):
-            for r in range(len(corners)):
-                key = block_keys[r, q]
-                slot = _slot(table, key)
-                if table[slot] == FREE:
-                    if points == len(keys):
-                        keys = np.concatenate((keys, np.empty_like(keys)))
-                    table[slot], numbers[slot], keys[points] = key, points, key
-                    points += 1
-                    if 3 * points > len(table):
-                        table, numbers = _table(keys, points, 4 * len(table))
-                        slot = _slot(table, key)
-                vertices[start + q, r] = numbers[slot]
-                weights[start + q, r] = block_weights[r, q]
-    return keys[:points].copy(), table, numbers
+        _simplices(features, start, count, index, keys.reshape(n, BLOCK), simplex.reshape(n, BLOCK), corners)
+        at = start * n
+        points = _number(count, points, insert, keys, simplex, index, recent, vertices[at:], weights[at:], corners)
+        start += count
+    return start, points
+
+
+@njit(nogil=True, cache=True)
+def _number(count, points, insert, block_keys, block_weights, index, recent, vertices, weights, corners):
+    """Numbers for the keys of a block. Neighbouring pixels share vertices: the last pixel's are tried first."""
+    n, keys, table = len(corners), index.keys, index.table
+    for q in range(count):
+        for r in range(n):
+            key = peek(block_keys, r * BLOCK + q)
+            number = peek(recent, r)
+            if peek(keys, np.int64(number)) != key:
+                slot = _slot(key, keys, table)
+                number = peek(table, slot)
+                if number < 0:
+                    number = np.int32(points)
+                    if insert:
+                        poke(table, slot, number)
+                        poke(keys, points, key)
+                        points += 1
+                if number < points:
+                    poke(recent, r, number)
+            poke(vertices, n * q + r, number)
+            poke(weights, n * q + r, peek(block_weights, r * BLOCK + q))
+    return points
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _simplices(features, start, count, scale, radix, origin, keys, weights, corners):
+def _simplices(features, start, count, index, keys, weights, corners):
     """The keys of the vertices around some pixels and the barycentric weights (Adams et al., section 3.1)."""
     n, d = len(corners), len(corners) - 1
+    scale, radix, origin = index.scale, index.radix, index.origin
     elevated = np.zeros((n, BLOCK), np.float32)
     base = np.zeros((n, BLOCK), np.int32)
     rank = np.zeros((n, BLOCK), np.int32)
@@ -215,27 +285,24 @@ def _simplices(features, start, count, scale, radix, origin, keys, weights, corn
 
 
 @njit(nogil=True, cache=True)
-def _walk(keys, table, numbers, step):
+def _walk(points, index, step):
     """A direction's chains of two points or more, one after the other."""
-    points = len(keys)
     following = np.empty(points, np.int32)
-    first = np.ones(points, np.bool_)
+    first = np.ones(points, np.uint8)
+    keys, table = index.keys, index.table
     for i in range(points):
-        key = keys[i] + step
-        slot = _slot(table, key)
-        following[i] = NONE
-        if table[slot] == key:
-            following[i] = numbers[slot]
-            first[numbers[slot]] = False
+        number = peek(table, _slot(peek(keys, i) + step, keys, table))
+        poke(following, i, number)
+        if number >= 0:
+            poke(first, np.int64(number), np.uint8(0))
     chain = np.empty(points, np.int32)
     n = 0
     for i in range(points):
-        if first[i] and following[i] != NONE:
+        if first[i] and following[i] >= 0:
             j = np.int32(i)
-            while following[j] != NONE:
-                chain[n] = j
+            while j >= 0:
+                after = peek(following, np.int64(j))
+                poke(chain, n, j if after >= 0 else ~j)
                 n += 1
-                j = following[j]
-            chain[n] = ~j
-            n += 1
+                j = after
     return chain[:n].copy()

@@ -14,136 +14,124 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.crf import filtering
+from pipeline.crf.filtering import Compatibility, Passage
 from pipeline.crf.lanes import aligned
-from pipeline.crf.lattice import Lattice, build_lattice
-from pipeline.crf.params import CRFParams, Normalisation
+from pipeline.crf.lattice import Lattice, build_lattice, look_up
+from pipeline.crf.params import Normalisation
+from pipeline.crf.rows import Rows
 
 
 class Kernel(NamedTuple):
-    """A Gaussian filter with its weight and normalisation folded into the lattice's barycentric weights.
+    """A Gaussian filter between pixels.
 
     Attributes:
         lattice: where the pixels lie.
-        into, out: float32 [pixels, d + 1], weights of the splat and of the slice; the same array if symmetric.
-        corners: as many zeros as a pixel has vertices.
+        ones: float32 [points + 1], what splat and blur make of ones.
+        weight: of the kernel in the energy.
+        normalisation: of its sums.
     """
 
     lattice: Lattice
-    into: NDArray[np.float32]
-    out: NDArray[np.float32]
-    corners: tuple[int, ...]
+    ones: NDArray[np.float32]
+    weight: float
+    normalisation: Normalisation
+
+    def splat_weights(self) -> NDArray[np.float32]:
+        """Half of the kernel's weight goes in with the splat, half out with the slice; normalisation likewise."""
+        power = {"symmetric": 0.5, "before": 1.0}.get(self.normalisation, 0.0)
+        return self._normalised(self.lattice.vertices, self.lattice.weights, power)
+
+    def slice_weights(self, vertices: NDArray[np.int32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        power = {"symmetric": 0.5, "after": 1.0}.get(self.normalisation, 0.0)
+        return self._normalised(vertices, weights, power)
+
+    def _normalised(
+        self, vertices: NDArray[np.int32], weights: NDArray[np.float32], power: float
+    ) -> NDArray[np.float32]:
+        gain = np.float32(self.lattice.gain)
+        factor = np.float32((self.weight * gain) ** 0.5)
+        return filtering.normalised(self.ones, vertices, weights, factor, gain, np.float32(power)).reshape(-1)
+
+    def passage(self, rows: Rows) -> Passage:
+        """For the values of rows' classes, zero to begin with."""
+        vertices, weights = self.lattice.vertices, self.lattice.weights
+        into = self.splat_weights()
+        out = into if self.normalisation in ("symmetric", "none") else self.slice_weights(vertices, weights)
+        old, new = (aligned((self.lattice.points + 1) * rows.width) for _ in range(2))
+        return Passage(_offsets(vertices, rows), into, out, (0,) * vertices.shape[1], old, new)
+
+    def passage_to(self, features: NDArray[np.float32], passage: Passage, rows: Rows) -> Passage:
+        """For other pixels, which slice a passage's values."""
+        vertices, weights = look_up(self.lattice, features)
+        out = self.slice_weights(vertices, weights)
+        return passage._replace(vertices=_offsets(vertices, rows), into=out, out=out)
 
 
-def bilateral_kernel(image: NDArray[np.float32], params: CRFParams) -> Kernel:
-    """The kernel over position and colour.
-
-    Args:
-        image: float32 [height, width, channels].
-    """
-    height, width, channels = image.shape
-    features = np.empty((height, width, 2 + channels), np.float32)
-    _positions(features, params.sigma_alpha)
-    np.divide(image, np.float32(params.sigma_beta), out=features[..., 2:])
-    lattice = build_lattice(features.reshape(height * width, -1))
-    return _weighted(lattice, _sums(lattice), params.w1, params.normalisation)
+def _offsets(vertices: NDArray[np.int32], rows: Rows) -> NDArray[np.int32]:
+    return (vertices * np.int32(rows.width)).reshape(-1)
 
 
-def gaussian_kernel(height: int, width: int, params: CRFParams) -> Kernel:
-    """The kernel over position alone. Its lattice depends on the image's size only and is kept for the next one."""
-    lattice, sums = _position_lattice(height, width, params.sigma_gamma)
-    return _weighted(lattice, sums, params.w2, params.normalisation)
+def kernel_between(
+    features: NDArray[np.float32],
+    weight: float,
+    normalisation: Normalisation,
+    *,
+    others: NDArray[np.float32] | None = None,
+) -> Kernel:
+    """The Gaussian kernel of some pixels' features, float32 [pixels, d]; others' may be looked up in it."""
+    lattice = build_lattice(features, others=others)
+    ones = filtering.blurred_ones(lattice.vertices, lattice.weights, lattice.points, lattice.chains)
+    return Kernel(lattice, ones, weight, normalisation)
 
 
-@lru_cache(maxsize=8)
-def _position_lattice(height: int, width: int, sigma: float) -> tuple[Lattice, NDArray[np.float32]]:
+@lru_cache(maxsize=2)
+def position_kernel(height: int, width: int, sigma: float, weight: float, normalisation: Normalisation) -> Kernel:
+    """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
+    return kernel_between(positions(height, width, sigma).reshape(height * width, 2), weight, normalisation)
+
+
+def positions(height: int, width: int, sigma: float, *, every: int = 1) -> NDArray[np.float32]:
+    """x / sigma and y / sigma of the centres of squares of `every` pixels, float32 [height, width, 2]."""
     features = np.empty((height, width, 2), np.float32)
-    _positions(features, sigma)
-    lattice = build_lattice(features.reshape(height * width, 2))
-    return lattice, _sums(lattice)
-
-
-def _positions(features: NDArray[np.float32], sigma: float) -> None:
-    """Write x / sigma and y / sigma as the first two features."""
-    height, width = features.shape[:2]
-    features[..., 0] = np.arange(width, dtype=np.float32) / np.float32(sigma)
-    features[..., 1] = (np.arange(height, dtype=np.float32) / np.float32(sigma))[:, None]
-
-
-def _sums(lattice: Lattice) -> NDArray[np.float32]:
-    """What the filter makes of ones: each pixel's sum over all others."""
-    lanes = (0,) * 8
-    corners = (0,) * (lattice.dimensions + 1)
-    rows = np.ones(8 * len(lattice.vertices), np.float32)
-    values = np.zeros(8 * lattice.points, np.float32)
-    filtering.splat(rows, lattice.vertices, lattice.weights, values, corners, lanes)
-    for chain in lattice.chains:
-        filtering.blur(values, chain, lanes)
-    rows[:] = 0
-    filtering.slice_into(rows, lattice.vertices, lattice.weights, values, corners, lanes)
-    return np.maximum(rows[::8] * np.float32(lattice.gain), np.float32(1e-20))
-
-
-def _weighted(lattice: Lattice, sums: NDArray[np.float32], weight: float, normalisation: Normalisation) -> Kernel:
-    corners = (0,) * (lattice.dimensions + 1)
-    factor = np.float32((weight * lattice.gain) ** 0.5)  # half on the way in, half on the way out
-    inverse = (np.float32(1) / sums)[:, None]
-    if normalisation == "symmetric":
-        both = lattice.weights * (factor * np.sqrt(inverse))
-        return Kernel(lattice, both, both, corners)
-    plain = lattice.weights * factor
-    if normalisation == "none":
-        return Kernel(lattice, plain, plain, corners)
-    normalised = plain * inverse
-    before = normalisation == "before"
-    return Kernel(lattice, normalised if before else plain, plain if before else normalised, corners)
+    for axis, size in ((0, width), (1, height)):
+        centres = (np.arange(size, dtype=np.float32) * every + (every - 1) / 2) / np.float32(sigma)
+        features[..., axis] = centres if axis == 0 else centres[:, None]
+    return features
 
 
 def mean_field(
-    scores: NDArray[np.float32],
+    rows: Rows,
     kernels: tuple[Kernel, Kernel],
+    compatibility: Compatibility,
     *,
     steps: int,
-    lanes: int,
-) -> NDArray[np.float32]:
-    """Run the steps.
+    stop_below: float,
+) -> tuple[Passage, Passage]:
+    """Run all steps but the last slice.
 
     Args:
-        scores: float32, flat, a row of `lanes` for each pixel: log-probabilities up to a constant of each pixel; unused
-            lanes hold a large negative number.
-        kernels: of the CRF.
+        rows: the scores of the pixels that the kernels are between.
+        compatibility: of the rows' lanes.
         steps: at least 1.
-        lanes: a multiple of 8.
+        stop_below: end once a step changes the labels of a smaller share of the pixels; 0: never.
 
     Returns:
-        float32 like `scores`: logits whose softmax is Q after the last step.
+        The kernels' passages; their `old` values are those to slice.
     """
-    width = (0,) * lanes
-    first, second = kernels
-    old = [aligned(k.lattice.points * lanes) for k in kernels]
-    new = [aligned(len(values)) for values in old]
-    filtering.softmax_splat(
-        scores, first.lattice.vertices, first.into, old[0], first.corners,
-        second.lattice.vertices, second.into, old[1], second.corners, width,
-    )  # fmt: skip
-    for _ in range(steps - 1):
-        _blur(kernels, old, width)
-        for values in new:
-            values.fill(0)
-        filtering.step(
-            scores, first.lattice.vertices, first.out, first.into, old[0], new[0], first.corners,
-            second.lattice.vertices, second.out, second.into, old[1], new[1], second.corners, width,
-        )  # fmt: skip
-        old, new = new, old
-    _blur(kernels, old, width)
-    result = aligned(len(scores))
-    filtering.last_step(
-        scores, first.lattice.vertices, first.out, old[0], first.corners,
-        second.lattice.vertices, second.out, old[1], second.corners, result, width,
-    )  # fmt: skip
-    return result
-
-
-def _blur(kernels: tuple[Kernel, Kernel], values: list[NDArray[np.float32]], width: tuple[int, ...]) -> None:
-    for kernel, of in zip(kernels, values, strict=True):
-        for chain in kernel.lattice.chains:
-            filtering.blur(of, chain, width)
+    first, second = (kernel.passage(rows) for kernel in kernels)
+    shape = (rows.width, rows.lanes)
+    filtering.first_step(rows.scores, first, second, *shape)
+    labels = np.full(rows.pixels, -1, np.int32) if stop_below else None
+    left, settled = steps, False
+    while True:
+        first, second = (passage._replace(old=passage.new, new=passage.old) for passage in (first, second))
+        for kernel, passage in zip(kernels, (first, second), strict=True):
+            for chain in kernel.lattice.chains:
+                filtering.blur(passage.old, chain, *shape)
+        left -= 1
+        if not left or settled:
+            return first, second
+        first.new.fill(0)
+        second.new.fill(0)
+        changed = filtering.step(rows.scores, first, second, *compatibility, labels, rows.classes, *shape)
+        settled = changed < stop_below * rows.pixels
