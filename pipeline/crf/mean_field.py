@@ -84,10 +84,12 @@ def kernel_between(
     return Kernel(lattice, ones, weight, normalisation)
 
 
-@lru_cache(maxsize=2)
-def position_kernel(height: int, width: int, sigma: float, weight: float, normalisation: Normalisation) -> Kernel:
+@lru_cache(maxsize=4)
+def position_kernel(
+    height: int, width: int, every: int, sigma: float, weight: float, normalisation: Normalisation
+) -> Kernel:
     """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
-    return kernel_between(positions(height, width, sigma).reshape(height * width, 2), weight, normalisation)
+    return kernel_between(positions(height, width, sigma, every=every).reshape(-1, 2), weight, normalisation)
 
 
 def positions(height: int, width: int, sigma: float, *, every: int = 1) -> NDArray[np.float32]:

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
 
+# exact: the mean field of all classes. pruned: classes that do not win go on as one, see `pruning`. fast: that, and the
+# iterations at half the resolution; the last messages are sliced at the pixels themselves.
+Mode = Literal["exact", "pruned", "fast"]
+
 
 class CRFParams(BaseModel):
     """E(x) = sum_i -log P(x_i) + sum_{i<j} [x_i != x_j] ( w1 exp(-|p_i-p_j|²/2 sα² - |I_i-I_j|²/2 sβ²)

@@ -19,13 +19,18 @@ class Rows(NamedTuple):
 
     Attributes:
         scores: float32 [pixels · width]; lanes that hold no class have a large negative number.
-        order: int [classes], the classes in the order of the lanes.
+        order: int [classes], the classes in the order of the lanes. Where some are left out, one more lane holds the
+            log of their probabilities' sum.
+        of: how many classes there are.
+        rest: what the messages of that lane are multiplied by.
         width: of a row, a multiple of the lanes.
         lanes: as many zeros as numbers go through a register at once.
     """
 
     scores: NDArray[np.float32]
     order: NDArray[np.intp]
+    of: int
+    rest: float
     width: int
     lanes: tuple[int, ...]
 
@@ -34,34 +39,54 @@ class Rows(NamedTuple):
         return len(self.order)
 
     @property
+    def used(self) -> int:
+        """Lanes of a row that are."""
+        return len(self.order) + (len(self.order) < self.of)
+
+    @property
     def pixels(self) -> int:
         return len(self.scores) // self.width
 
 
-def empty_rows(pixels: int, order: NDArray[np.intp]) -> Rows:
+def empty_rows(pixels: int, order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
     """Rows for so many pixels, of the width that wastes least."""
-    width, lanes = -(-len(order) // 8) * 8, -(-len(order) // 8) * 8
+    lanes = len(order) + (len(order) < of)
+    width = vector = -(-lanes // 8) * 8
     if width > WIDEST:
-        width, lanes = min((-(-len(order) // n) * n, n) for n in (32, 24, 16))
-    return Rows(aligned(pixels * width), order, width, (0,) * lanes)
+        width, vector = min((-(-lanes // n) * n, n) for n in (32, 24, 16))
+    return Rows(aligned(pixels * width), order, of, rest, width, (0,) * vector)
 
 
-def rows_of(given: NDArray, order: NDArray[np.intp], *, probabilities: bool) -> Rows:
+def rows_of(given: NDArray, order: NDArray[np.intp], *, probabilities: bool, rest: float = 0.0) -> Rows:
     """Rows of probabilities, or of unary energies, [classes, pixels], of the classes in an order."""
-    pixels = given.shape[1]
-    rows = empty_rows(pixels, order)
+    classes, pixels = given.shape
+    others = np.setdiff1d(np.arange(classes), order)
+    rows = empty_rows(pixels, order, of=classes, rest=rest)
     table = rows.scores.reshape(pixels, rows.width)
-    every = len(order) == len(given)
     for start in range(0, pixels, CHUNK):
-        part = given[:, start : start + CHUNK] if every else given[order, start : start + CHUNK]
-        part = part.astype(np.float32)
-        if probabilities:
-            np.maximum(part, MIN_PROBABILITY, out=part)
-            np.log(part, out=part)
-        else:
-            np.negative(part, out=part)
-        _transpose(part, table[start : start + CHUNK])
+        part = given[:, start : start + CHUNK]
+        logs = _logs(part[order] if len(others) else part.copy(), probabilities=probabilities)
+        if len(others):
+            logs = np.concatenate([logs, _log_sum(part[others], probabilities=probabilities)])
+        _transpose(logs, table[start : start + CHUNK])
     return rows
+
+
+def _logs(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
+    """In place, where it is float32 already."""
+    part = part.astype(np.float32, copy=False)
+    if not probabilities:
+        return np.negative(part, out=part)
+    return np.log(np.maximum(part, MIN_PROBABILITY, out=part), out=part)
+
+
+def _log_sum(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
+    """log of the sum of the probabilities, [1, pixels]."""
+    if probabilities:
+        return _logs(part.sum(axis=0, keepdims=True, dtype=np.float32), probabilities=True)
+    part = part.astype(np.float32)
+    least = part.min(axis=0)
+    return (np.log(np.exp(least - part).sum(axis=0)) - least)[None]
 
 
 @njit(nogil=True, cache=True)
@@ -80,7 +105,8 @@ def _transpose(part, table):
 
 def halved(rows: Rows, height: int, width: int) -> Rows:
     """The means of squares of 2x2 pixels; at odd ends, of what there is."""
-    half = empty_rows(-(-height // 2) * -(-width // 2), rows.order)
+    scores = aligned(-(-height // 2) * -(-width // 2) * rows.width)
+    half = rows._replace(scores=scores)
     _halve(rows.scores.reshape(height, width, rows.width), half.scores.reshape(-1, -(-width // 2), rows.width))
     return half
 
