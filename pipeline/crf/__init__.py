@@ -1,6 +1,7 @@
 """Fully connected CRF on the CPU: NumPy and Numba only."""
 
 from pipeline.crf.dense import dense_crf
-from pipeline.crf.params import CRFParams
+from pipeline.crf.params import CRFParams, Mode
+from pipeline.crf.score_map import Segmented, crf_of_scores
 
-__all__ = ["CRFParams", "dense_crf"]
+__all__ = ["CRFParams", "Mode", "Segmented", "crf_of_scores", "dense_crf"]

@@ -1,14 +1,16 @@
 """Refine an image's class probabilities by a dense CRF."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.crf.inference import refine
+from pipeline.crf.inference import Refined, infer
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.pruning import EVERY, STEPS, can_prune, choose, count_best
-from pipeline.crf.rows import rows_of
+from pipeline.crf.pruning import count_best
+from pipeline.crf.rows import Rows, rows_of
+from pipeline.crf.tiles import MAX_BYTES, Tile, bytes_per_pixel, tiles
 
 MAX_CLASSES = 1000
 
@@ -21,6 +23,7 @@ def dense_crf(
     params: CRFParams | None = None,
     mode: Mode = "exact",
     output: Literal["labels", "probabilities"] = "labels",
+    max_bytes: int = MAX_BYTES,
 ) -> NDArray:
     """Mean-field inference in the fully connected CRF (Krähenbühl & Koltun 2011; DeepLab v1, section 3.2).
 
@@ -33,6 +36,8 @@ def dense_crf(
         params: DeepLab's, if not told.
         mode: see `Mode`.
         output: what to return.
+        max_bytes: of working memory, about. A larger image is refined in tiles that overlap by twice sigma_alpha; at
+            their seams that is near the whole image's result, not equal to it.
 
     Returns:
         int32 labels [height, width], or float32 probabilities [classes, height, width].
@@ -45,18 +50,35 @@ def dense_crf(
     pixels = image_array(image)
     given = _given(probabilities, unary, pixels.shape[:2])
     classes, of_probabilities = len(given), unary is None
-    flat, every_class = given.reshape(classes, -1), np.arange(classes)
-    kept, rest = every_class, 0.0
-    if mode != "exact" and can_prune(pixels, params):
-        grid = (slice(EVERY // 2, None, EVERY),) * 2
-        coarse_rows = rows_of(given[:, *grid].reshape(classes, -1), every_class, probabilities=of_probabilities)
-        coarse = refine(pixels[grid], coarse_rows, params.model_copy(update={"steps": STEPS}), every=EVERY)
-        kept, rest = choose(coarse.probabilities(classes), count_best(flat, smallest=not of_probabilities))
-    rows = rows_of(flat, kept, probabilities=of_probabilities, rest=rest)
-    refined = refine(pixels, rows, params, half=mode == "fast" and min(pixels.shape[:2]) > 1)
-    if output == "labels":
-        return refined.labels().reshape(pixels.shape[:2])
-    return refined.probabilities(classes).reshape(given.shape)
+    whole = np.empty(
+        pixels.shape[:2] if output == "labels" else given.shape, np.int32 if output == "labels" else np.float32
+    )
+    for tile in image_tiles(pixels, params, classes=classes, max_bytes=max_bytes):
+        refined = _refine(pixels[tile.outer], given[:, *tile.outer], params, mode, of_probabilities)
+        found = refined.labels() if output == "labels" else refined.probabilities(classes)
+        shape = pixels[tile.outer].shape[:2]
+        whole[..., *tile.inner] = found.reshape(*found.shape[:-1], *shape)[..., *tile.kept]
+    return whole
+
+
+def _refine(pixels: NDArray, given: NDArray, params: CRFParams, mode: Mode, of_probabilities: bool) -> Refined:
+    classes = len(given)
+
+    def rows_at(order: NDArray[np.intp], rest: float, grid: slice) -> Rows:
+        return rows_of(given[:, grid, grid].reshape(classes, -1), order, probabilities=of_probabilities, rest=rest)
+
+    def wins() -> NDArray[np.int64]:
+        return count_best(given.reshape(classes, -1), smallest=not of_probabilities)
+
+    return infer(pixels, rows_at, wins, classes=classes, params=params, mode=mode)
+
+
+def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: int, align: int = 1) -> Iterator[Tile]:
+    """The tiles in which an image [height, width, channels] is refined."""
+    height, width, channels = pixels.shape
+    overlap = int(2 * max(params.sigma_alpha, params.sigma_gamma)) + 1
+    max_pixels = max_bytes // bytes_per_pixel(classes, channels)
+    return tiles(height, width, max_pixels=max_pixels, overlap=overlap, align=align)
 
 
 def image_array(image: ArrayLike) -> NDArray:

@@ -1,15 +1,18 @@
 """From an image's rows of scores to its refined labels or probabilities."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf import filtering
+from pipeline.crf.features import bilateral_features, position_features
 from pipeline.crf.filtering import Compatibility, Passage
-from pipeline.crf.mean_field import kernel_between, mean_field, position_kernel, positions
-from pipeline.crf.params import CRFParams
+from pipeline.crf.mean_field import Kernel, kernel_between, mean_field
+from pipeline.crf.params import CRFParams, Mode, Normalisation
+from pipeline.crf.pruning import EVERY, GRID, STEPS, can_prune, choose
 from pipeline.crf.rows import Rows, halved
 
 
@@ -41,6 +44,34 @@ class Refined(NamedTuple):
         return result
 
 
+def infer(
+    pixels: NDArray,
+    rows_at: Callable[[NDArray[np.intp], float, slice], Rows],
+    wins: Callable[[], NDArray[np.int64]],
+    *,
+    classes: int,
+    params: CRFParams,
+    mode: Mode,
+) -> Refined:
+    """Choose the classes, as the mode has it, and run the mean field.
+
+    Args:
+        pixels: [height, width, channels], uint8 or float32.
+        rows_at: makes rows of some classes at every pixel, or at those that a slice takes in both directions; the
+            number is `Rows.rest`.
+        wins: counts at how many pixels each class is the best one before the CRF.
+        classes: of the data set.
+        params, mode: of the CRF.
+    """
+    order, rest = np.arange(classes), 0.0
+    if mode != "exact" and can_prune(pixels, params):
+        coarse = refine(pixels[GRID, GRID], rows_at(order, rest, GRID), params.model_copy(update={"steps": STEPS}),
+                        every=EVERY)  # fmt: skip
+        order, rest = choose(coarse.probabilities(classes), wins())
+    half = mode == "fast" and min(pixels.shape[:2]) > 1
+    return refine(pixels, rows_at(order, rest, slice(None)), params, half=half)
+
+
 def refine(pixels: NDArray, rows: Rows, params: CRFParams, *, every: int = 1, half: bool = False) -> Refined:
     """Run the mean field.
 
@@ -48,30 +79,35 @@ def refine(pixels: NDArray, rows: Rows, params: CRFParams, *, every: int = 1, ha
         pixels: [height, width, channels], uint8 or float32.
         rows: of the pixels.
         every: how many pixels of an image lie between those given.
-        half: run all but the last slice on squares of 2x2 pixels.
+        half: run all but the last slice on a quarter of the pixels, with the mean scores of squares of 2x2.
     """
     compatibility = _lane_compatibility(params, rows)
     if not params.steps:
         return Refined(rows, None, None, compatibility)
-    features = _bilateral_features(pixels, params, every=every)
-    run = {"steps": params.steps, "stop_below": params.stop_below}
+    features = bilateral_features(pixels, params.sigma_alpha, params.sigma_beta, every=every)
+    height, width, _ = pixels.shape
     if not half:
         bilateral = kernel_between(features, params.w1, params.normalisation)
-        kernels = bilateral, position_kernel(*pixels.shape[:2], every, params.sigma_gamma, params.w2, params.normalisation)
-        return Refined(rows, *mean_field(rows, kernels, compatibility, **run), compatibility)
-    height, width, _ = pixels.shape
-    small = _half_image(pixels)
+        gaussian = _position_kernel(height, width, every, params.sigma_gamma, params.w2, params.normalisation)
+        return Refined(rows, *mean_field(rows, (bilateral, gaussian), compatibility, params), compatibility)
+    small = pixels[::2, ::2]  # not their means: a kernel between means sees less texture than there is
+    of_squares = bilateral_features(small, params.sigma_alpha, params.sigma_beta, every=2)
     bilateral = kernel_between(
-        _bilateral_features(small, params, every=2 * every), params.w1, params.normalisation, others=features
+        of_squares._replace(low=features.low, high=features.high), params.w1, params.normalisation
     )
-    where = positions(height, width, params.sigma_gamma).reshape(-1, 2)
-    gaussian = kernel_between(
-        positions(*small.shape[:2], params.sigma_gamma, every=2).reshape(-1, 2), params.w2, params.normalisation,
-        others=where,
-    )  # fmt: skip
-    first, second = mean_field(halved(rows, height, width), (bilateral, gaussian), compatibility, **run)
-    first, second = bilateral.passage_to(features, first, rows), gaussian.passage_to(where, second, rows)
+    gaussian = _position_kernel(*small.shape[:2], 2, params.sigma_gamma, params.w2, params.normalisation)
+    first, second = mean_field(halved(rows, height, width), (bilateral, gaussian), compatibility, params)
+    first = bilateral.passage_to(features, first, rows)
+    second = gaussian.passage_to(position_features(height, width, params.sigma_gamma), second, rows)
     return Refined(rows, first, second, compatibility)
+
+
+@lru_cache(maxsize=4)
+def _position_kernel(
+    height: int, width: int, every: int, sigma: float, weight: float, normalisation: Normalisation
+) -> Kernel:
+    """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
+    return kernel_between(position_features(height, width, sigma, every=every), weight, normalisation)
 
 
 def _lane_compatibility(params: CRFParams, rows: Rows) -> Compatibility:
@@ -86,27 +122,3 @@ def _lane_compatibility(params: CRFParams, rows: Rows) -> Compatibility:
     lanes[: rows.classes] = 1 if given is None else given[rows.order]
     lanes[rows.classes : rows.used] = rows.rest
     return Compatibility(lanes, None)
-
-
-def _bilateral_features(pixels: NDArray, params: CRFParams, *, every: int) -> NDArray[np.float32]:
-    """Position and colour in widths of the bilateral kernel, float32 [pixels, 2 + channels]."""
-    height, width, channels = pixels.shape
-    features = np.empty((height, width, 2 + channels), np.float32)
-    features[..., :2] = positions(height, width, params.sigma_alpha, every=every)
-    _scale(pixels.reshape(-1, channels), np.float32(1 / params.sigma_beta), features.reshape(-1, 2 + channels))
-    return features.reshape(height * width, -1)
-
-
-@njit(nogil=True, cache=True)
-def _scale(pixels, factor, features):
-    for p in range(len(pixels)):
-        for c in range(pixels.shape[1]):
-            features[p, 2 + c] = pixels[p, c] * factor
-
-
-def _half_image(pixels: NDArray) -> NDArray[np.float32]:
-    """The means of squares of 2x2 pixels; at odd ends, of what there is."""
-    even = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-    return 0.25 * (
-        even[::2, ::2].astype(np.float32) + even[::2, 1::2] + even[1::2, ::2] + even[1::2, 1::2]
-    )  # uint8 would wrap around

@@ -22,6 +22,19 @@ BLOCK = 128  # pixels
 MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
 
 
+class Features(NamedTuple):
+    """What pixels are compared by, in units of the Gaussian's width.
+
+    Attributes:
+        values: float32 [pixels, d], finite.
+        low, high: float32 [d], bounds of theirs, and of any that are looked up later.
+    """
+
+    values: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
 class Index(NamedTuple):
     """Finds a lattice point by its coordinates.
 
@@ -48,14 +61,14 @@ class Lattice(NamedTuple):
         weights: float32 [pixels, d + 1], its barycentric weights; they sum to 1.
         chains: for each of the d + 1 directions the points, int32, in the order of a walk along it. The last point i of
             a chain is written as ~i; chains of a single point, which a blur leaves as they are, are left out.
-        index: finds the points.
+        finder: finds the points.
     """
 
     points: int
     vertices: NDArray[np.int32]
     weights: NDArray[np.float32]
     chains: tuple[NDArray[np.int32], ...]
-    index: Index
+    finder: Index
 
     @property
     def dimensions(self) -> int:
@@ -67,47 +80,48 @@ class Lattice(NamedTuple):
         return 1 / (1 + 2.0**-self.dimensions)
 
 
-def build_lattice(features: NDArray[np.float32], *, others: NDArray[np.float32] | None = None) -> Lattice:
+def build_lattice(features: Features) -> Lattice:
     """Lay out the lattice of some pixels.
-
-    Args:
-        features: float32 [pixels, d], in units of the Gaussian's width, finite.
-        others: features of pixels that will be looked up in it.
 
     Raises:
         ValueError: features that span too many widths.
     """
-    pixels, d = features.shape
-    index = _empty_index([features] if others is None else [features, others])
-    vertices, weights = np.empty((pixels, d + 1), np.int32), np.empty((pixels, d + 1), np.float32)
-    corners = (0,) * (d + 1)
+    vertices, weights = _unplaced(features)
+    index = _empty_index(features)
     done = points = 0
     while True:
-        done, points = _embed(features, done, points, True, index, vertices.reshape(-1), weights.reshape(-1), corners)
-        if done == pixels:
+        done, points = _embed(features.values, done, points, True, index, vertices, weights, _corners(features))
+        if done == len(vertices):
             break
         index = _with_more_room(index, points)
     chains = tuple(_walk(points, index, step) for step in _steps(index.radix))
     return Lattice(points, vertices, weights, chains, index)
 
 
-def look_up(lattice: Lattice, features: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The vertices and weights of other pixels in a lattice. A vertex that it does not have is given as `points`."""
-    pixels, d = features.shape
-    vertices, weights = np.empty((pixels, d + 1), np.int32), np.empty((pixels, d + 1), np.float32)
-    corners = (0,) * (d + 1)
-    _embed(features, 0, lattice.points, False, lattice.index, vertices.reshape(-1), weights.reshape(-1), corners)
+def look_up(lattice: Lattice, features: Features) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The vertices and weights of other pixels within the same bounds. A vertex that the lattice does not have is given
+    as `points`."""
+    vertices, weights = _unplaced(features)
+    _embed(features.values, 0, lattice.points, False, lattice.finder, vertices, weights, _corners(features))
     return vertices, weights
 
 
-def _empty_index(features: list[NDArray[np.float32]]) -> Index:
-    d = features[0].shape[1]
-    bounds = [_bounds(these) for these in features]
-    smallest, largest = np.min([low for low, _ in bounds], axis=0), np.max([high for _, high in bounds], axis=0)
-    if (span := float((largest - smallest).max())) > MAX_SPAN:
+def _unplaced(features: Features) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    shape = (len(features.values), len(features.low) + 1)
+    return np.empty(shape, np.int32), np.empty(shape, np.float32)
+
+
+def _corners(features: Features) -> tuple[int, ...]:
+    """As many zeros as a simplex has vertices: loops over a tuple are unrolled."""
+    return (0,) * (len(features.low) + 1)
+
+
+def _empty_index(features: Features) -> Index:
+    d = len(features.low)
+    if (span := float((features.high - features.low).max())) > MAX_SPAN:
         raise ValueError(f"the image spans {span:.3g} widths of a Gaussian, more than {MAX_SPAN}: take a larger width")
     scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
-    radix, origin = _packing(smallest * scale, largest * scale)
+    radix, origin = _packing(features.low * scale, features.high * scale)
     return Index(scale, radix, origin, np.full(1 << 14, FREE), np.full(1 << 16, NONE))
 
 
@@ -153,17 +167,6 @@ def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def _bounds(features):
-    """The smallest and largest value of each feature (NumPy takes ten times as long along a short last axis)."""
-    low, high = features[0].copy(), features[0].copy()
-    for p in range(len(features)):
-        for j in range(features.shape[1]):
-            low[j] = min(low[j], features[p, j])
-            high[j] = max(high[j], features[p, j])
-    return low, high
-
-
-@njit(nogil=True, cache=True)
 def _home(key, table):
     """Where a key's search in a table begins (Fibonacci hashing)."""
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
@@ -190,7 +193,7 @@ def _fill(index, points):
 
 @njit(nogil=True, cache=True)
 def _embed(features, start, points, insert, index, vertices, weights, corners):
-    """Fill the flat vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
+    """Fill vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
     done and the points. Pixels go in blocks, so that all but the look-up is vector instructions over a block."""
     pixels, n = len(features), len(corners)
     keys, simplex = np.empty(n * BLOCK, np.int64), np.empty(n * BLOCK, np.float32)
@@ -198,8 +201,9 @@ def _embed(features, start, points, insert, index, vertices, weights, corners):
     while start < pixels and (points + n * BLOCK <= len(index.keys) or not insert):
         count = min(BLOCK, pixels - start)
         _simplices(features, start, count, index, keys.reshape(n, BLOCK), simplex.reshape(n, BLOCK), corners)
-        at = start * n
-        points = _number(count, points, insert, keys, simplex, index, recent, vertices[at:], weights[at:], corners)
+        at = slice(start, start + count)
+        places = vertices[at].reshape(-1), weights[at].reshape(-1)
+        points = _number(count, points, insert, keys, simplex, index, recent, *places, corners)
         start += count
     return start, points
 

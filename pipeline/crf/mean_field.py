@@ -7,7 +7,6 @@ where K is a Gaussian filter over all pixels, by a permutohedral lattice: K Q is
 The passes over the pixels are fused: one slices the last step's lattices, takes the softmax and splats the next's.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from pipeline.crf import filtering
 from pipeline.crf.filtering import Compatibility, Passage
 from pipeline.crf.lanes import aligned
-from pipeline.crf.lattice import Lattice, build_lattice, look_up
-from pipeline.crf.params import Normalisation
+from pipeline.crf.lattice import Features, Lattice, build_lattice, look_up
+from pipeline.crf.params import CRFParams, Normalisation
 from pipeline.crf.rows import Rows
 
 
@@ -60,7 +59,7 @@ class Kernel(NamedTuple):
         old, new = (aligned((self.lattice.points + 1) * rows.width) for _ in range(2))
         return Passage(_offsets(vertices, rows), into, out, (0,) * vertices.shape[1], old, new)
 
-    def passage_to(self, features: NDArray[np.float32], passage: Passage, rows: Rows) -> Passage:
+    def passage_to(self, features: Features, passage: Passage, rows: Rows) -> Passage:
         """For other pixels, which slice a passage's values."""
         vertices, weights = look_up(self.lattice, features)
         out = self.slice_weights(vertices, weights)
@@ -71,51 +70,25 @@ def _offsets(vertices: NDArray[np.int32], rows: Rows) -> NDArray[np.int32]:
     return (vertices * np.int32(rows.width)).reshape(-1)
 
 
-def kernel_between(
-    features: NDArray[np.float32],
-    weight: float,
-    normalisation: Normalisation,
-    *,
-    others: NDArray[np.float32] | None = None,
-) -> Kernel:
-    """The Gaussian kernel of some pixels' features, float32 [pixels, d]; others' may be looked up in it."""
-    lattice = build_lattice(features, others=others)
+def kernel_between(features: Features, weight: float, normalisation: Normalisation) -> Kernel:
+    """The Gaussian kernel between some pixels."""
+    lattice = build_lattice(features)
     ones = filtering.blurred_ones(lattice.vertices, lattice.weights, lattice.points, lattice.chains)
     return Kernel(lattice, ones, weight, normalisation)
-
-
-@lru_cache(maxsize=4)
-def position_kernel(
-    height: int, width: int, every: int, sigma: float, weight: float, normalisation: Normalisation
-) -> Kernel:
-    """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
-    return kernel_between(positions(height, width, sigma, every=every).reshape(-1, 2), weight, normalisation)
-
-
-def positions(height: int, width: int, sigma: float, *, every: int = 1) -> NDArray[np.float32]:
-    """x / sigma and y / sigma of the centres of squares of `every` pixels, float32 [height, width, 2]."""
-    features = np.empty((height, width, 2), np.float32)
-    for axis, size in ((0, width), (1, height)):
-        centres = (np.arange(size, dtype=np.float32) * every + (every - 1) / 2) / np.float32(sigma)
-        features[..., axis] = centres if axis == 0 else centres[:, None]
-    return features
 
 
 def mean_field(
     rows: Rows,
     kernels: tuple[Kernel, Kernel],
     compatibility: Compatibility,
-    *,
-    steps: int,
-    stop_below: float,
+    params: CRFParams,
 ) -> tuple[Passage, Passage]:
     """Run all steps but the last slice.
 
     Args:
         rows: the scores of the pixels that the kernels are between.
         compatibility: of the rows' lanes.
-        steps: at least 1.
-        stop_below: end once a step changes the labels of a smaller share of the pixels; 0: never.
+        params: of which at least 1 step.
 
     Returns:
         The kernels' passages; their `old` values are those to slice.
@@ -123,8 +96,8 @@ def mean_field(
     first, second = (kernel.passage(rows) for kernel in kernels)
     shape = (rows.width, rows.lanes)
     filtering.first_step(rows.scores, first, second, *shape)
-    labels = np.full(rows.pixels, -1, np.int32) if stop_below else None
-    left, settled = steps, False
+    labels = np.full(rows.pixels, -1, np.int32) if params.stop_below else None
+    left, settled = params.steps, False
     while True:
         first, second = (passage._replace(old=passage.new, new=passage.old) for passage in (first, second))
         for kernel, passage in zip(kernels, (first, second), strict=True):
@@ -136,4 +109,4 @@ def mean_field(
         first.new.fill(0)
         second.new.fill(0)
         changed = filtering.step(rows.scores, first, second, *compatibility, labels, rows.classes, *shape)
-        settled = changed < stop_below * rows.pixels
+        settled = changed < params.stop_below * rows.pixels

@@ -48,7 +48,7 @@ class CRFParams(BaseModel):
         """
         if self.compatibility is None:
             return None
-        given = np.array(self.compatibility, np.float32) if self._rectangular() else np.zeros(0)
+        given = np.array(self.compatibility if self._rectangular() else (), np.float32)
         if given.shape not in ((classes,), (classes, classes)) or not np.isfinite(given).all():
             raise ValueError(
                 f"compatibility: expected {classes} finite numbers or {classes} times {classes}, as there are classes"

@@ -2,9 +2,9 @@
 
 Every class costs its share of each step, and of a data set's classes most are not in an image. A coarse CRF of all
 classes, on one pixel of 16, tells which ones are; a class that wins pixels before the CRF is kept as well, for what is
-smaller than the coarse grid. The others are not dropped but go on as one lane, which holds their probability's sum: they
-cannot win, but they still weigh in the softmax. (Dropped, they would change 40 times as many labels.) That sum's message
-is not theirs: of n classes alike, each has 1/n of it, so it is multiplied by sum q² / (sum q)².
+smaller than the coarse grid. The others are not dropped but go on as one lane, which holds their probability's sum:
+they cannot win, but they still weigh in the softmax. (Dropped, they would change 40 times as many labels.) That sum's
+message is not theirs: of n classes alike, each has 1/n of it, so it is multiplied by sum q² / (sum q)².
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.crf.params import CRFParams
 
 EVERY = 4  # of the coarse grid, in pixels
+GRID = slice(EVERY // 2, None, EVERY)
 STEPS = 3  # of the coarse CRF
 LIKELY = 0.1  # of the best class's probability, after the coarse CRF, at any pixel
 WINS = 1e-4  # share of pixels, before the CRF
