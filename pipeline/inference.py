@@ -21,11 +21,16 @@ class Prediction(NamedTuple):
         labels: uint8 (uint16 above 256 classes) [height, width], the class of largest score.
         confidence: mean over the score map of the largest softmax probability, 0..1.
         entropy: mean over the score map of the softmax entropy in nats, 0..log(classes).
+        scores: float16 [classes, ceil(height / stride), ceil(width / stride)], the logits less each pixel's largest;
+            None unless asked for.
+        stride: of the score map.
     """
 
     labels: NDArray
     confidence: float
     entropy: float
+    scores: NDArray[np.float16] | None
+    stride: int
 
 
 class NotFiniteError(ValueError):
@@ -48,6 +53,7 @@ class Segmenter:
         device: where to run.
         dtype: "float32", or "bfloat16" for autocast.
         instances: show the network proposal boxes of each image, not the whole.
+        keep_scores: give the score maps as well.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Segmenter:
         device: torch.device,
         dtype: DType = "float32",
         instances: Instances | None = None,
+        keep_scores: bool = False,
     ):
         # channels_last is what both cuDNN and oneDNN convolve fastest.
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,6 +72,7 @@ class Segmenter:
         self.device = device
         self.dtype = dtype
         self.instances = instances or Instances()
+        self.keep_scores = keep_scores
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
@@ -97,9 +105,11 @@ class Segmenter:
             raise NotFiniteError("the network's scores are not finite")
         height, width = images[0].shape[:2]
         labels = self._argmax(logits, (height, width), stride).cpu().numpy()
-        return [
-            Prediction(label, c, e) for label, c, e in zip(labels, confidence.tolist(), entropy.tolist(), strict=True)
-        ]
+        scores: Sequence[NDArray[np.float16] | None] = [None] * len(images)
+        if self.keep_scores:  # the softmax knows no constants, and float16 is finest near 0
+            scores = list((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy())
+        each = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
+        return [Prediction(*of_image, stride) for of_image in each]
 
     def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
         """Logits of a batch and their stride."""

@@ -18,12 +18,12 @@ from pipeline.bulk.finish import store_tables
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
-from pipeline.bulk.write import count_against_label
+from pipeline.bulk.write import count, read_label
 from pipeline.classes import Classes, load_classes
 from pipeline.errors import UserError
 from pipeline.images import MAX_PIXELS, decode_mask
 from pipeline.metrics import Confusion
-from pipeline.report.tables import Totals, report_tables
+from pipeline.report.tables import Totals, report_tables, stage_of
 from pipeline.storage import Url
 
 THREADS = 8
@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     counts, scored, failed = _count(config.run, files, labels, classes)
     errors = sum(row["status"] == "error" for row in rows)
     totals = Totals(images=len(rows), errors=errors, scored_images=scored, label_errors=failed)
-    tables = report_tables(counts, totals, classes)
+    tables = report_tables({stage_of(images): counts}, totals, classes)
     if config.output:
         store_tables(config.output, tables)
     return tables
@@ -129,4 +129,6 @@ class GroupCounter:
 
     def _compare(self, pair: tuple[bytes, str]) -> Confusion | str:
         mask, label = pair
-        return count_against_label(label, decode_mask(mask), self._classes, max_pixels=MAX_PIXELS)
+        predicted = decode_mask(mask)
+        truth = read_label(label, predicted.shape, self._classes, max_pixels=MAX_PIXELS)
+        return truth if isinstance(truth, str) else count(truth, predicted, self._classes)

@@ -25,7 +25,7 @@ from pipeline.bulk.write import ROW_GROUP, write_part
 from pipeline.bundle import Card
 from pipeline.classes import Classes
 from pipeline.report.page import draw_page
-from pipeline.report.tables import Totals, confusion_of, report_tables, totals_of
+from pipeline.report.tables import RAW, Totals, confusion_of, report_tables, stage_of, totals_of
 
 TARGET_BYTES = 256 * 2**20  # of masks in a file: what query engines like
 ERRORS_SHOWN = 50
@@ -49,7 +49,10 @@ def finish(
     totals = totals_of(images)
     tables: dict[str, pa.Table] = {}
     if labelled:
-        tables = report_tables(confusion_of(images, len(classes)), totals, classes)
+        stages = {stage_of(images): confusion_of(images, len(classes))}
+        if "confusion_raw" in schema.names:
+            stages = {RAW: confusion_of(images, len(classes), column="confusion_raw")} | stages
+        tables = report_tables(stages, totals, classes)
         store_tables(run, tables)
     sheet = draw_gallery(run, list(files), classes)
     if sheet:

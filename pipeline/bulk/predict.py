@@ -19,7 +19,8 @@ from pipeline.images import from_upright
 from pipeline.inference import Prediction, Segmenter, micro_batches, pick_device
 
 # What an actor hands on: a row per image of the shard, in the plan's order. `labels` holds the bytes of the
-# label map [height, width] on the stored pixels, of the type that `label_dtype` names.
+# label map [height, width] on the stored pixels, of the type that `label_dtype` names. With a CRF to come, `pixels`
+# holds those of the upright image, uint8 RGB, and `scores` the float16 score map; without, these are null.
 PREDICTED = pa.schema(
     [
         ("image_id", pa.string()),
@@ -33,6 +34,11 @@ PREDICTED = pa.schema(
         ("sha256", pa.string()),
         ("labels", pa.large_binary()),
         ("label_dtype", pa.string()),
+        ("orientation", pa.int32()),
+        ("pixels", pa.large_binary()),
+        ("scores", pa.large_binary()),
+        ("score_shape", pa.list_(pa.int32())),
+        ("stride", pa.int32()),
         ("mean_confidence", pa.float32()),
         ("mean_entropy", pa.float32()),
         ("t_fetch_ms", pa.float32()),
@@ -59,6 +65,7 @@ class Predictor:
             device=pick_device(),
             dtype=config.dtype,
             instances=config.instances,
+            keep_scores=config.crf,
         )
         self._config = config
         self._plan = read_plan(run)
@@ -145,6 +152,15 @@ def _row(image: dict[str, Any], fetched: Fetched, predicted: tuple[Prediction, f
     assert predicted is not None
     prediction, milliseconds = predicted
     labels = np.ascontiguousarray(from_upright(prediction.labels, fetched.orientation))
+    if prediction.scores is not None:
+        assert fetched.pixels is not None
+        row |= {
+            "orientation": fetched.orientation,
+            "pixels": fetched.pixels.tobytes(),
+            "scores": prediction.scores.tobytes(),
+            "score_shape": prediction.scores.shape,
+            "stride": prediction.stride,
+        }
     return row | {
         "labels": labels.tobytes(),
         "label_dtype": labels.dtype.name,

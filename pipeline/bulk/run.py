@@ -14,6 +14,7 @@ from pipeline.bulk import plan as planning
 from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.finish import finish
 from pipeline.bulk.predict import Predictor
+from pipeline.bulk.refine import Refiner
 from pipeline.bulk.results import read_file
 from pipeline.bulk.schema import images_schema
 from pipeline.bulk.shards import parts
@@ -57,7 +58,10 @@ def segment(config: SegmentConfig) -> str | None:
     done = {shard for shards in parts(run).values() for shard in shards}
     left = sorted(set(plan["shard"].unique().to_pylist()) - done)
     schema = images_schema(
-        classes, labelled=config.labels is not None, run={"run_id": run_id, "ignore_index": classes.ignore_index} | what
+        classes,
+        labelled=config.labels is not None,
+        crf=config.crf,
+        run={"run_id": run_id, "ignore_index": classes.ignore_index} | what,
     )
     if left:
         if done:
@@ -103,7 +107,12 @@ def _bytes(count: float) -> str:
 
 
 def _stream(
-    config: SegmentConfig, plan: pa.Table, run: str, shards: list[int], schema: pa.Schema, classes: Classes
+    config: SegmentConfig,
+    plan: pa.Table,
+    run: str,
+    shards: list[int],
+    schema: pa.Schema,
+    classes: Classes,
 ) -> None:
     """The pipeline: a row is a shard, a block is a shard, from actor to writer."""
     scaling = config.scaling
@@ -130,6 +139,9 @@ def _stream(
         num_cpus=scaling.cpus_per_actor,
         num_gpus=1 if use_gpu else None,
     )
+    if config.crf:
+        refiner = Refiner(config, classes=len(classes))
+        predicted = predicted.map_batches(refiner, batch_size=None, batch_format="pyarrow", num_cpus=1)
     writer = ShardWriter(
         run=run, plan=ray.put(plan), schema=schema, classes=classes, max_pixels=config.max_image_pixels
     )

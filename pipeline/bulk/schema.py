@@ -14,19 +14,20 @@ _HUGGING_FACE = {"info": {"features": {"mask": {"_type": "Image"}}}}
 CONFUSION = pa.list_(pa.struct([("gt", pa.int16()), ("pred", pa.int16()), ("px", pa.int32())]))
 
 
-def images_schema(classes: Classes, *, labelled: bool, run: dict[str, Any]) -> pa.Schema:
+def images_schema(classes: Classes, *, labelled: bool, crf: bool, run: dict[str, Any]) -> pa.Schema:
     """The schema of `images`.
 
     Args:
         classes: give a column `px_<class>` each.
         labelled: with the columns of ground truth.
+        crf: with the columns of a CRF; with ground truth also those of the masks before it, `…_raw`.
         run: kept in the schema's metadata under `segpipe`: run id, configuration, model fingerprint, classes.
     """
     fields = [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
-        pa.field("error_stage", pa.string()),  # fetch | decode | predict
+        pa.field("error_stage", pa.string()),  # fetch | decode | predict | crf
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("width", pa.int32()),  # of the stored pixels, as is the mask
@@ -40,6 +41,7 @@ def images_schema(classes: Classes, *, labelled: bool, run: dict[str, Any]) -> p
         pa.field("t_fetch_ms", pa.float32()),
         pa.field("t_decode_ms", pa.float32()),
         pa.field("t_infer_ms", pa.float32()),
+        *([pa.field("t_crf_ms", pa.float32()), pa.field("crf_changed_px", pa.int32())] if crf else []),
         pa.field("shard", pa.int32(), nullable=False),
     ]
     if labelled:
@@ -54,6 +56,8 @@ def images_schema(classes: Classes, *, labelled: bool, run: dict[str, Any]) -> p
             pa.field("invalid_label_px", pa.int32()),
             pa.field("confusion", CONFUSION),
         ]
+        if crf:
+            fields += [pa.field("tp_raw", counts), pa.field("pred_raw", counts), pa.field("confusion_raw", CONFUSION)]
     metadata = {METADATA_KEY: json.dumps(run), b"huggingface": json.dumps(_HUGGING_FACE)}
     return pa.schema(fields, metadata=metadata)
 

@@ -67,15 +67,22 @@ class ShardWriter:
             "path": posixpath.splitext(image["image_id"])[0] + ".png",
         }
         if image["label"] is not None:
-            row |= self._ground_truth(image["label"], labels)
+            raw = predicted.get("raw_labels")
+            before = None if raw is None else np.frombuffer(raw, labels.dtype).reshape(shape)
+            row |= self._ground_truth(image["label"], labels, before)
         return row | {"status": "ok"}
 
-    def _ground_truth(self, url: str, predicted: NDArray) -> dict[str, Any]:
-        """The counts against a label map; a broken one costs the counts, not the mask."""
-        result = count_against_label(url, predicted, self._classes, max_pixels=self._max_pixels)
-        if isinstance(result, str):
-            return {"label_error": result}
-        return ground_truth_columns(result)
+    def _ground_truth(self, url: str, predicted: NDArray, before: NDArray | None) -> dict[str, Any]:
+        """The counts against a label map, and of the mask before the CRF; a broken one costs the counts, not the
+        mask."""
+        truth = read_label(url, predicted.shape, self._classes, max_pixels=self._max_pixels)
+        if isinstance(truth, str):
+            return {"label_error": truth}
+        columns = ground_truth_columns(count(truth, predicted, self._classes))
+        if before is not None:
+            raw = ground_truth_columns(count(truth, before, self._classes))
+            columns |= {f"{name}_raw": raw[name] for name in ("tp", "pred", "confusion")}
+        return columns
 
 
 def write_part(run: str, name: str, table: pa.Table, schema: pa.Schema) -> None:
@@ -85,13 +92,13 @@ def write_part(run: str, name: str, table: pa.Table, schema: pa.Schema) -> None:
     storage.write_bytes(storage.join(run, IMAGES, name), buffer.getvalue())
 
 
-def count_against_label(url: str, predicted: NDArray, classes: Classes, *, max_pixels: int) -> Confusion | str:
-    """The confusion of a mask with the label map at a URL, or why there is none.
+def read_label(url: str, shape: tuple[int, ...], classes: Classes, *, max_pixels: int) -> NDArray | str:
+    """The class indices and ignore index of the label map at a URL, or why there are none.
 
     Args:
         url: of the label map, drawn on the stored pixels.
-        predicted: [height, width] class indices on the stored pixels.
-        classes: of both.
+        shape: (height, width) that it must have, the image's.
+        classes: of the label map.
         max_pixels: larger label maps are refused.
     """
     try:
@@ -100,10 +107,15 @@ def count_against_label(url: str, predicted: NDArray, classes: Classes, *, max_p
         return str(error)
     except Exception as error:  # whatever a store raises belongs to this label
         return storage.explain(error)
-    if raw.shape != predicted.shape:
-        sizes = ["x".join(map(str, a.shape[::-1])) for a in (raw, predicted)]
+    if raw.shape != shape:
+        sizes = ["x".join(map(str, size[::-1])) for size in (raw.shape, shape)]
         return f"the label map is {sizes[0]}, the image {sizes[1]}"
-    return confusion(classes.index(raw), predicted, num_classes=len(classes), ignore_index=classes.ignore_index)
+    return classes.index(raw)
+
+
+def count(truth: NDArray, predicted: NDArray, classes: Classes) -> Confusion:
+    """The confusion of a mask with a label map, both [height, width] class indices."""
+    return confusion(truth, predicted, num_classes=len(classes), ignore_index=classes.ignore_index)
 
 
 def ground_truth_columns(counts: Confusion) -> dict[str, Any]:

@@ -28,13 +28,13 @@ def draw_page(
     """
     parts = [f"<h1>{escape(run_id)}</h1>", _table(["", ""], [[k, v] for k, v in facts.items()])]
     if tables:
-        (whole,) = tables["dataset_report"].to_pylist()
-        parts += ["<h2>Scores</h2>", _table(list(whole), [[_shown(v) for v in whole.values()]])]
+        whole = tables["dataset_report"].to_pylist()
+        parts += ["<h2>Scores</h2>", _table(list(whole[0]), [[_shown(v) for v in row.values()] for row in whole])]
         rows = [
-            [r["class"], *(_shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
-            for r in tables["class_report"].to_pylist()
+            [r["class"], r["stage"], *(_shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
+            for r in sorted(tables["class_report"].to_pylist(), key=lambda r: r["class_index"])
         ]
-        parts.append(_table(["class", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
+        parts.append(_table(["class", "stage", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
     if errors:
         rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
         parts += ["<h2>Errors</h2>", _table(["image", "stage", "class", "message"], rows)]

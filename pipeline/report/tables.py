@@ -11,7 +11,8 @@ import pyarrow.dataset
 from pipeline.classes import Classes
 from pipeline.metrics import Confusion
 
-RAW = "raw"  # the network's own masks; a CRF's would be a stage beside it
+RAW = "raw"  # the network's own masks
+CRF = "crf"  # as a CRF has refined them
 
 CLASS_SCHEMA = pa.schema(
     [
@@ -63,10 +64,15 @@ def totals_of(images: pa.dataset.Dataset) -> Totals:
     return Totals(*_row(query, images))
 
 
-def confusion_of(images: pa.dataset.Dataset, num_classes: int) -> Confusion:
+def stage_of(images: pa.dataset.Dataset) -> str:
+    """What has made the masks of a run."""
+    return CRF if "crf_changed_px" in images.schema.names else RAW
+
+
+def confusion_of(images: pa.dataset.Dataset, num_classes: int, *, column: str = "confusion") -> Confusion:
     """Sum the counts of the images of a labelled run, in int64."""
     cells = _rows(
-        "SELECT c.gt, c.pred, sum(c.px)::BIGINT FROM (SELECT unnest(confusion) AS c FROM images) GROUP BY ALL", images
+        f"SELECT c.gt, c.pred, sum(c.px)::BIGINT FROM (SELECT unnest({column}) AS c FROM images) GROUP BY ALL", images
     )
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for gt, pred, pixels in cells:
@@ -88,16 +94,31 @@ def _row(query: str, images: pa.dataset.Dataset) -> tuple[Any, ...]:
     return _rows(query, images)[0]
 
 
-def report_tables(counts: Confusion, totals: Totals, classes: Classes) -> dict[str, pa.Table]:
-    """The three tables by name, for one stage.
+def report_tables(stages: dict[str, Confusion], totals: Totals, classes: Classes) -> dict[str, pa.Table]:
+    """The three tables by name, with rows for each stage.
 
     Scores of nothing (a class that never occurs) are null.
     """
+    by_class = [row for stage, counts in stages.items() for row in _by_class(stage, counts, classes)]
+    whole = [_whole(stage, counts, totals) for stage, counts in stages.items()]
+    cells = [
+        {"stage": stage, "gt": int(g), "pred": int(p), "pixels": int(counts.matrix[g, p])}
+        for stage, counts in stages.items()
+        for g, p in zip(*np.nonzero(counts.matrix), strict=True)
+    ]
+    return {
+        "class_report": pa.Table.from_pylist(by_class, schema=CLASS_SCHEMA),
+        "dataset_report": pa.Table.from_pylist(whole, schema=DATASET_SCHEMA),
+        "confusion": pa.Table.from_pylist(cells, schema=CONFUSION_SCHEMA),
+    }
+
+
+def _by_class(stage: str, counts: Confusion, classes: Classes) -> list[dict[str, Any]]:
     scores = counts.scores
     tp, gt, pred = np.diag(counts.matrix), counts.matrix.sum(axis=1), counts.matrix.sum(axis=0)
-    by_class = [
+    return [
         {
-            "stage": RAW,
+            "stage": stage,
             "class_index": k,
             "class": name,
             "tp": int(tp[k]),
@@ -108,8 +129,12 @@ def report_tables(counts: Confusion, totals: Totals, classes: Classes) -> dict[s
         }
         for k, name in enumerate(classes.names)
     ]
-    whole = {
-        "stage": RAW,
+
+
+def _whole(stage: str, counts: Confusion, totals: Totals) -> dict[str, Any]:
+    scores = counts.scores
+    return {
+        "stage": stage,
         "images": totals.images,
         "errors": totals.errors,
         "scored_images": totals.scored_images,
@@ -123,15 +148,6 @@ def report_tables(counts: Confusion, totals: Totals, classes: Classes) -> dict[s
         "invalid_label_px": counts.invalid_label,
         "invalid_prediction_px": counts.invalid_prediction,
     }
-    cells = [
-        {"stage": RAW, "gt": int(g), "pred": int(p), "pixels": int(counts.matrix[g, p])}
-        for g, p in zip(*np.nonzero(counts.matrix), strict=True)
-    ]
-    return {
-        "class_report": pa.Table.from_pylist(by_class, schema=CLASS_SCHEMA),
-        "dataset_report": pa.Table.from_pylist([whole], schema=DATASET_SCHEMA),
-        "confusion": pa.Table.from_pylist(cells, schema=CONFUSION_SCHEMA),
-    }
 
 
 def _null(score: float) -> float | None:
@@ -139,27 +155,43 @@ def _null(score: float) -> float | None:
 
 
 def format_report(tables: dict[str, pa.Table]) -> str:
-    """The class table and the headline as text for a terminal."""
-    by_class = tables["class_report"].to_pylist()
-    (whole,) = tables["dataset_report"].to_pylist()
-    total = max(1, sum(row["gt"] for row in by_class))
-    width = max(5, *(len(row["class"]) for row in by_class))
-    lines = [f"{'class':<{width}}     IoU  accuracy   pixels"]
-    lines += [
-        f"{row['class']:<{width}}  {_score(row['iou'])}    {_score(row['accuracy'])}  {row['gt'] / total:7.2%}"
-        for row in by_class
-    ]
+    """The class table and the headline as text for a terminal; stages beside each other, and the last one's gain."""
+    whole = tables["dataset_report"].to_pylist()
+    stages = [row["stage"] for row in whole]
+    by_class: dict[str, list[dict[str, Any]]] = {}
+    for row in tables["class_report"].to_pylist():
+        by_class.setdefault(row["class"], []).append(row)
+    total = max(1, sum(rows[0]["gt"] for rows in by_class.values()))
+    width = max(5, *(len(name) for name in by_class))
+    one = len(stages) == 1
+    heads = "     IoU" if one else "".join(f"{'IoU ' + stage:>10}" for stage in stages) + "      gain"
+    lines = [f"{'class':<{width}}{heads}  accuracy   pixels"]
+    for name, rows in by_class.items():
+        scores = _gains([row["iou"] for row in rows], spaces=2 if one else 4)
+        lines.append(f"{name:<{width}}{scores}    {_score(rows[-1]['accuracy'])}  {rows[0]['gt'] / total:7.2%}")
+    if not one:
+        lines.append(f"{'mIoU':<{width}}{_gains([row['miou'] for row in whole], spaces=4)}")
+    last = whole[-1]
     lines.append(
-        f"mIoU {_score(whole['miou']).strip()} (classes in ground truth only: {_score(whole['miou_gt_only']).strip()})"
-        f"   pixel accuracy {_score(whole['pixel_accuracy']).strip()}   mean accuracy "
-        f"{_score(whole['mean_accuracy']).strip()}   frequency-weighted IoU {_score(whole['fwiou']).strip()}"
+        f"mIoU {_score(last['miou']).strip()} (classes in ground truth only: {_score(last['miou_gt_only']).strip()})"
+        f"   pixel accuracy {_score(last['pixel_accuracy']).strip()}   mean accuracy "
+        f"{_score(last['mean_accuracy']).strip()}   frequency-weighted IoU {_score(last['fwiou']).strip()}"
     )
     lines.append(
-        f"{whole['scored_images']} of {whole['images']} images scored, {whole['errors']} errors, "
-        f"{whole['label_errors']} unusable label maps, {whole['ignored_px']} pixels ignored, "
-        f"{whole['invalid_label_px']} with an invalid label"
+        f"{last['scored_images']} of {last['images']} images scored, {last['errors']} errors, "
+        f"{last['label_errors']} unusable label maps, {last['ignored_px']} pixels ignored, "
+        f"{last['invalid_label_px']} with an invalid label"
     )
     return "\n".join(lines)
+
+
+def _gains(values: list[float | None], *, spaces: int) -> str:
+    """A score of each stage, and the last one less the first where there are several."""
+    text = "".join(" " * spaces + _score(value) for value in values)
+    first, last = values[0], values[-1]
+    if len(values) == 1 or first is None or last is None:
+        return text
+    return f"{text}   {last - first:+.4f}"
 
 
 def _score(value: float | None) -> str:
