@@ -58,11 +58,15 @@ def main(argv: list[str]) -> None:
     )
     print(summarise_training(training, train(training)))
 
-    print("\n==> Segmenting the night's images in bulk on Ray Data (jobs/segment.py)", flush=True)
+    print("\n==> Segmenting the night's images in bulk on Ray Data, with a dense CRF (jobs/segment.py)", flush=True)
     night = DATA / "night"
     run = segment(
         SegmentConfig(
-            model=training.output, images=str(night / "images"), labels=str(night / "labels"), output=str(HOME / "runs")
+            model=training.output,
+            images=str(night / "images"),
+            labels=str(night / "labels"),
+            output=str(HOME / "runs"),
+            crf=True,
         )
     )
     assert run is not None
