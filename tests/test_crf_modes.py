@@ -1,0 +1,140 @@
+"""What is not the plain mean field: pruned and fast modes, score maps, tiles; each against the exact mode."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from pipeline.crf import CRFParams, crf_of_scores, dense_crf
+from pipeline.crf.pruning import choose, count_best
+from pipeline.crf.tiles import tiles
+from pipeline.crf.warm import warm
+from pipeline.models.upsampling import upsample
+from tests.test_crf import scene
+
+STRIDE = 8
+PARAMS = CRFParams(sigma_alpha=20, sigma_beta=8)
+
+
+def street(height: int = 90, width: int = 132, *, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth picture of three regions, and the scores of a network that knows nine classes more."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    region = (x + 0.3 * y > width / 2) * 1 + ((x - 40) ** 2 + (y - 40) ** 2 < 400) * 1
+    colours = np.array([[200, 90, 40], [50, 120, 180], [90, 160, 70]])[region]
+    image = gaussian_filter(colours + rng.normal(0, 6, colours.shape), (0.7, 0.7, 0)).clip(0, 255).astype(np.uint8)
+    coarse = region[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+    coarse = np.pad(coarse, [(0, -(-n // STRIDE) - m) for n, m in zip(image.shape, coarse.shape, strict=False)], "edge")
+    scores = np.stack([gaussian_filter(rng.normal(0, 3, coarse.shape), 1) for _ in range(classes)])
+    for k in range(3):
+        scores[3 * k + 1] += gaussian_filter(6.0 * (coarse == k), 0.8)
+    return image, scores.astype(np.float16)
+
+
+def probabilities_of(scores: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    full = upsample(torch.from_numpy(scores.astype(np.float32))[None], size[:2], stride=STRIDE)
+    return torch.softmax(full[0], dim=0).numpy()
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("exact", 0), ("pruned", 5e-4), ("fast", 0.02)])
+def test_a_score_map_gives_what_its_probabilities_give(mode: str, bound: float) -> None:
+    for seed in range(3):
+        image, scores = street(seed=seed)
+        probabilities = probabilities_of(scores, image.shape)
+        exact = dense_crf(image, probabilities=probabilities, params=PARAMS)
+        found = crf_of_scores(image, scores, stride=STRIDE, params=PARAMS, mode=mode)
+        dense = dense_crf(image, probabilities=probabilities, params=PARAMS, mode=mode)
+        assert (dense != exact).mean() <= bound
+        assert (found.labels != exact).mean() <= bound
+        assert found.changed == np.count_nonzero(found.labels != probabilities.argmax(axis=0))
+        assert found.changed > 0.01 * exact.size, "the CRF has work to do here"
+
+
+def test_pruning_keeps_the_weight_of_what_it_leaves_out() -> None:
+    """Many improbable classes together: without them the softmax, and so the labels, would be others."""
+    image, two = scene(64, 80, classes=2)
+    rng = np.random.default_rng(0)
+    many = rng.dirichlet(np.full(40, 2.0), (64, 80)).transpose(2, 0, 1)
+    probabilities = np.concatenate([0.7 * two, 0.3 * many]).astype(np.float32)
+    params = CRFParams(w1=1, w2=1, sigma_alpha=20, sigma_beta=12)
+    exact = dense_crf(image, probabilities=probabilities, params=params)
+    assert set(np.unique(exact)) <= {0, 1}
+    pruned, only_two = (
+        dense_crf(image, probabilities=p, params=params, mode=mode, output="probabilities")[:2]
+        for p, mode in ((probabilities, "pruned"), (two, "exact"))
+    )
+    expected = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")[:2]
+    assert np.abs(pruned - expected).mean() < 0.1 * np.abs(only_two - expected).mean()
+    assert (pruned.argmax(axis=0) != exact).mean() < 1e-3
+
+
+def test_which_classes_are_kept() -> None:
+    coarse = np.array([[0.9, 0.1], [0.05, 0.88], [0.03, 0.009], [0.02, 0.011]], np.float32)
+    kept, rest = choose(coarse, np.array([5000, 4999, 0, 1]))
+    assert kept.tolist() == [0, 1]
+    masses = coarse[2:].mean(axis=1)
+    assert rest == pytest.approx((masses**2).sum() / masses.sum() ** 2)
+    assert choose(coarse, np.array([5000, 4000, 0, 1000]))[0].tolist() == [0, 1, 3], "it wins pixels"
+
+
+@pytest.mark.parametrize("smallest", [False, True])
+def test_counting_winners(smallest: bool) -> None:
+    given = np.random.default_rng(0).normal(size=(7, 9001))
+    winners = given.argmin(axis=0) if smallest else given.argmax(axis=0)
+    np.testing.assert_array_equal(count_best(given, smallest=smallest), np.bincount(winners, minlength=7))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 35), (70, 41)])
+@pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
+def test_images_of_any_size(size: tuple[int, int], mode: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    scores = np.random.default_rng(1).normal(size=(12, -(-size[0] // STRIDE), -(-size[1] // STRIDE)))
+    found = crf_of_scores(image, scores, stride=STRIDE, mode=mode)
+    assert found.labels.shape == size
+    assert 0 <= found.labels.min() <= found.labels.max() < 12
+
+
+def test_tiles_cover_an_image_once() -> None:
+    for height, width, align in ((100, 90, 1), (333, 1000, 8), (64, 64, 16)):
+        seen = np.zeros((height, width), int)
+        for tile in tiles(height, width, max_pixels=8000, overlap=10, align=align):
+            seen[tile.inner] += 1
+            assert all(part.start % align == 0 for part in tile.outer)
+            outer = np.zeros((height, width), bool)
+            outer[tile.outer] = True
+            assert outer.sum() <= 8000 + 2 * align * 100
+            assert np.array_equal(
+                np.argwhere(outer)[0] + [part.start for part in tile.kept], [p.start for p in tile.inner]
+            )
+        assert (seen == 1).all()
+
+
+def test_an_image_too_large_for_the_memory_goes_in_tiles() -> None:
+    image, scores = street(180, 260)
+    params = CRFParams(sigma_alpha=8, sigma_beta=8)
+    whole = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact")
+    tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=6 * 2**20)
+    assert 0 < (tiled.labels != whole.labels).mean() < 0.002, "near the whole image's, and not the same code"
+    assert abs(tiled.changed - whole.changed) < 0.002 * image.size
+    probabilities = probabilities_of(scores, image.shape)
+    told = {"probabilities": probabilities, "params": params, "max_bytes": 6 * 2**20}
+    np.testing.assert_array_equal(
+        dense_crf(image, **told, output="probabilities").argmax(axis=0), dense_crf(image, **told)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.zeros((3, 2, 3)), r"expected \[classes, 3, 4\]"),
+        (np.full((3, 3, 4), np.nan), "scores: NaN or infinity"),
+    ],
+)
+def test_what_it_refuses(scores: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        crf_of_scores(np.zeros((20, 30, 3), np.uint8), scores, stride=STRIDE)
+
+
+def test_warming_up_runs_every_width_that_can_occur() -> None:
+    """A run of 20 classes may keep 5, 12 or all."""
+    assert warm(classes=20, params=CRFParams(), mode="pruned") > 0
