@@ -56,8 +56,7 @@ def dense_crf(
     for tile in image_tiles(pixels, params, classes=classes, max_bytes=max_bytes):
         refined = _refine(pixels[tile.outer], given[:, *tile.outer], params, mode, of_probabilities)
         found = refined.labels() if output == "labels" else refined.probabilities(classes)
-        shape = pixels[tile.outer].shape[:2]
-        whole[..., *tile.inner] = found.reshape(*found.shape[:-1], *shape)[..., *tile.kept]
+        whole[..., *tile.inner] = found[..., *tile.kept]
     return whole
 
 
@@ -65,7 +64,7 @@ def _refine(pixels: NDArray, given: NDArray, params: CRFParams, mode: Mode, of_p
     classes = len(given)
 
     def rows_at(order: NDArray[np.intp], rest: float, grid: slice) -> Rows:
-        return rows_of(given[:, grid, grid].reshape(classes, -1), order, probabilities=of_probabilities, rest=rest)
+        return rows_of(given[:, grid, grid], order, probabilities=of_probabilities, rest=rest)
 
     def wins() -> NDArray[np.int64]:
         return count_best(given.reshape(classes, -1), smallest=not of_probabilities)

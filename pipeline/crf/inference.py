@@ -14,6 +14,7 @@ from pipeline.crf.mean_field import Kernel, kernel_between, mean_field
 from pipeline.crf.params import CRFParams, Mode, Normalisation
 from pipeline.crf.pruning import EVERY, GRID, STEPS, can_prune, choose
 from pipeline.crf.rows import Rows, halved
+from pipeline.crf.strips import STRIP, to_image
 
 
 class Refined(NamedTuple):
@@ -25,22 +26,22 @@ class Refined(NamedTuple):
     compatibility: Compatibility
 
     def labels(self) -> NDArray[np.int32]:
-        """The best class of each pixel, int32 [pixels]."""
+        """The best class of each pixel, int32 [height, width]."""
         labels = np.zeros(self.rows.pixels, np.int32)
         filtering.labels_of(
             labels, self.rows.scores, self.first, self.second, *self.compatibility,
             self.rows.classes, self.rows.width, self.rows.lanes,
         )  # fmt: skip
-        return self.rows.order.astype(np.int32)[labels]
+        return to_image(self.rows.order.astype(np.int32)[labels], *self.rows.size)
 
     def probabilities(self, classes: int) -> NDArray[np.float32]:
-        """float32 [classes, pixels]; 0 for classes that were left out."""
+        """float32 [classes, height, width]; 0 for classes that were left out."""
         lanes = np.empty((self.rows.used, self.rows.pixels), np.float32)
         filtering.probabilities_of(
             lanes, self.rows.scores, self.first, self.second, *self.compatibility, self.rows.width, self.rows.lanes
         )
-        result = np.zeros((classes, self.rows.pixels), np.float32)
-        result[self.rows.order] = lanes[: self.rows.classes]
+        result = np.zeros((classes, *self.rows.size), np.float32)
+        result[self.rows.order] = to_image(lanes[: self.rows.classes], *self.rows.size)
         return result
 
 
@@ -91,12 +92,13 @@ def refine(pixels: NDArray, rows: Rows, params: CRFParams, *, every: int = 1, ha
         gaussian = _position_kernel(height, width, every, params.sigma_gamma, params.w2, params.normalisation)
         return Refined(rows, *mean_field(rows, (bilateral, gaussian), compatibility, params), compatibility)
     small = pixels[::2, ::2]  # not their means: a kernel between means sees less texture than there is
-    of_squares = bilateral_features(small, params.sigma_alpha, params.sigma_beta, every=2)
+    of_squares = bilateral_features(small, params.sigma_alpha, params.sigma_beta, every=2, strip=STRIP // 2)
     bilateral = kernel_between(
         of_squares._replace(low=features.low, high=features.high), params.w1, params.normalisation
     )
     gaussian = _position_kernel(*small.shape[:2], 2, params.sigma_gamma, params.w2, params.normalisation)
-    first, second = mean_field(halved(rows, height, width), (bilateral, gaussian), compatibility, params)
+    half_rows = rows._replace(size=(small.shape[0], small.shape[1]), scores=halved(rows))
+    first, second = mean_field(half_rows, (bilateral, gaussian), compatibility, params)
     first = bilateral.passage_to(features, first, rows)
     second = gaussian.passage_to(position_features(height, width, params.sigma_gamma), second, rows)
     return Refined(rows, first, second, compatibility)
@@ -107,7 +109,8 @@ def _position_kernel(
     height: int, width: int, every: int, sigma: float, weight: float, normalisation: Normalisation
 ) -> Kernel:
     """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
-    return kernel_between(position_features(height, width, sigma, every=every), weight, normalisation)
+    strip = STRIP // 2 if every == 2 else STRIP  # as the rows of squares have it
+    return kernel_between(position_features(height, width, sigma, every=every, strip=strip), weight, normalisation)
 
 
 def _lane_compatibility(params: CRFParams, rows: Rows) -> Compatibility:

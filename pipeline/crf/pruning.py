@@ -45,12 +45,12 @@ def choose(coarse: NDArray[np.float32], wins: NDArray[np.int64]) -> Kept:
     """Choose the classes of an image.
 
     Args:
-        coarse: probabilities after a coarse CRF, [classes, pixels].
+        coarse: probabilities after a coarse CRF, [classes, height, width].
         wins: for each class at how many of its pixels it is the best one before the CRF.
     """
-    likely = (coarse >= LIKELY * coarse.max(axis=0)).any(axis=1)
+    likely = (coarse >= LIKELY * coarse.max(axis=0)).any(axis=(1, 2))
     order = np.flatnonzero(likely | (wins > WINS * wins.sum()))
-    mass = np.delete(coarse.mean(axis=1), order)
+    mass = np.delete(coarse.mean(axis=(1, 2)), order)
     return Kept(order, float((mass**2).sum() / max(mass.sum() ** 2, 1e-30)))
 
 

@@ -1,5 +1,6 @@
 """Class scores as rows: a pixel's classes beside each other, padded to whole vectors."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,18 +8,20 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.lanes import aligned
+from pipeline.crf.strips import STRIP, strips
 
 WIDEST = 32  # lanes that stay in the processor's registers
 ABSENT = np.float32(-1e4)  # the score of lanes that hold no class
 MIN_PROBABILITY = np.float32(1e-8)  # log 0 would rule a class out whatever its neighbours are
-CHUNK = 1 << 14  # pixels, whose classes stay in the cache
 
 
 class Rows(NamedTuple):
-    """Log-probabilities of pixels up to a constant of each.
+    """Log-probabilities of an image's pixels up to a constant of each.
 
     Attributes:
-        scores: float32 [pixels · width]; lanes that hold no class have a large negative number.
+        size: (height, width) of the image.
+        scores: float32 [pixels · width], in the order of `strips`; lanes that hold no class have a large negative
+            number.
         order: int [classes], the classes in the order of the lanes. Where some are left out, one more lane holds the
             log of their probabilities' sum.
         of: how many classes there are.
@@ -27,6 +30,7 @@ class Rows(NamedTuple):
         lanes: as many zeros as numbers go through a register at once.
     """
 
+    size: tuple[int, int]
     scores: NDArray[np.float32]
     order: NDArray[np.intp]
     of: int
@@ -45,30 +49,35 @@ class Rows(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        return len(self.scores) // self.width
+        return self.size[0] * self.size[1]
+
+    def strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The columns of each strip, and its rows [height, columns, width]."""
+        for columns, places in strips(*self.size):
+            rows = self.scores.reshape(-1, self.width)[places]
+            yield columns, rows.reshape(self.size[0], -1, self.width)
 
 
-def empty_rows(pixels: int, order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
-    """Rows for so many pixels, of the width that wastes least."""
+def empty_rows(size: tuple[int, int], order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
+    """Rows for an image's pixels, of the width that wastes least."""
     lanes = len(order) + (len(order) < of)
     width = vector = -(-lanes // 8) * 8
     if width > WIDEST:
         width, vector = min((-(-lanes // n) * n, n) for n in (32, 24, 16))
-    return Rows(aligned(pixels * width), order, of, rest, width, (0,) * vector)
+    return Rows(size, aligned(size[0] * size[1] * width), order, of, rest, width, (0,) * vector)
 
 
 def rows_of(given: NDArray, order: NDArray[np.intp], *, probabilities: bool, rest: float = 0.0) -> Rows:
-    """Rows of probabilities, or of unary energies, [classes, pixels], of the classes in an order."""
-    classes, pixels = given.shape
+    """Rows of probabilities, or of unary energies, [classes, height, width], of the classes in an order."""
+    classes, *size = given.shape
     others = np.setdiff1d(np.arange(classes), order)
-    rows = empty_rows(pixels, order, of=classes, rest=rest)
-    table = rows.scores.reshape(pixels, rows.width)
-    for start in range(0, pixels, CHUNK):
-        part = given[:, start : start + CHUNK]
+    rows = empty_rows((size[0], size[1]), order, of=classes, rest=rest)
+    for columns, table in rows.strips():
+        part = given[..., columns]
         logs = _logs(part[order] if len(others) else part.copy(), probabilities=probabilities)
         if len(others):
             logs = np.concatenate([logs, _log_sum(part[others], probabilities=probabilities)])
-        _transpose(logs, table[start : start + CHUNK])
+        _transpose(logs.reshape(len(logs), -1), table.reshape(-1, rows.width))
     return rows
 
 
@@ -81,7 +90,7 @@ def _logs(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
 
 
 def _log_sum(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
-    """log of the sum of the probabilities, [1, pixels]."""
+    """log of the sum of the probabilities, [1, …]."""
     if probabilities:
         return _logs(part.sum(axis=0, keepdims=True, dtype=np.float32), probabilities=True)
     part = part.astype(np.float32)
@@ -103,11 +112,14 @@ def _transpose(part, table):
                 table[p, c] = ABSENT
 
 
-def halved(rows: Rows, height: int, width: int) -> Rows:
-    """The means of squares of 2x2 pixels; at odd ends, of what there is."""
-    scores = aligned(-(-height // 2) * -(-width // 2) * rows.width)
-    half = rows._replace(scores=scores)
-    _halve(rows.scores.reshape(height, width, rows.width), half.scores.reshape(-1, -(-width // 2), rows.width))
+def halved(rows: Rows) -> NDArray[np.float32]:
+    """The means of squares of 2x2 pixels (at odd ends, of what there is), in the order of strips of half the width."""
+    height, width = rows.size
+    half = aligned(-(-height // 2) * -(-width // 2) * rows.width)
+    table = half.reshape(-1, rows.width)
+    places = strips(-(-height // 2), -(-width // 2), strip=STRIP // 2)
+    for (_, full), (_, place) in zip(rows.strips(), places, strict=True):
+        _halve(full, table[place].reshape(-(-height // 2), -1, rows.width))
     return half
 
 

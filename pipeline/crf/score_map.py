@@ -79,7 +79,7 @@ def _refine(
         return _interpolate(coarse, order, rest, stride, ys[grid], xs[grid])
 
     refined = infer(pixels, rows_at, lambda: wins, classes=classes, params=params, mode=mode)
-    return refined.labels().reshape(height, width), raw
+    return refined.labels(), raw
 
 
 def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
@@ -102,14 +102,15 @@ def _interpolate(
     """Rows of some classes at some pixels. The lane of the others is the log of the sum of their e^score, interpolated
     like a score: a correction to the softmax, for which that is near enough."""
     classes = coarse.shape[2]
-    rows = empty_rows(len(ys) * len(xs), order, of=classes, rest=rest)
+    rows = empty_rows((len(ys), len(xs)), order, of=classes, rest=rest)
     lanes = np.full((*coarse.shape[:2], rows.width), ABSENT, np.float32)
     lanes[..., : len(order)] = coarse[..., order]
     if rows.used > len(order):
         others = np.delete(coarse, order, axis=2)
         highest = others.max(axis=2, keepdims=True)
         lanes[..., len(order)] = highest[..., 0] + np.log(np.exp(others - highest).sum(axis=2))
-    _fill(lanes, stride, ys, xs, rows.scores.reshape(len(ys), len(xs), rows.width))
+    for columns, table in rows.strips():
+        _fill(lanes, stride, ys, xs[columns], table)
     return rows
 
 
