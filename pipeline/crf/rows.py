@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import aligned
+from pipeline.crf.lanes import aligned, load, logarithm, poke, store
 from pipeline.crf.strips import STRIP, strips
 
 WIDEST = 32  # lanes that stay in the processor's registers
@@ -73,43 +73,41 @@ def rows_of(given: NDArray, order: NDArray[np.intp], *, probabilities: bool, res
     others = np.setdiff1d(np.arange(classes), order)
     rows = empty_rows((size[0], size[1]), order, of=classes, rest=rest)
     for columns, table in rows.strips():
-        part = given[..., columns]
-        logs = _logs(part[order] if len(others) else part.copy(), probabilities=probabilities)
+        strip = given[..., columns]
+        part = (strip[order] if len(others) else strip).astype(np.float32)
         if len(others):
-            logs = np.concatenate([logs, _log_sum(part[others], probabilities=probabilities)])
-        _transpose(logs.reshape(len(logs), -1), table.reshape(-1, rows.width))
+            part = np.concatenate([part, _sum(strip[others], probabilities=probabilities)])
+        if not probabilities:
+            np.negative(part, out=part)
+        _enter(part.reshape(len(part), -1), table.reshape(-1), probabilities, rows.lanes)
     return rows
 
 
-def _logs(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
-    """In place, where it is float32 already."""
-    part = part.astype(np.float32, copy=False)
-    if not probabilities:
-        return np.negative(part, out=part)
-    return np.log(np.maximum(part, MIN_PROBABILITY, out=part), out=part)
-
-
-def _log_sum(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
-    """log of the sum of the probabilities, [1, …]."""
+def _sum(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
+    """The sum of probabilities, or -log of it, [1, …]."""
     if probabilities:
-        return _logs(part.sum(axis=0, keepdims=True, dtype=np.float32), probabilities=True)
+        return part.sum(axis=0, keepdims=True, dtype=np.float32)
     part = part.astype(np.float32)
     least = part.min(axis=0)
-    return (np.log(np.exp(least - part).sum(axis=0)) - least)[None]
+    return (least - np.log(np.exp(least - part).sum(axis=0)))[None]
 
 
 @njit(nogil=True, cache=True)
-def _transpose(part, table):
-    """[classes, pixels] into [pixels, width], block by block."""
+def _enter(part, table, logs, lanes):
+    """Numbers [classes, pixels], or their logarithms, into flat rows; block by block, which stay in the cache."""
     classes, pixels = part.shape
+    width = len(table) // pixels
     for start in range(0, pixels, 16):
         stop = min(start + 16, pixels)
         for c in range(classes):
             for p in range(start, stop):
-                table[p, c] = part[c, p]
+                poke(table, p * width + c, part[c, p])
         for p in range(start, stop):
-            for c in range(classes, table.shape[1]):
-                table[p, c] = ABSENT
+            if logs:
+                for at in range(p * width, (p + 1) * width, len(lanes)):
+                    store(table, at, logarithm(load(table, at, lanes), MIN_PROBABILITY))
+            for c in range(classes, width):
+                poke(table, p * width + c, ABSENT)
 
 
 def halved(rows: Rows) -> NDArray[np.float32]:
