@@ -14,9 +14,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import add, exponential, largest, load, multiply_add, peek, poke, scale_add, store, total, zeros
+from pipeline.crf.lanes import exponential, largest, load, multiply_add, peek, poke, scale_add, store, total, zeros
 
 BLOCK = 16  # pixels
+NOTHING = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
 
@@ -53,22 +54,24 @@ class Compatibility(NamedTuple):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def blur(values, chain, width, lanes):
-    """[1/2, 1, 1/2] along the chains of a direction, in place: each row is read once and written once."""
+def blur(values, chains, width, lanes):
+    """[1/2, 1, 1/2] along the chains of a direction, in place: each row is read once and written once.
+
+    Chains are short: with a branch at their ends the processor would guess wrong at every other point.
+    """
     for part in range(0, width, len(lanes)):
-        k, n = 0, len(chain)
-        while k < n:
-            before = zeros(lanes)
-            i = np.int64(peek(chain, k))
-            here = load(values, i * width + part, lanes)
-            while i >= 0:
-                k += 1
-                j = np.int64(peek(chain, k))
-                after = load(values, (j if j >= 0 else ~j) * width + part, lanes)
-                store(values, i * width + part, scale_add(add(before, after), HALF, here))
-                before, here, i = here, after, j
-            store(values, ~i * width + part, scale_add(before, HALF, here))
-            k += 1
+        j = np.int64(peek(chains, 0))
+        i = j ^ (j >> 63)
+        here = load(values, i * width + part, lanes)
+        before, half_before = here, NOTHING
+        for k in range(1, len(chains)):
+            half_after = HALF if j >= 0 else NOTHING
+            at = i * width + part
+            j = np.int64(peek(chains, k))
+            i = j ^ (j >> 63)
+            after = load(values, i * width + part, lanes)
+            store(values, at, scale_add(after, half_after, scale_add(before, half_before, here)))
+            before, here, half_before = here, after, half_after
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -229,19 +232,17 @@ def blurred_ones(vertices, weights, points, chains):
         for r in range(vertices.shape[1]):
             values[vertices[p, r]] += weights[p, r]
     for chain in chains:
-        k = 0
-        while k < len(chain):
-            before = np.float32(0)
-            i = np.int64(peek(chain, k))
-            here = peek(values, i)
-            while i >= 0:
-                k += 1
-                j = np.int64(peek(chain, k))
-                after = peek(values, j if j >= 0 else ~j)
-                poke(values, i, here + HALF * (before + after))
-                before, here, i = here, after, j
-            poke(values, ~i, here + HALF * before)
-            k += 1
+        j = np.int64(peek(chain, 0))
+        i = j ^ (j >> 63)
+        here = peek(values, i)
+        before, half_before = here, NOTHING
+        for k in range(1, len(chain)):
+            half_after, at = HALF if j >= 0 else NOTHING, i
+            j = np.int64(peek(chain, k))
+            i = j ^ (j >> 63)
+            after = peek(values, i)
+            poke(values, at, here + half_before * before + half_after * after)
+            before, here, half_before = here, after, half_after
     return values
 
 

@@ -159,16 +159,6 @@ def scale_add(typing_context: Any, x: Any, scalar: Any, y: Any) -> tuple[Any, Ca
 
 
 @intrinsic
-def add(typing_context: Any, x: Any, y: Any) -> tuple[Any, Callable]:
-    """x + y."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _each(builder, builder.fadd, *arguments)
-
-    return x(x, y), generate
-
-
-@intrinsic
 def multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> tuple[Any, Callable]:
     """x · y + z, lane by lane."""
 

@@ -60,7 +60,8 @@ class Lattice(NamedTuple):
         vertices: int32 [pixels, d + 1], the points around each pixel.
         weights: float32 [pixels, d + 1], its barycentric weights; they sum to 1.
         chains: for each of the d + 1 directions the points, int32, in the order of a walk along it. The last point i of
-            a chain is written as ~i; chains of a single point, which a blur leaves as they are, are left out.
+            a chain is written as ~i; chains of a single point, which a blur leaves as they are, are left out. One more
+            point follows the last.
         finder: finds the points.
     """
 
@@ -299,7 +300,7 @@ def _walk(points, index, step):
         poke(following, i, number)
         if number >= 0:
             poke(first, np.int64(number), np.uint8(0))
-    chain = np.empty(points, np.int32)
+    chain = np.empty(points + 1, np.int32)
     n = 0
     for i in range(points):
         if first[i] and following[i] >= 0:
@@ -309,4 +310,5 @@ def _walk(points, index, step):
                 poke(chain, n, j if after >= 0 else ~j)
                 n += 1
                 j = after
-    return chain[:n].copy()
+    chain[n] = 0
+    return chain[: n + 1].copy()
