@@ -123,7 +123,7 @@ def _empty_index(features: Features) -> Index:
         raise ValueError(f"the image spans {span:.3g} widths of a Gaussian, more than {MAX_SPAN}: take a larger width")
     scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
     radix, origin = _packing(features.low * scale, features.high * scale)
-    return Index(scale, radix, origin, np.full(1 << 14, FREE), np.full(1 << 16, NONE))
+    return Index(scale, radix, origin, np.full(1 << 14, FREE), np.full(1 << 17, NONE))
 
 
 def _with_more_room(index: Index, points: int) -> Index:
