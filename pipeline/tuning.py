@@ -105,6 +105,10 @@ def tune(config: TuneConfig) -> list[Trial]:
     classes = load_classes(config.classes) if config.classes else card.classes
     if classes.names != card.classes.names:
         raise UserError(f"class file {config.classes} does not fit the model, whose classes are {card.classes.names}")
+    try:
+        config.crf_params.label_compatibility(len(classes))
+    except ValueError as error:
+        raise UserError(f"--crf-params.{error}") from None
     samples = datasets.pair(config.images, config.labels).samples
     if len(samples) > config.max_images:
         samples = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, config.max_images)]

@@ -69,7 +69,7 @@ class SegmentConfig(_Group):
     crf_mode: Mode = Field(
         default="pruned",
         description="exact; pruned: without the classes that are not in an image (differs at under 1 of 10,000 "
-        "pixels); fast: that, and at half the resolution (differs at up to 1 of 100)",
+        "pixels); fast: that, and at half the resolution (differs at up to 1 of 50)",
     )
     crf_params: CRFParams = CRFParams()
     dtype: DType = Field(default="float32", description="float32 or bfloat16 (autocast)")

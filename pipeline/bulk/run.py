@@ -36,6 +36,10 @@ def segment(config: SegmentConfig) -> str | None:
     """
     card = bundle.read_card(config.model)
     classes = _classes(config, card)
+    try:
+        config.crf_params.label_compatibility(len(classes))
+    except ValueError as error:
+        raise UserError(f"--crf-params.{error}") from None
     what = planning.identity(config, card, classes)
     run_id = config.run_id or planning.default_run_id(what, card)
     run = storage.join(config.output, f"run_id={run_id}")

@@ -50,9 +50,9 @@ def dense_crf(
     pixels = image_array(image)
     given = _given(probabilities, unary, pixels.shape[:2])
     classes, of_probabilities = len(given), unary is None
-    whole = np.empty(
-        pixels.shape[:2] if output == "labels" else given.shape, np.int32 if output == "labels" else np.float32
-    )
+    whole: NDArray = np.empty(pixels.shape[:2], np.int32)
+    if output == "probabilities":
+        whole = np.empty(given.shape, np.float32)
     for tile in image_tiles(pixels, params, classes=classes, max_bytes=max_bytes):
         refined = _refine(pixels[tile.outer], given[:, *tile.outer], params, mode, of_probabilities)
         found = refined.labels() if output == "labels" else refined.probabilities(classes)

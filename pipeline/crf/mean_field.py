@@ -20,6 +20,9 @@ from pipeline.crf.params import CRFParams, Normalisation
 from pipeline.crf.rows import Rows
 
 
+MAX_VALUES = 2**31 - 1  # of a lattice
+
+
 class Kernel(NamedTuple):
     """A Gaussian filter between pixels.
 
@@ -52,7 +55,16 @@ class Kernel(NamedTuple):
         return filtering.normalised(self.ones, vertices, weights, factor, gain, np.float32(power)).reshape(-1)
 
     def passage(self, rows: Rows) -> Passage:
-        """For the values of rows' classes, zero to begin with."""
+        """For the values of rows' classes, zero to begin with.
+
+        Raises:
+            ValueError: offsets of rows would not fit 32 bits.
+        """
+        if (self.lattice.points + 1) * rows.width > MAX_VALUES:
+            raise ValueError(
+                f"a lattice of {self.lattice.points:,} points times {rows.width} classes is too large; give a smaller "
+                "max_bytes, so that the image goes in tiles"
+            )
         vertices, weights = self.lattice.vertices, self.lattice.weights
         into = self.splat_weights()
         out = into if self.normalisation in ("symmetric", "none") else self.slice_weights(vertices, weights)

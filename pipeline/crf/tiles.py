@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MAX_BYTES = 4 * 2**30  # of working memory, unless told otherwise
+MAX_BYTES = 2 * 2**30  # of working memory, unless told otherwise
 
 
 class Tile(NamedTuple):
