@@ -69,7 +69,7 @@ def test_pruning_keeps_the_weight_of_what_it_leaves_out() -> None:
 
 
 def test_which_classes_are_kept() -> None:
-    coarse = np.array([[0.9, 0.1], [0.05, 0.88], [0.03, 0.009], [0.02, 0.011]], np.float32)[:, None]
+    coarse = np.array([[0.9, 0.1], [0.05, 0.88], [0.09, 0.009], [0.02, 0.031]], np.float32)[:, None]
     kept, rest = choose(coarse, np.array([5000, 4999, 0, 1]))
     assert kept.tolist() == [0, 1]
     masses = coarse[2:].mean(axis=(1, 2))

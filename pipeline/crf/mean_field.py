@@ -19,7 +19,6 @@ from pipeline.crf.lattice import Features, Lattice, build_lattice, look_up
 from pipeline.crf.params import CRFParams, Normalisation
 from pipeline.crf.rows import Rows
 
-
 MAX_VALUES = 2**31 - 1  # of a lattice
 
 

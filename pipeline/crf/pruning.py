@@ -18,7 +18,7 @@ from pipeline.crf.params import CRFParams
 EVERY = 4  # of the coarse grid, in pixels
 GRID = slice(EVERY // 2, None, EVERY)
 STEPS = 3  # of the coarse CRF
-LIKELY = 0.1  # of the best class's probability, after the coarse CRF, at any pixel
+LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
 WINS = 1e-4  # share of pixels, before the CRF
 CHUNK = 1 << 12  # pixels
 
