@@ -4,10 +4,10 @@ pydensecrf does not build any more; its fork pydensecrf2 does: `pip install cyth
 `pip install --no-build-isolation pydensecrf2`. Without either the figures are ours alone, checked on a small picture
 against the lattice as scipy.sparse matrices.
 
-Nine cases: three sizes of well-known data sets with as many classes in an image as networks find there (CamVid: 7 of 11
-is what our DeepLab with mIoU 0.42 leaves after pruning), three parameter sets. Both begin with the same probabilities and
-end with labels; times are medians of interleaved runs, a ratio is theirs over ours. `labels` is the share of pixels whose
-label is not that of our exact mode, and for that mode, not pydensecrf's.
+Nine cases: three sizes of well-known data sets with as many classes in an image as networks find there (CamVid: 7 of
+11 is what our DeepLab with mIoU 0.42 leaves after pruning), three parameter sets. Both begin with the same
+probabilities and end with labels; times are medians of interleaved runs, a ratio is theirs over ours. `labels` is the
+share of pixels whose label is not that of our exact mode, and for that mode, not pydensecrf's.
 The pictures are drawn, unless --images names a folder of photographs.
 """
 
