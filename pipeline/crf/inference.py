@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.crf import filtering
 from pipeline.crf.features import bilateral_features, position_features
 from pipeline.crf.filtering import Compatibility, Passage
-from pipeline.crf.mean_field import Kernel, kernel_between, mean_field
+from pipeline.crf.mean_field import Kernel, View, kernel_between, mean_field
 from pipeline.crf.params import CRFParams, Mode, Normalisation
 from pipeline.crf.pruning import EVERY, GRID, STEPS, can_prune, choose
 from pipeline.crf.rows import Rows, halved
@@ -99,8 +99,8 @@ def refine(pixels: NDArray, rows: Rows, params: CRFParams, *, every: int = 1, ha
     gaussian = _position_kernel(*small.shape[:2], 2, params.sigma_gamma, params.w2, params.normalisation)
     half_rows = rows._replace(size=(small.shape[0], small.shape[1]), scores=halved(rows))
     first, second = mean_field(half_rows, (bilateral, gaussian), compatibility, params)
-    first = bilateral.passage_to(features, first, rows)
-    second = gaussian.passage_to(position_features(height, width, params.sigma_gamma), second, rows)
+    first = bilateral.seen_from(features).passage(first, rows)
+    second = _position_view(height, width, params.sigma_gamma, params.w2, params.normalisation).passage(second, rows)
     return Refined(rows, first, second, compatibility)
 
 
@@ -111,6 +111,13 @@ def _position_kernel(
     """The kernel over position alone. It depends on the image's size only and is kept for the next one."""
     strip = STRIP // 2 if every == 2 else STRIP  # as the rows of squares have it
     return kernel_between(position_features(height, width, sigma, every=every, strip=strip), weight, normalisation)
+
+
+@lru_cache(maxsize=2)
+def _position_view(height: int, width: int, sigma: float, weight: float, normalisation: Normalisation) -> View:
+    """The kernel of squares of 2x2 pixels as the pixels see it."""
+    kernel = _position_kernel(-(-height // 2), -(-width // 2), 2, sigma, weight, normalisation)
+    return kernel.seen_from(position_features(height, width, sigma))
 
 
 def _lane_compatibility(params: CRFParams, rows: Rows) -> Compatibility:

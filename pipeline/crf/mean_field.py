@@ -70,11 +70,21 @@ class Kernel(NamedTuple):
         old, new = (aligned((self.lattice.points + 1) * rows.width) for _ in range(2))
         return Passage(_offsets(vertices, rows), into, out, (0,) * vertices.shape[1], old, new)
 
-    def passage_to(self, features: Features, passage: Passage, rows: Rows) -> Passage:
-        """For other pixels, which slice a passage's values."""
+    def seen_from(self, features: Features) -> "View":
+        """For other pixels."""
         vertices, weights = look_up(self.lattice, features)
-        out = self.slice_weights(vertices, weights)
-        return passage._replace(vertices=_offsets(vertices, rows), into=out, out=out)
+        return View(vertices, self.slice_weights(vertices, weights))
+
+
+class View(NamedTuple):
+    """A kernel's lattice as other pixels slice it: their vertices and weights."""
+
+    vertices: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def passage(self, passage: Passage, rows: Rows) -> Passage:
+        """Slices the values of a passage of the kernel."""
+        return passage._replace(vertices=_offsets(self.vertices, rows), into=self.weights, out=self.weights)
 
 
 def _offsets(vertices: NDArray[np.int32], rows: Rows) -> NDArray[np.int32]:
