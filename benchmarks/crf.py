@@ -128,11 +128,12 @@ def cases(made: dict[str, Scene], rounds: int, *, peer: bool) -> None:
             times, results = interleaved(works, rounds)
             theirs = times.pop(0) if peer else float("nan")
             labels = results.pop(0) if peer else results[0]
-            cells = f"{name:16} {key:5}{1000 * theirs:8.0f} ms"
+            cells = f"{name:16} {key:5}" + (f"{1000 * theirs:8.0f} ms" if peer else f"{'–':>11}")
             for mode, seconds, found in zip(MODES, times, results, strict=True):
                 ratios[mode].append(theirs / seconds)
                 differ = np.mean(found != (labels if mode == "exact" else results[0]))
-                cells += f"{1000 * seconds:6.0f} ms{theirs / seconds:7.2f}{differ:9.0e}"
+                ratio = f"{theirs / seconds:.2f}" if peer else "–"
+                cells += f"{1000 * seconds:6.0f} ms{ratio:>7}{differ:9.0e}"
             if peer:
                 q = dense_crf(scene.pixels, probabilities=probabilities, params=params, output="probabilities")
                 cells += f"{np.abs(q - pydensecrf(scene.pixels, probabilities, params)).max():10.0e}"
