@@ -7,7 +7,7 @@ against the lattice as scipy.sparse matrices.
 Nine cases: three sizes of well-known data sets with as many classes in an image as networks find there (CamVid: 7 of
 11 is what our DeepLab with mIoU 0.42 leaves after pruning), three parameter sets. Both begin with the same
 probabilities and end with labels; times are medians of interleaved runs, a ratio is theirs over ours. `labels` is the
-share of pixels whose label is not that of our exact mode, and for that mode, not pydensecrf's.
+share of pixels whose label is not that of our exact mode, and for that mode, not pydensecrf's. Needs Linux.
 The pictures are drawn, unless --images names a folder of photographs.
 """
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
 from benchmarks.crf_scenes import STRIDE, Scene, draw, photograph
+from benchmarks.measure import peak_growth
 from pipeline.crf import CRFParams, Mode, dense_crf
 
 SIZES = {  # width, height, classes, those in an image
@@ -85,9 +86,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=Path, help="folder of photographs")
     arguments = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(cores)})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
     peer = peer_is_there()
     if not peer:
         print("pydensecrf is not installed: figures of ours alone")
@@ -189,15 +189,7 @@ def _peak(who: str) -> int:
     small = np.ascontiguousarray(probabilities[:, :64, :64])
     work: Callable[..., Any] = dense_crf_labels if who == "ours" else pydensecrf_labels
     work(np.ascontiguousarray(scene.pixels[:64, :64]), small, params)  # what compiling takes is not counted
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _resident("VmRSS")
-    work(scene.pixels, probabilities, params)
-    return _resident("VmHWM") - before
-
-
-def _resident(what: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return 1024 * int(line.split()[1])
+    return peak_growth(partial(work, scene.pixels, probabilities, params))
 
 
 def two_processes() -> None:

@@ -16,12 +16,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import peak_growth
 from pipeline.models import configure
 from pipeline.models.upsampling import upsample
 
@@ -175,15 +175,7 @@ def _peak(pair: str, side: str, shape: tuple[int, ...], device: str) -> int:
     if device.startswith("cuda"):
         both(network, images)
         return torch.cuda.max_memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-    before = _resident("VmRSS")
-    both(network, images)
-    return _resident("VmHWM") - before
-
-
-def _resident(what: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return 1024 * int(line.split()[1])
+    return peak_growth(lambda: both(network, images))
 
 
 def slide(rounds: int) -> None:

@@ -125,6 +125,28 @@ def describe_value(raw: int) -> str:
     return f"#{raw & 0xFFFFFF:06x}" if raw >> 24 == 1 else str(raw)
 
 
+def classes_like(url: str | None, known: Classes, *, of: str) -> Classes:
+    """The classes to read labels with: known ones, or those of a class file, which has the same names.
+
+    Args:
+        url: of the class file, if any.
+        known: a model's or a run's classes.
+        of: "model" or "run", for the message.
+
+    Raises:
+        UserError: the file has other names, or cannot be used at all.
+    """
+    if url is None:
+        return known
+    classes = load_classes(url)
+    if classes.names != known.names:
+        raise UserError(
+            f"class file {url} does not fit the {of}: it has {len(classes)} classes ({', '.join(classes.names[:5])}, "
+            f"…), the {of} {len(known)} ({', '.join(known.names[:5])}, …)"
+        )
+    return classes
+
+
 def load_classes(url: str) -> Classes:
     """Read a class file.
 

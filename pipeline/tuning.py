@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from pipeline import bundle, cluster, datasets, storage
-from pipeline.classes import Classes, load_classes
+from pipeline import cluster, datasets, storage
+from pipeline.classes import Classes, classes_like
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.crf.score_map import crf_of_scores
 from pipeline.crf.warm import warm
@@ -101,10 +101,9 @@ def tune(config: TuneConfig) -> list[Trial]:
     Raises:
         UserError: no usable image, or what else the user has to mend.
     """
-    card = bundle.read_card(config.model)
-    classes = load_classes(config.classes) if config.classes else card.classes
-    if classes.names != card.classes.names:
-        raise UserError(f"class file {config.classes} does not fit the model, whose classes are {card.classes.names}")
+    from pipeline import bundle  # torch: only here and in the scorer, not in the trials' tasks
+
+    classes = classes_like(config.classes, bundle.read_card(config.model).classes, of="model")
     try:
         config.crf_params.label_compatibility(len(classes))
     except ValueError as error:
@@ -114,14 +113,14 @@ def tune(config: TuneConfig) -> list[Trial]:
         samples = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, config.max_images)]
     storage.check_writable(config.output)
     cluster.connect()
-    chunks = _score(config, samples, classes)
+    chunks, images = _score(config, samples, classes)
     default = config.crf_params
     grid = itertools.product(config.w1, config.sigma_alpha, config.sigma_beta)
     coarse: list[CRFParams | None] = [_with(default, *at) for at in grid]
     trials = _try(config, chunks, classes, {"none": [None], "default": [default], "coarse": coarse})
     for i in range(config.fine_rounds):
         trials += _try(config, chunks, classes, {"fine": list(_around(_best(trials), factor=1.5 ** (0.5**i)))})
-    table = pa.Table.from_pylist(list(_rows(trials, len(samples))), schema=SCHEMA)
+    table = pa.Table.from_pylist(list(_rows(trials, images)), schema=SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     storage.write_bytes(storage.join(config.output, "trials.parquet"), buffer.getvalue())
@@ -147,8 +146,8 @@ def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
             yield _with(params, *(round(v * factor**p, 3) for v, p in zip(values, powers, strict=True)))
 
 
-def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> list[Any]:
-    """References to chunks of scored images.
+def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple[list[Any], int]:
+    """References to chunks of scored images, and how many images they hold.
 
     Raises:
         UserError: not one of the samples can be read.
@@ -162,14 +161,15 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> list[
         print(f"left out: {line}", file=sys.stderr)
     if len(unread) == len(samples):
         raise UserError(f"none of the {len(samples)} images of {storage.redact(config.images)} can be used")
-    return [chunk for chunk, _ in answers]
+    return [chunk for chunk, _ in answers], len(samples) - len(unread)
 
 
 class Scorer:
     """An actor that runs the network."""
 
     def __init__(self, config: TuneConfig, classes: Classes):
-        from pipeline.inference import Segmenter, pick_device  # torch: only here
+        from pipeline import bundle
+        from pipeline.inference import Segmenter, pick_device
 
         model, card = bundle.load_bundle(config.model)
         self._segmenter = Segmenter(

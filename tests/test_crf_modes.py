@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.crf import CRFParams, crf_of_scores, dense_crf
 from pipeline.crf.pruning import choose, count_best
+from pipeline.crf.rows import empty_rows
 from pipeline.crf.tiles import tiles
 from pipeline.crf.warm import warm
 from pipeline.models.upsampling import upsample
@@ -135,6 +136,17 @@ def test_what_it_refuses(scores: np.ndarray, message: str) -> None:
         crf_of_scores(np.zeros((20, 30, 3), np.uint8), scores, stride=STRIDE)
 
 
-def test_warming_up_runs_every_width_that_can_occur() -> None:
+def test_warming_up_runs_every_width_that_can_occur(monkeypatch, tmp_path) -> None:
     """A run of 20 classes may keep 5, 12 or all."""
-    assert warm(classes=20, params=CRFParams(), mode="pruned") > 0
+    widths = []
+
+    def spy(size, order, **told):
+        rows = empty_rows(size, order, **told)
+        widths.append(rows.width)
+        return rows
+
+    monkeypatch.setattr("pipeline.crf.score_map.empty_rows", spy)
+    monkeypatch.setattr("pipeline.crf.warm._folder", lambda: tmp_path)
+    warm.__wrapped__(classes=20, params=CRFParams(), mode="pruned")
+    assert set(widths) == {8, 16, 24}
+    assert [path.name for path in tmp_path.glob("warm-*-pruned-20-symmetric")], "the next process need not wait"

@@ -19,7 +19,7 @@ from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
 from pipeline.bulk.write import count, read_label
-from pipeline.classes import Classes, load_classes
+from pipeline.classes import Classes, classes_like
 from pipeline.errors import UserError
 from pipeline.images import MAX_PIXELS, decode_mask
 from pipeline.metrics import Confusion
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     """
     files = [file["path"] for file in read_manifest(config.run)["files"]]
     images = open_images(config.run, files)
-    classes = _classes(config, images)
+    classes = classes_like(config.classes, Classes(**metadata_of(images.schema)["classes"]), of="run")
     by_key = datasets.files_by_key(config.labels)
     rows = images.to_table(columns=["image_id", "status"]).to_pylist()
     labels = [by_key.get(datasets.without_image_suffix(row["image_id"])) for row in rows]
@@ -67,16 +67,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     if config.output:
         store_tables(config.output, tables)
     return tables
-
-
-def _classes(config: EvaluateConfig, images: pa.dataset.Dataset) -> Classes:
-    of_run = Classes(**metadata_of(images.schema)["classes"])
-    if config.classes is None:
-        return of_run
-    classes = load_classes(config.classes)
-    if classes.names != of_run.names:
-        raise UserError(f"class file {config.classes} does not fit the run: its classes are {', '.join(of_run.names)}")
-    return classes
 
 
 def _count(run: str, files: list[str], labels: list[str | None], classes: Classes) -> tuple[Confusion, int, int]:

@@ -13,39 +13,11 @@ from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.fetch import Failure, Fetched, fetch_shard
 from pipeline.bulk.plan import read_plan
 from pipeline.bulk.quarantine import Quarantine
+from pipeline.bulk.schema import PREDICTED
 from pipeline.bulk.shards import shard_of
 from pipeline.bundle import load_bundle
 from pipeline.images import from_upright
 from pipeline.inference import Prediction, Segmenter, micro_batches, pick_device
-
-# What an actor hands on: a row per image of the shard, in the plan's order. `labels` holds the bytes of the
-# label map [height, width] on the stored pixels, of the type that `label_dtype` names. With a CRF to come, `pixels`
-# holds those of the upright image, uint8 RGB, and `scores` the float16 score map; without, these are null.
-PREDICTED = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("shard", pa.int32()),
-        ("position", pa.int64()),
-        ("error_stage", pa.string()),
-        ("error_class", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("sha256", pa.string()),
-        ("labels", pa.large_binary()),
-        ("label_dtype", pa.string()),
-        ("orientation", pa.int32()),
-        ("pixels", pa.large_binary()),
-        ("scores", pa.large_binary()),
-        ("score_shape", pa.list_(pa.int32())),
-        ("stride", pa.int32()),
-        ("mean_confidence", pa.float32()),
-        ("mean_entropy", pa.float32()),
-        ("t_fetch_ms", pa.float32()),
-        ("t_decode_ms", pa.float32()),
-        ("t_infer_ms", pa.float32()),
-    ]
-)
 
 
 class Predictor:

@@ -7,16 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.predict import PREDICTED
+from pipeline.bulk.schema import REFINED
 from pipeline.crf.score_map import crf_of_scores
 from pipeline.crf.warm import warm
 from pipeline.images import from_upright
-
-# What the writer gets: beside the refined labels the network's, of the same type; pixels and scores end here.
-REFINED = pa.schema(
-    [field for field in PREDICTED if field.name not in ("pixels", "scores", "score_shape", "stride")]
-    + [("raw_labels", pa.large_binary()), ("crf_changed_px", pa.int32()), ("t_crf_ms", pa.float32())]
-)
 
 
 class Refiner:
@@ -30,12 +24,10 @@ class Refiner:
     def __init__(self, config: SegmentConfig, *, classes: int):
         self._config = config
         self._classes = classes
-        self._warm = False
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if not self._warm:
-            warm(classes=self._classes, params=self._config.crf_params, mode=self._config.crf_mode)
-            self._warm = True
+        """Refine a block of `PREDICTED`; the result has `REFINED`."""
+        warm(classes=self._classes, params=self._config.crf_params, mode=self._config.crf_mode)
         rows = [row if row["error_stage"] is not None else self._refined(row) for row in block.to_pylist()]
         return pa.Table.from_pylist(rows, schema=REFINED)
 

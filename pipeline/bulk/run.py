@@ -19,8 +19,7 @@ from pipeline.bulk.results import read_file
 from pipeline.bulk.schema import images_schema
 from pipeline.bulk.shards import parts
 from pipeline.bulk.write import ShardWriter
-from pipeline.bundle import Card
-from pipeline.classes import Classes, load_classes
+from pipeline.classes import Classes, classes_like
 from pipeline.errors import UserError
 from pipeline.report.tables import format_report
 
@@ -35,7 +34,7 @@ def segment(config: SegmentConfig) -> str | None:
         UserError: anything that the user has to mend, where possible before a worker starts.
     """
     card = bundle.read_card(config.model)
-    classes = _classes(config, card)
+    classes = classes_like(config.classes, card.classes, of="model")
     try:
         config.crf_params.label_compatibility(len(classes))
     except ValueError as error:
@@ -74,20 +73,6 @@ def segment(config: SegmentConfig) -> str | None:
         _stream(config, plan, run, left, schema, classes)
     finish(run, run_id=run_id, plan=plan, schema=schema, classes=classes, card=card, images_url=config.images)
     return run
-
-
-def _classes(config: SegmentConfig, card: Card) -> Classes:
-    """The classes to read labels with: the model's, or those of a class file that fits it."""
-    if config.classes is None:
-        return card.classes
-    classes = load_classes(config.classes)
-    if classes.names != card.classes.names:
-        raise UserError(
-            f"class file {config.classes} does not fit the model: it has {len(classes)} classes "
-            f"({', '.join(classes.names[:5])}, …), the model {len(card.classes)} "
-            f"({', '.join(card.classes.names[:5])}, …)"
-        )
-    return classes
 
 
 def describe_plan(plan: pa.Table, run: str) -> str:

@@ -1,4 +1,4 @@
-"""The table of results: a row per image, the same schema in every file of a run."""
+"""The table of results: a row per image, the same schema in every file of a run; and what the stages hand on."""
 
 import json
 from typing import Any
@@ -10,6 +10,41 @@ from pipeline.classes import Classes
 METADATA_KEY = b"segpipe"
 # Hugging Face's data sets show the masks as pictures where a schema says this.
 _HUGGING_FACE = {"info": {"features": {"mask": {"_type": "Image"}}}}
+
+# What an actor hands on: a row per image of the shard, in the plan's order. `labels` holds the bytes of the
+# label map [height, width] on the stored pixels, of the type that `label_dtype` names. With a CRF to come, `pixels`
+# holds those of the upright image, uint8 RGB, and `scores` the float16 score map; without, these are null.
+PREDICTED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("shard", pa.int32()),
+        ("position", pa.int64()),
+        ("error_stage", pa.string()),
+        ("error_class", pa.string()),
+        ("error_message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+        ("labels", pa.large_binary()),
+        ("label_dtype", pa.string()),
+        ("orientation", pa.int32()),
+        ("pixels", pa.large_binary()),
+        ("scores", pa.large_binary()),
+        ("score_shape", pa.list_(pa.int32())),
+        ("stride", pa.int32()),
+        ("mean_confidence", pa.float32()),
+        ("mean_entropy", pa.float32()),
+        ("t_fetch_ms", pa.float32()),
+        ("t_decode_ms", pa.float32()),
+        ("t_infer_ms", pa.float32()),
+    ]
+)
+
+# What the writer gets: beside the refined labels the network's, of the same type; pixels and scores end here.
+REFINED = pa.schema(
+    [field for field in PREDICTED if field.name not in ("pixels", "scores", "score_shape", "stride")]
+    + [("raw_labels", pa.large_binary()), ("crf_changed_px", pa.int32()), ("t_crf_ms", pa.float32())]
+)
 
 CONFUSION = pa.list_(pa.struct([("gt", pa.int16()), ("pred", pa.int16()), ("px", pa.int32())]))
 
