@@ -12,7 +12,7 @@ from pipeline.bulk.run import segment
 from pipeline.bulk.run import summarise as summarise_segmenting
 from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
 from pipeline.training.config import Optimiser, Split, TrainConfig
-from pipeline.training.run import summarise as summarise_training
+from pipeline.training.display import summarise as summarise_training
 from pipeline.training.run import train
 from pipeline.transforms import Augmentation
 

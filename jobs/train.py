@@ -9,7 +9,8 @@ The output becomes the bundle that jobs/segment.py takes. The same command again
 
 from pipeline import cli
 from pipeline.training.config import TrainConfig
-from pipeline.training.run import summarise, train
+from pipeline.training.display import summarise
+from pipeline.training.run import train
 
 
 def main(argv: list[str]) -> None:

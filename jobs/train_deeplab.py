@@ -9,7 +9,8 @@ from pydantic import Field
 
 from pipeline import cli
 from pipeline.training.config import Optimiser, TrainConfig
-from pipeline.training.run import summarise, train
+from pipeline.training.display import summarise
+from pipeline.training.run import train
 from pipeline.transforms import Augmentation
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Read a data set in parallel and report what is wrong with it.
 
-jobs/validate.py --images URL --labels URL --classes classes.yaml
+jobs/validate.py --images URL --labels URL --classes classes.yaml [--preview crops.png --recipe recipes/pspnet.yaml]
 
 Exit code 0: no problem found; 1: problems, listed; 2: it could not be read at all.
 """

@@ -11,6 +11,7 @@ import io
 import json
 import posixpath
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,18 +52,19 @@ class Card(BaseModel):
         return hashlib.sha256(json.dumps([*parts, len(self.classes)], sort_keys=True).encode()).hexdigest()
 
 
-def save_bundle(url: str, model: nn.Module, card: Card) -> Card:
+def save_bundle(url: str, model: nn.Module | Mapping[str, Tensor], card: Card) -> Card:
     """Write a bundle, replacing the one that is there.
 
     Args:
         url: the bundle's folder on any storage.
-        model: the network that `card` describes.
+        model: the network that `card` describes, or its state dict.
         card: without weights, hash and date, which are filled in.
 
     Returns:
         The card as written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict() if isinstance(model, nn.Module) else model
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(state)
     digest = hashlib.sha256(data).hexdigest()
     card = card.model_copy(

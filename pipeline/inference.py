@@ -44,6 +44,11 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
 
 
+def autocast(device: torch.device, dtype: DType) -> torch.autocast:
+    """The context in which a network computes with a dtype; nothing changes for float32."""
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
 class Segmenter:
     """Segments images with a network.
 
@@ -51,7 +56,7 @@ class Segmenter:
         model: in eval mode; moved to the device.
         preprocessing: the bundle's.
         device: where to run.
-        dtype: "float32", or "bfloat16" for autocast.
+        dtype: "float32", or "bfloat16" or "float16" for autocast.
         instances: show the network proposal boxes of each image, not the whole.
         keep_scores: give the score maps as well.
     """
@@ -95,7 +100,7 @@ class Segmenter:
 
     def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack(images)).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with autocast(self.device, self.dtype):
             logits, stride = self._scores(images, normalise(batch, self.preprocessing))
         log_p = torch.log_softmax(logits.float(), dim=1)
         p = log_p.exp()

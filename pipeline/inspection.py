@@ -19,6 +19,8 @@ from pipeline import cluster, images, storage
 from pipeline.classes import Classes, load_classes
 from pipeline.datasets import Sample, pair, read_list
 from pipeline.storage import Url
+from pipeline.training.preview import draw_preview, from_recipe
+from pipeline.transforms import Augmentation
 
 CHUNK = 64  # samples in a task
 THREADS = 8
@@ -35,6 +37,10 @@ class InspectConfig(BaseModel):
     list: Url | None = Field(default=None, description="file of keys, one a line, to take only these")
     report: Url | None = Field(default=None, description="write everything found to this JSON file")
     show: int = Field(default=20, ge=0, description="problems to print of each kind")
+    preview: Url | None = Field(default=None, description="draw training crops on this PNG, augmented as below")
+    recipe: Url | None = Field(default=None, description="preview: take augmentation and seed from this recipe (YAML)")
+    augmentation: Augmentation = Augmentation()
+    seed: int = Field(default=0, ge=0, description="preview: of the crops")
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,10 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
             found.present = [a + b for a, b in zip(found.present, chunk["present"], strict=True)]
             found.ignored += chunk["ignored"]
             found.problems += [Problem(**problem) for problem in json.loads(chunk["problems"])]
+    if config.preview:
+        settings, seed = from_recipe(config.recipe) if config.recipe else (config.augmentation, config.seed)
+        sheet = draw_preview(pairing.samples, classes, augmentation=settings, seed=seed)
+        storage.write_bytes(config.preview, sheet)
     found.problems.sort(key=lambda problem: (problem.kind, problem.where))
     if config.report:
         storage.write_bytes(config.report, json.dumps(asdict(found), indent=2).encode())

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-DType = Literal["float32", "bfloat16"]  # bfloat16 means autocast: weights stay float32
+DType = Literal["float32", "bfloat16", "float16"]  # the latter two mean autocast: weights stay float32
 
 
 class Preprocessing(BaseModel):

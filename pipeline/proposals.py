@@ -4,12 +4,15 @@ Uijlings, van de Sande, Gevers & Smeulders, "Selective Search for Object Recogni
 """
 
 import ctypes
+import threading
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+
+_LOCK = threading.Lock()  # OpenCV ranks by C's `rand()`, which all threads share
 
 
 def selective_search(
@@ -20,8 +23,8 @@ def selective_search(
     Args:
         pixels: uint8 RGB [height, width, 3].
         mode: "fast" (one to two thousand boxes on a photograph) or "quality" (some times more of both).
-        seed: OpenCV ranks by C's `rand()`, which is seeded here, so that an image always has the same boxes. Not
-            thread-safe: other threads' calls of `rand()` would come between.
+        seed: OpenCV ranks by C's `rand()`, which is seeded here, so that an image always has the same boxes; threads
+            wait for each other.
 
     Returns:
         int32 [boxes, 4], each left, top, right, bottom in pixels, the latter two exclusive; at least the whole image.
@@ -40,7 +43,8 @@ def selective_search(
     search = segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV's order is BGR
     (search.switchToSelectiveSearchFast if mode == "fast" else search.switchToSelectiveSearchQuality)()
-    ctypes.CDLL(None).srand(seed)
-    found = np.asarray(search.process(), np.int32).reshape(-1, 4)
+    with _LOCK:
+        ctypes.CDLL(None).srand(seed)
+        found = np.asarray(search.process(), np.int32).reshape(-1, 4)
     found[:, 2:] += found[:, :2]  # x, y, width, height -> left, top, right, bottom
     return found if len(found) else whole

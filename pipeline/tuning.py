@@ -67,7 +67,7 @@ class TuneConfig(BaseModel):
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best")
     crf_mode: Mode = Field(default="pruned", description="of the CRF; see jobs/segment.py")
     crf_params: CRFParams = Field(default=CRFParams(), description="the default to beat, and what is not searched")
-    dtype: DType = Field(default="float32", description="float32 or bfloat16 (autocast)")
+    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")
 
 
 class Trial(NamedTuple):

@@ -20,7 +20,6 @@ from pipeline.preprocessing import Preprocessing
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.losses import segmentation_loss
 from pipeline.training.run import check
-from pipeline.training.stream import permutation
 from pipeline.training.validation import validate
 from pipeline.transforms import Augmentation, augment
 from tests.jobs import kill_when, run_job, succeed, tiny_training
@@ -40,9 +39,9 @@ def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
     assert card.training["record"]["epoch"] == best["epoch"]
     samples = pair(f"{scenes_on_s3}/val/images", f"{scenes_on_s3}/val/labels").samples
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
-    counts, unread = validate(segmenter, samples, card.classes)
-    assert counts.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
-    assert unread == []
+    validated = validate(segmenter, samples, card.classes)
+    assert validated.confusion.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
+    assert validated.unread == []
 
 
 def test_the_same_command_again_has_nothing_to_do(trained_on_s3, scenes_on_s3, ray_head):
@@ -85,7 +84,7 @@ def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     model, card = bundle.load_bundle(str(tmp_path / "out"))
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     samples = pair(f"{scenes}/val/images", f"{scenes}/val/labels").samples
-    counts, _ = validate(segmenter, samples, card.classes)
+    counts = validate(segmenter, samples, card.classes).confusion
     assert counts.scores.miou == pytest.approx(record["miou"], abs=ROUNDING)
 
 
@@ -120,7 +119,12 @@ def test_refused_before_any_worker_starts(scenes, tmp_path):
         ({"output": str(tmp_path / "file" / "below")}, "cannot write to the output"),
         ({"weights": str(tmp_path / "weights.pth")}, "not a checkpoint"),
         ({"batch_size": 1}, "needs at least 2 images per worker"),
-        ({"batch_size": 3, "scaling": {"num_workers": 2}}, "does not divide among 2 workers"),
+        ({"batch_size": 3, "scaling": {"num_workers": 2}}, "needs at least 2 images per worker"),
+        ({"scaling": {"num_workers": 2, "min_workers": 3}}, "--scaling.min_workers 3 is above"),
+        ({"freeze": ("backbone.layer9",)}, "--freeze backbone.layer9: no parameter begins so; there are backbone.bn1"),
+        ({"freeze": ("backbone", "classifier")}, "nothing is left to learn"),
+        ({"optimiser": {"lr_of": {"heads": 10}}}, "--optimiser.lr_of heads: neither a role"),
+        ({"loss": {"class_weights": (1.0, 2.0)}}, "--loss.class_weights has 2 numbers for 6 classes"),
     ]
     for changes, expected in cases:
         with pytest.raises(UserError) as caught:
@@ -156,13 +160,6 @@ def test_a_value_outside_the_classes_stops_training_with_its_file(scenes, tmp_pa
     assert "values outside the classes" in line
     assert "/labels/scene_" in line
     assert "jobs/validate.py" in line
-
-
-def test_every_pass_of_an_epoch_shows_every_image_once():
-    first, second = permutation(0, 0, 0, 100), permutation(0, 1, 0, 100)
-    assert sorted(first) == sorted(second) == list(range(100))
-    assert list(first) != list(second)
-    assert list(first) == list(permutation(0, 0, 0, 100))
 
 
 def test_loss_counts_labelled_pixels_only():

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.transforms import Augmentation, augment
+from pipeline.transforms import Augmentation, augment, copy_paste, cutmix
+from pipeline.transforms.colour import _turned
+from pipeline.transforms.geometry import enlarged, rotated
+from pipeline.transforms.objects import objects
 
 IGNORE = 255
 FILL = (7, 200, 90)  # unlike any colour of `blocks`
@@ -175,9 +179,178 @@ def test_labels_are_never_mixed() -> None:
         {"scale": (0, 1)},
         {"flip": 1.5},
         {"flip": -0.1},
-        {"rotate": 5},
+        {"rotate": 200},
+        {"rotated": 5},
+        {"blur_sigma": (2.0, 1.0)},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(ValidationError):
         Augmentation(**settings)
+
+
+def test_a_turn_by_a_quarter_is_numpys() -> None:
+    pixels, labels = blocks(40, 40, side=10)
+    turned, turned_labels = rotated(pixels, labels, 90.0, (40, 40), FILL, IGNORE)
+    np.testing.assert_array_equal(turned_labels, np.rot90(labels))
+    np.testing.assert_array_equal(turned, np.rot90(pixels))
+
+
+@pytest.mark.parametrize("angle", [0.5, 10.0, 45.0, 90.0, 170.0])
+def test_what_is_turned_covers_the_crop(angle: float) -> None:
+    """No padding shows in a crop from the middle of a large image."""
+    size = enlarged((30, 50), angle)
+    pixels, labels = np.full((*size, 3), 99, np.uint8), np.ones(size, np.int32)
+    out_pixels, out_labels = rotated(pixels, labels, angle, (30, 50), FILL, IGNORE)
+    assert out_labels.shape == (30, 50)
+    assert (out_labels[2:-2, 2:-2] == 1).all()
+    assert (out_pixels[2:-2, 2:-2] == 99).all()
+
+
+GEOMETRY = [{"rotate": 30}, {"elastic": 4}, {"translate": 9}, {"rotate": 180, "elastic": 2, "translate": 5}]
+
+
+@pytest.mark.parametrize("settings", GEOMETRY)
+def test_labels_stay_on_their_pixels_however_these_are_moved(settings: dict) -> None:
+    checked = 0
+    for seed in range(12):
+        pixels, labels = draw(*blocks(90, 120, side=30, seed=seed), seed=seed, crop=(64, 80), scale=(1, 1), **settings)
+        inner = away_from_borders(labels, 4) & (labels != IGNORE)
+        wrong = (np.abs(pixels[inner].astype(int) - COLOURS[labels[inner]]) > 2).any(axis=1)
+        assert wrong.mean() < 0.01
+        assert (pixels[away_from_borders(labels, 2) & (labels == IGNORE)] == FILL).all()
+        checked += int(inner.sum())
+    assert checked > 5000
+
+
+def test_a_translation_is_a_shift_by_whole_pixels() -> None:
+    pixels, labels = blocks(50, 50, side=7)
+    seen = set()
+    for seed in range(40):
+        moved, moved_labels = draw(pixels, labels, seed=seed, crop=(50, 50), scale=(1, 1), flip=0, translate=2)
+        fits = [
+            (y, x)
+            for y in range(-2, 3)
+            for x in range(-2, 3)
+            if (moved[2 + y : 48 + y, 2 + x : 48 + x] == pixels[2:48, 2:48]).all()
+            and (moved_labels[2 + y : 48 + y, 2 + x : 48 + x] == labels[2:48, 2:48]).all()
+        ]
+        assert len(fits) == 1
+        seen |= set(fits)
+    assert len(seen) > 15
+
+
+def test_no_class_fills_a_crop_that_could_show_another() -> None:
+    labels = np.zeros((200, 200), np.int32)
+    labels[:, 60:] = 1
+    told = {"crop": (50, 50), "scale": (1, 1)}
+
+    def shares(**settings: float) -> list[float]:
+        drawn = [draw(COLOURS[labels], labels, seed=seed, **told, **settings)[1] for seed in range(60)]
+        return [np.bincount(crop[crop != IGNORE]).max() / (crop != IGNORE).sum() for crop in drawn]
+
+    assert np.mean(np.array(shares()) > 0.75) > 0.6
+    assert np.mean(np.array(shares(max_class_share=0.75)) > 0.75) < 0.2
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "gamma", "blur"])
+def test_colours_change_and_labels_do_not(name: str) -> None:
+    pixels, labels = blocks(40, 40, side=8)
+    pixels = pixels // 2 + np.array([60, 20, 10], np.uint8)
+    told = {"crop": (40, 40), "scale": (1, 1), "flip": 0}
+    strength = {"hue": 90, "blur": 1, "gamma": 0.3}.get(name, 0.5)
+    drawn = [draw(pixels, labels, seed=seed, **told, **{name: strength}) for seed in range(3)]
+    for _, same in drawn:
+        np.testing.assert_array_equal(same, labels)
+    assert sum((changed != pixels).any() for changed, _ in drawn) >= 2  # the narrowest blur shows nothing
+    assert len({changed.tobytes() for changed, _ in drawn}) >= 2
+
+
+def test_a_whole_turn_of_hues_and_no_strength_change_little() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    turned = np.asarray(_turned(Image.fromarray(pixels), 360.0))
+    assert np.abs(turned.astype(int) - pixels).max() <= 8  # HSV in 8 bits
+    red = np.full((1, 1, 3), (250, 0, 0), np.uint8)
+    np.testing.assert_allclose(np.asarray(_turned(Image.fromarray(red), 120.0))[0, 0], (0, 250, 0), atol=6)
+
+
+def test_a_gamma_is_one_on_the_mean() -> None:
+    """As often brighter as darker, and symmetric: FRRN's choice of the distribution."""
+    grey = np.full((4, 4, 3), 128, np.uint8)
+    told = {"crop": (4, 4), "scale": (1, 1), "gamma": 0.05}
+    levels = [int(draw(grey, np.zeros((4, 4), np.int32), seed=seed, **told)[0][0, 0, 0]) for seed in range(300)]
+    assert abs(np.mean(np.array(levels) > 128) - 0.5) < 0.1
+    assert min(levels) < 122
+    assert max(levels) > 134
+
+
+def test_cutmix_shows_a_box_of_the_other_with_its_labels() -> None:
+    one = np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.int32)
+    other = np.full((30, 40, 3), 9, np.uint8), np.ones((30, 40), np.int32)
+    shares = []
+    for seed in range(300):
+        pixels, labels = cutmix(one, other, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pixels[..., 0] == 9, labels == 1)
+        rows, columns = np.nonzero(labels)
+        if len(rows):
+            assert (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1) == len(rows)
+        shares.append(labels.mean())
+    assert 0.25 < np.mean(shares) < 0.45  # half before the border cuts
+    assert not one[1].any()
+
+
+def test_copy_paste_pastes_whole_classes() -> None:
+    rng = np.random.default_rng(0)
+    one = np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 7, np.int32)
+    labels = np.kron(np.array([[0, 1], [2, IGNORE]], np.int32), np.ones((4, 4), np.int32))
+    other = np.full((8, 8, 3), 9, np.uint8), labels
+    for _ in range(20):
+        pixels, mixed = copy_paste(one, other, classes=(), ignore_index=IGNORE, rng=rng)
+        pasted = mixed != 7
+        assert len(np.unique(mixed[pasted])) == 2  # half of three, rounded up
+        assert IGNORE not in mixed
+        np.testing.assert_array_equal(mixed[pasted], labels[pasted])
+        np.testing.assert_array_equal(pixels[..., 0] == 9, pasted)
+    _, only = copy_paste(one, other, classes=(2,), ignore_index=IGNORE, rng=rng)
+    assert set(np.unique(only)) == {2, 7}
+    _, none = copy_paste(one, other, classes=(5,), ignore_index=IGNORE, rng=rng)
+    assert (none == 7).all()
+
+
+def test_objects_are_cut_with_their_surroundings_and_without_the_others() -> None:
+    """A class in the frame of a picture: two objects of it, one of another class, the rest background."""
+    labels = np.zeros((100, 120), np.int32)
+    labels[10:50, 20:40], labels[60:90, 70:110], labels[10:30, 90:110] = 1, 2, 1
+    labels[0, :] = IGNORE
+    assert sorted(objects(labels, outside=(0, IGNORE))) == [
+        (1, (20, 10, 40, 50)),
+        (1, (90, 10, 110, 30)),
+        (2, (70, 60, 110, 90)),
+    ]
+    seen = set()
+    for seed in range(20):
+        told = {"crop": (100, 100), "scale": (1, 1), "flip": 0, "focus": "objects", "focus_size": 100}
+        _, crop = draw(COLOURS[labels % 4], labels, seed=seed, **told)
+        (own,) = set(np.unique(crop)) - {0, IGNORE}
+        seen.add(int(own))
+        assert (crop == own).mean() == pytest.approx(1 / 1.2**2, abs=0.05)
+    assert seen == {1, 2}
+
+
+def test_a_picture_without_objects_is_shown_whole() -> None:
+    labels = np.zeros((30, 60), np.int32)
+    told = {"crop": (50, 50), "scale": (1, 1), "focus": "objects", "focus_size": 50}
+    pixels, crop = draw(COLOURS[labels], labels, **told)
+    assert not crop.any()
+    assert not pixels.any()
+
+
+def test_proposals_overlap_an_object() -> None:
+    labels = np.zeros((120, 120), np.int32)
+    labels[30:90, 40:100] = 1
+    told = {"crop": (60, 60), "scale": (1, 1), "flip": 0, "focus": "proposals", "focus_size": 60}
+    for seed in range(3):
+        _, crop = draw(COLOURS[labels], labels, seed=seed, **told)
+        assert (crop == 1).mean() > 0.45
+        again = draw(COLOURS[labels], labels, seed=seed, **told)[1]
+        np.testing.assert_array_equal(crop, again)

@@ -72,7 +72,7 @@ class SegmentConfig(_Group):
         "pixels); fast: that, and at half the resolution (differs at up to 1 of 50)",
     )
     crf_params: CRFParams = CRFParams()
-    dtype: DType = Field(default="float32", description="float32 or bfloat16 (autocast)")
+    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")
     batch_pixels: int = Field(default=1_000_000, ge=1, description="pixels in a micro-batch of equal shape")
     max_image_pixels: int = Field(default=50_000_000, ge=1, description="larger images become error rows")
     sharding: Sharding = Sharding()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -73,3 +74,10 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def score_layers(config: ModelConfig, num_classes: int) -> set[str]:
+    """Names of the parameters that depend on the classes: those whose shape changes with their number."""
+    with torch.device("meta"):
+        one, other = (dict(config.build(n).named_parameters()) for n in (num_classes, num_classes + 1))
+    return {name for name, parameter in one.items() if parameter.shape != other[name].shape}

@@ -1,4 +1,4 @@
-"""The HTML page of a run: headline, classes, errors, pictures. One file, no scripts, nothing fetched."""
+"""HTML pages: one file, no scripts, nothing fetched. The page of a bulk run, and the parts of any other."""
 
 import base64
 from html import escape
@@ -26,35 +26,43 @@ def draw_page(
         errors: some of the error rows.
         sheet: PNG of the picture sheet; empty for none.
     """
-    parts = [f"<h1>{escape(run_id)}</h1>", _table(["", ""], [[k, v] for k, v in facts.items()])]
+    parts = [f"<h1>{escape(run_id)}</h1>", table(["", ""], [[k, v] for k, v in facts.items()])]
     if tables:
         whole = tables["dataset_report"].to_pylist()
-        parts += ["<h2>Scores</h2>", _table(list(whole[0]), [[_shown(v) for v in row.values()] for row in whole])]
+        parts += ["<h2>Scores</h2>", table(list(whole[0]), [[shown(v) for v in row.values()] for row in whole])]
         rows = [
-            [r["class"], r["stage"], *(_shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
+            [r["class"], r["stage"], *(shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
             for r in sorted(tables["class_report"].to_pylist(), key=lambda r: r["class_index"])
         ]
-        parts.append(_table(["class", "stage", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
+        parts.append(table(["class", "stage", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
     if errors:
         rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
-        parts += ["<h2>Errors</h2>", _table(["image", "stage", "class", "message"], rows)]
+        parts += ["<h2>Errors</h2>", table(["image", "stage", "class", "message"], rows)]
     if sheet:
-        data = base64.b64encode(sheet).decode()
-        parts += [
-            "<h2>Pictures</h2>",
-            f'<img alt="image, ground truth, prediction" src="data:image/png;base64,{data}">',
-        ]
-    head = f'<meta charset="utf-8"><title>{escape(run_id)}</title><style>{STYLE}</style>'
+        parts += ["<h2>Pictures</h2>", picture(sheet, "image, ground truth, prediction")]
+    return page(run_id, parts)
+
+
+def page(title: str, parts: list[str]) -> bytes:
+    """A whole page of HTML parts, as UTF-8."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'.encode()
 
 
-def _shown(value: Any) -> str:
+def picture(png: bytes, description: str) -> str:
+    """A PNG within the page."""
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def shown(value: Any) -> str:
+    """A value as a page has it."""
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _table(heads: list[str], rows: list[list[Any]]) -> str:
+def table(heads: list[str], rows: list[list[Any]]) -> str:
+    """A table of texts, which are escaped."""
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"

@@ -31,10 +31,16 @@ class Picture(NamedTuple):
     truth: NDArray | None
 
 
-def draw_sheet(pictures: list[Picture], classes: Classes) -> bytes:
-    """A PNG with a row per picture; ground truth's column only where there is one. Ignored pixels are black."""
+def draw_sheet(pictures: list[Picture], classes: Classes, *, last: str = "prediction") -> bytes:
+    """A PNG with a row per picture; ground truth's column only where there is one. Ignored pixels are black.
+
+    Args:
+        pictures: the rows.
+        classes: whose colours and names are shown.
+        last: heading of the column of predictions.
+    """
     with_truth = any(picture.truth is not None for picture in pictures)
-    headings = ["image", "ground truth", "prediction"] if with_truth else ["image", "prediction"]
+    headings = ["image", "ground truth", last] if with_truth else ["image", last]
     font = ImageFont.load_default(size=TEXT - 3)
     row_height = CELL[1] + TEXT + MARGIN
     width = len(headings) * (CELL[0] + MARGIN) + MARGIN

@@ -1,33 +1,50 @@
-"""What the driver, the training workers and the data tasks tell each other during a run."""
+"""What the driver and the training workers tell each other during a run."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import ray
+
+
+class Pace(NamedTuple):
+    """Where rank 0 is: steps of the whole run, the epoch's mean loss so far, learning rate, images per second."""
+
+    step: int = 0
+    loss: float = float("nan")
+    lr: float = 0.0
+    images_per_s: float = 0.0
+
+
+class Epoch(NamedTuple):
+    """What the workers tell of an epoch.
+
+    Attributes:
+        record: as in `metrics.jsonl`.
+        confusion: int64 [classes, classes] of the validation.
+        sheet: PNG of some validation images; empty unless asked for.
+    """
+
+    record: dict[str, Any]
+    confusion: np.ndarray
+    sheet: bytes
 
 
 @ray.remote(num_cpus=0)
 class Monitor:
-    """A small actor: data tasks ask it for the epoch, workers report to it, the driver shows what it holds."""
+    """A small actor: workers report to it, the driver shows what it holds."""
 
     def __init__(self) -> None:
-        self._epoch = 0
-        self._step = (0, 0, 0.0)
-        self._records: list[dict[str, Any]] = []
+        self._pace = Pace()
+        self._epochs: list[Epoch] = []
         self._skipped: dict[str, None] = {}
         self._mistake: str | None = None
 
-    def begin_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def get_epoch(self) -> int:
-        return self._epoch
-
-    def step(self, done: int, of: int, loss: float) -> None:
-        """Rank 0 has done `done` of the epoch's `of` steps; `loss` is its running mean."""
-        self._step = (done, of, loss)
+    def step(self, *pace: float) -> None:
+        """Rank 0 has got so far; the fields of `Pace`."""
+        self._pace = Pace(*pace)  # type: ignore[arg-type]
 
     def skipped(self, reason: str) -> None:
-        """A sample could not be read; `reason` names the file."""
+        """A sample could not be used; `reason` names the file."""
         self._skipped[reason] = None
 
     def get_skipped(self) -> list[str]:
@@ -40,9 +57,9 @@ class Monitor:
     def get_mistake(self) -> str | None:
         return self._mistake
 
-    def epoch_done(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
+    def epoch_done(self, epoch: Epoch) -> None:
+        self._epochs.append(epoch)
 
-    def progress(self, records_seen: int) -> tuple[int, tuple[int, int, float], list[dict[str, Any]]]:
-        """The epoch, its steps, and the epochs' records beyond the first `records_seen`."""
-        return self._epoch, self._step, self._records[records_seen:]
+    def progress(self, seen: int) -> tuple[Pace, list[Epoch]]:
+        """The pace, and the epochs beyond the first `seen`."""
+        return self._pace, self._epochs[seen:]

@@ -1,14 +1,21 @@
-"""What a training run leaves beside its bundle: its configuration and a line of JSON per epoch."""
+"""What a training run leaves beside its bundle: its configuration, a line of JSON per epoch, the images' scores."""
 
+import io
 import json
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import __version__, storage
 from pipeline.errors import UserError
 from pipeline.training.config import TrainConfig
+from pipeline.training.validation import ImageScore
 
 CONFIG = "training.json"
 METRICS = "metrics.jsonl"
+VALIDATION = "validation.parquet"
+NON_FINITE = "non_finite.json"
 
 
 def write_records(output: str, records: list[dict[str, Any]]) -> None:
@@ -23,6 +30,19 @@ def read_records(output: str) -> list[dict[str, Any]]:
     if not storage.exists(url):
         return []
     return [json.loads(line) for line in storage.read_bytes(url).decode().splitlines()]
+
+
+def write_validation(output: str, images: list[ImageScore]) -> None:
+    """Write `validation.parquet`: a row per validation image, of the epoch whose weights the bundle has."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([image._asdict() for image in images]), buffer)
+    storage.write_bytes(storage.join(output, VALIDATION), buffer.getvalue())
+
+
+def read_validation(output: str) -> list[ImageScore]:
+    """What `write_validation` wrote."""
+    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, VALIDATION))))
+    return [ImageScore(**row) for row in table.to_pylist()]
 
 
 def claim_output(config: TrainConfig) -> None:

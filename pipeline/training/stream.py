@@ -1,95 +1,135 @@
-"""The training images as an endless, reproducible draw of crops, made by Ray Data's CPU tasks.
+"""Training crops, drawn by CPU tasks of the whole cluster. Imports no torch: each task's process would take seconds.
 
-Imports no torch: its tasks run on every CPU of the cluster.
+The crop at a position of an epoch depends on (seed, epoch, position) alone: not on which task draws it or when, nor on
+the number of workers. A step takes the next `batch_size` positions, and each worker its part of them.
 """
 
 import functools
-import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 from numpy.typing import NDArray
 
 from pipeline.classes import Classes
 from pipeline.datasets import BadLabelError, Sample, SampleError, read_sample
 from pipeline.errors import UserError
-from pipeline.training.config import TrainConfig
-from pipeline.transforms import augment
+from pipeline.preprocessing import Preprocessing
+from pipeline.transforms import Augmentation, augment, copy_paste, cutmix
 
-BLOCK = 8  # crops that one task draws: small, so that the first batch is there soon
 THREADS = 8  # fetches at a time in a task
 
 
-def training_stream(config: TrainConfig, samples: list[Sample], classes: Classes, monitor: Any) -> ray.data.Dataset:
-    """One epoch of crops; Ray Train runs it anew for every epoch.
+class Crops(NamedTuple):
+    """Consecutive crops of one worker.
 
-    The crop at a position depends on (seed, epoch, position) alone, not on which worker draws it or when.
-    Ray Data runs the same plan for every epoch and tells its tasks nothing of it, so they ask the monitor.
-
-    Returns:
-        rows of `pixels` uint8 [crop height, crop width, 3] and `labels` (smallest unsigned or int32)
-        [crop height, crop width]; exactly steps per epoch x batch size of them.
+    Attributes:
+        pixels: uint8 [crops, height, width, 3].
+        labels: the smallest unsigned type that holds them, or int32, [crops, height, width].
+        keys: of the images that they show.
+        skipped: a line for each image that could not be used.
     """
-    count = config.steps_per_epoch(len(samples)) * config.batch_size
-    draw = DrawCrops(
-        table=ray.put(pa.table({name: [getattr(s, name) for s in samples] for name in Sample._fields})),
-        classes=classes,
-        config=config,
-        monitor=monitor,
-    )
-    positions = ray.data.range(count, override_num_blocks=math.ceil(count / BLOCK))
-    return positions.map_batches(draw, batch_size=None, zero_copy_batch=True)
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray
+    keys: list[str]
+    skipped: list[str]
+
+
+def as_table(samples: list[Sample]) -> pa.Table:
+    """Samples as a table, which tasks of a node share without copying."""
+    return pa.table({name: [getattr(s, name) for s in samples] for name in Sample._fields})
+
+
+def part_of_batch(step: int, batch_size: int, rank: int, world: int) -> range:
+    """The positions in the epoch that a worker has in a step; sizes differ by at most one."""
+    start, size = step * batch_size, batch_size
+    return range(start + size * rank // world, start + size * (rank + 1) // world)
 
 
 class DrawCrops:
-    """Maps positions in an epoch to crops; see `training_stream`."""
+    """Maps positions of an epoch to crops.
 
-    def __init__(self, *, table: Any, classes: Classes, config: TrainConfig, monitor: Any):
-        self.table = table
+    Args:
+        augmentation: how crops are drawn.
+        classes: of the data set.
+        preprocessing: the network's, whose mean colour pads small images.
+        seed: of all chance.
+    """
+
+    def __init__(self, *, augmentation: Augmentation, classes: Classes, preprocessing: Preprocessing, seed: int):
+        self.augmentation = augmentation
         self.classes = classes
-        self.config = config
-        self.monitor = monitor
+        self.fill = mean_colour(preprocessing)
+        self.seed = seed
         self.label_dtype = label_dtype(classes)
 
-    def __call__(self, batch: dict[str, NDArray]) -> dict[str, NDArray]:
-        epoch = ray.get(self.monitor.get_epoch.remote())
-        table = ray.get(self.table)  # zero-copy from the node's object store
-        with ThreadPoolExecutor(THREADS) as pool:
-            crops = list(pool.map(lambda p: self._crop(int(p), epoch, table), batch["id"]))
-        return {
-            "pixels": np.stack([pixels for pixels, _ in crops]),
-            "labels": np.stack([labels.astype(self.label_dtype) for _, labels in crops]),
-        }
+    def __call__(self, table: pa.Table, epoch: int, positions: range) -> Crops:
+        """Draw the crops at some positions.
 
-    def _crop(self, position: int, epoch: int, table: pa.Table) -> tuple[NDArray, NDArray]:
-        config, size = self.config, table.num_rows
-        rng = np.random.default_rng([config.seed, epoch, position])
-        passes, place = divmod(position, size)
-        order = permutation(config.seed, epoch, passes, size)
-        # An unreadable image is skipped for the next one in the order, so that every step stays full.
-        for attempt in range(size):
-            index = int(order[(place + attempt) % size])
+        Raises:
+            UserError: a label map contradicts its image or the class file, or no image can be used.
+        """
+        skipped: dict[str, None] = {}
+        with ThreadPoolExecutor(THREADS) as pool:
+            drawn = list(pool.map(lambda p: self.draw(table, epoch, p, skipped), positions))
+        return Crops(
+            pixels=np.stack([pixels for pixels, _, _ in drawn]),
+            labels=np.stack([labels.astype(self.label_dtype) for _, labels, _ in drawn]),
+            keys=[key for _, _, key in drawn],
+            skipped=list(skipped),
+        )
+
+    def draw(
+        self, table: pa.Table, epoch: int, position: int, skipped: dict[str, None]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], str]:
+        """One crop and the key of its image; lines of images that cannot be used are added to `skipped`."""
+        settings = self.augmentation
+        rng = np.random.default_rng([self.seed, epoch, position])
+        passes, place = divmod(position, table.num_rows)
+        order = permutation(self.seed, epoch, passes, table.num_rows)
+        pixels, labels, key = self._crop(table, order, place, rng, skipped)
+        for probability, mix in ((settings.cutmix, cutmix), (settings.copy_paste, self._paste)):
+            if rng.random() < probability:
+                other = self._crop(table, order, int(rng.integers(table.num_rows)), rng, skipped)
+                pixels, labels = mix((pixels, labels), other[:2], rng)
+        return pixels, labels, key
+
+    def _crop(
+        self, table: pa.Table, order: NDArray[np.int64], place: int, rng: np.random.Generator, skipped: dict[str, None]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], str]:
+        ignore_index = self.classes.ignore_index
+        # An image that cannot be used is skipped for the next one in the order, so that every step stays full.
+        for attempt in range(len(order)):
+            index = int(order[(place + attempt) % len(order)])
             sample = Sample(*(table[name][index].as_py() for name in Sample._fields))
             try:
                 pixels, labels = read_sample(sample, self.classes)
             except BadLabelError as error:
                 raise UserError(f"{error}. Check the data set with jobs/validate.py") from None
             except SampleError as error:
-                self.monitor.skipped.remote(str(error))
+                skipped[str(error)] = None
                 continue
-            return augment(
-                pixels,
-                labels,
-                settings=config.augmentation,
-                ignore_index=self.classes.ignore_index,
-                fill=mean_colour(config),
-                rng=rng,
+            if (labels == ignore_index).all():
+                skipped[f"{sample.label}: no pixel is labelled"] = None
+                continue
+            crop = augment(
+                pixels, labels, settings=self.augmentation, ignore_index=ignore_index, fill=self.fill, rng=rng
             )
-        raise UserError("not one training image can be read; check the data set with jobs/validate.py")
+            return *crop, sample.key
+        raise UserError("not one training image can be used; check the data set with jobs/validate.py")
+
+    def _paste(self, crop: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], rng: np.random.Generator) -> Any:
+        classes = self.augmentation.paste_classes
+        return copy_paste(crop, other, classes=classes, ignore_index=self.classes.ignore_index, rng=rng)
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def draw_crops(draw: DrawCrops, table: pa.Table, epoch: int, positions: range) -> Crops:
+    """`DrawCrops` as a task of any node."""
+    return draw(table, epoch, positions)
 
 
 @functools.lru_cache(maxsize=4)
@@ -104,7 +144,7 @@ def label_dtype(classes: Classes) -> np.dtype:
     return np.dtype(np.uint8 if fits else np.int32)
 
 
-def mean_colour(config: TrainConfig) -> tuple[int, int, int]:
+def mean_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:
     """What padded pixels show: the colour that preprocessing maps to (almost) zero."""
-    red, green, blue = (round(255 * m) for m in config.preprocessing.mean)
+    red, green, blue = (round(255 * m) for m in preprocessing.mean)
     return red, green, blue

@@ -1,0 +1,113 @@
+"""What one sees of a run: a live bar on a terminal, a line per epoch everywhere, a summary at the end."""
+
+import sys
+import threading
+import time
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+from pipeline.training.config import TrainConfig
+from pipeline.training.trackers import Track
+
+LINE_EVERY = 60.0  # seconds between lines within an epoch where there is no terminal
+
+
+class Display:
+    """Shows a run while its block is executed.
+
+    Args:
+        monitor: the run's `Monitor`.
+        config: of the run.
+        steps: of the whole run.
+        records: of epochs done before.
+        on_epoch: is called with each new epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: Any,
+        config: TrainConfig,
+        *,
+        steps: int,
+        records: list[dict[str, Any]],
+        on_epoch: Track,
+    ):
+        self._monitor = monitor
+        self._config = config
+        self._steps = steps
+        self._on_epoch = on_epoch
+        self._best = max((record["miou"] for record in records), default=float("nan"))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._live = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps,
+            initial=len(records) * steps // config.epochs,
+            disable=not self._live,
+            leave=False,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._seen = 0
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._show()
+        self._bar.close()
+        for reason in ray.get(self._monitor.get_skipped.remote()):
+            print(f"skipped: {reason}", file=sys.stderr)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            self._show()
+
+    def _show(self) -> None:
+        pace, epochs = ray.get(self._monitor.progress.remote(self._seen))
+        for epoch in epochs:
+            record = epoch.record
+            self._seen += 1
+            self._best = max(record["miou"], self._best) if self._best == self._best else record["miou"]
+            self._bar.write(describe(record), file=sys.stdout)
+            sys.stdout.flush()
+            self._on_epoch(epoch)
+            self._last_line = time.monotonic()
+        if not pace.step:
+            return
+        number = min(pace.step * self._config.epochs // self._steps + 1, self._config.epochs)
+        text = (
+            f"epoch {number}/{self._config.epochs}  loss {pace.loss:.3f}  lr {pace.lr:.2g}  "
+            f"best mIoU {self._best:.3f}  {pace.images_per_s:.1f} images/s"
+        )
+        self._bar.set_description(text, refresh=False)
+        self._bar.n = max(self._bar.n, pace.step)
+        self._bar.refresh()
+        if not self._live and time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
+            self._last_line = time.monotonic()
+            print(f"  step {pace.step} of {self._steps}: {text}", flush=True)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The line of an epoch."""
+    mark = "  best" if record["best"] else ""
+    skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
+    return (
+        f"epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}  mIoU {record['miou']:.4f}  "
+        f"{record['images_per_s']:.1f} images/s  waited {record['data_wait']:.0%} for data{mark}{skipped}"
+    )
+
+
+def summarise(config: TrainConfig, records: list[dict[str, Any]]) -> str:
+    """The best epoch by class, and where its bundle lies."""
+    best = max(records, key=lambda record: record["miou"])
+    lines = [f"\nbest: epoch {best['epoch']}, mIoU {best['miou']:.4f}, pixel accuracy {best['pixel_accuracy']:.4f}"]
+    width = max(map(len, best["iou"]))
+    for name, iou in best["iou"].items():
+        lines.append(f"  {name:<{width}}  {'absent' if iou is None else f'{iou:.4f}'}")
+    return "\n".join([*lines, f"bundle: {config.output}"])

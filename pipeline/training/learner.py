@@ -1,0 +1,182 @@
+"""A network that learns: one step of optimisation, and all that a checkpoint must hold. torch only; no Ray, no storage.
+
+Workers of a process group share each step: its loss and gradient are those of the whole batch, however it is divided.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline import models
+from pipeline.errors import UserError
+from pipeline.inference import autocast, normalise
+from pipeline.models.layers import BatchTooSmallError
+from pipeline.training import batch_norm, distributed
+from pipeline.training.config import TrainConfig
+from pipeline.training.losses import Totals, segmentation_loss, totals
+from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
+
+
+class Learner:
+    """The network, its optimiser, and what else learns with them.
+
+    Args:
+        network: with fresh or loaded weights, on the CPU; it is changed.
+        config: of the run.
+        num_classes: K.
+        ignore_index: label that counts nowhere.
+        steps: of the whole run.
+        device: where to learn.
+        class_weights: of the loss's pixelwise terms, one for each class.
+
+    Attributes:
+        network: as it learns.
+        evaluated: what is validated and stored: the network, or its moving average.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        config: TrainConfig,
+        num_classes: int,
+        ignore_index: int,
+        steps: int,
+        device: torch.device,
+        class_weights: list[float] | None = None,
+    ):
+        self.config = config
+        self.ignore_index = ignore_index
+        self.steps = steps
+        self.device = device
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
+        architecture = models.configure(config.model, config.model_options)
+        self.stride: int = network.output_stride  # type: ignore[assignment]
+
+        freeze_parameters(network, config.freeze)
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.batch_norm.mode == "frozen":
+            batch_norm.freeze(network)
+        elif config.batch_norm.mode == "synchronised" and distributed.world_size() > 1:
+            network = batch_norm.synchronise(network, device)
+        self.network = network
+        self.optimiser = build_optimiser(network, config.optimiser, models.score_layers(architecture, num_classes))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
+        self.average: AveragedModel | None = None
+        if config.optimiser.ema is not None:
+            decay = get_ema_multi_avg_fn(config.optimiser.ema)
+            self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+        model: Any = torch.compile(network) if config.compile else network
+        if distributed.world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        self.model = model
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.network if self.average is None else self.average.module
+
+    def step(self, pixels: Tensor, labels: Tensor, *, step: int) -> Tensor:
+        """Learn from this worker's part of a batch.
+
+        Args:
+            pixels: uint8 [batch, height, width, 3] on the device.
+            labels: int64 [batch, height, width] on the device.
+            step: of the whole run, from 0.
+
+        Returns:
+            This worker's share of the batch's loss, a scalar; over all workers the shares sum up to it.
+
+        Raises:
+            UserError: the batch is too small for batch normalisation.
+        """
+        rate = self.learning_rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self.model.train()
+        batch_norm.still(self.network)
+        own = totals(labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
+        whole = Totals(*distributed.summed(torch.stack(own)))
+
+        loss = torch.zeros((), device=self.device)
+        parts = min(self.config.optimiser.accumulate, len(pixels))
+        for images, truth, last in _parts(pixels, labels, parts):
+            # Gradients are averaged over workers once, after the last part.
+            parallel = isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if parallel and not last else nullcontext():
+                part = self._loss(images, truth, whole, progress=step / self.steps)
+                # The average of W workers' gradients is 1/W of their sum.
+                self.scaler.scale(part * distributed.world_size()).backward()
+            loss = loss + part.detach()
+        if self.config.optimiser.clip is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss
+
+    def _loss(self, pixels: Tensor, labels: Tensor, divisors: Totals, *, progress: float) -> Tensor:
+        with autocast(self.device, self.config.dtype):
+            try:
+                output = self.model(normalise(pixels, self.config.preprocessing))
+            except BatchTooSmallError as error:
+                raise UserError(f"{self.config.model}: {error} (--batch_size, --augmentation.crop)") from None
+        return segmentation_loss(
+            output,
+            labels,
+            ignore_index=self.ignore_index,
+            stride=self.stride,
+            auxiliary_weight=auxiliary_weight(self.config, progress=progress),
+            loss=self.config.loss,
+            class_weights=self.class_weights,
+            divisors=divisors,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Before the multipliers of groups."""
+        return learning_rate(self.config.schedule, lr=self.config.optimiser.lr, step=step, steps=self.steps)
+
+    def recompute_batch_norm(self, batches: Iterator[Tensor]) -> None:
+        """Replace the statistics of what is evaluated; batches are uint8 [batch, height, width, 3]."""
+        batch_norm.recompute(self.evaluated, (normalise(pixels, self.config.preprocessing) for pixels in batches))
+        distributed.share_buffers(self.evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how learning goes on, but the step."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def _parts(pixels: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Pieces of a batch, and whether it is the last."""
+    pieces = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
+    for i, (images, truth) in enumerate(pieces, start=1):
+        yield images, truth, i == len(pieces)
+
+
+def auxiliary_weight(config: TrainConfig, *, progress: float) -> float:
+    """The weight of auxiliary outputs when a share `progress` of the run is over."""
+    architecture = models.configure(config.model, config.model_options)
+    loss = config.loss
+    weight = architecture.auxiliary_weight if loss.auxiliary_weight is None else loss.auxiliary_weight
+    decays = architecture.auxiliary_decay if loss.auxiliary_decay is None else loss.auxiliary_decay
+    return weight * (1 - progress) if decays else weight

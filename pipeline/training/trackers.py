@@ -1,0 +1,102 @@
+"""Where the course of a run goes besides `metrics.jsonl`: TensorBoard and MLflow, both optional extras."""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.report.charts import draw_confusion
+from pipeline.training.config import TrainConfig
+from pipeline.training.monitor import Epoch
+
+TENSORBOARD = "tensorboard"
+SCALARS = ("loss", "miou", "miou_gt_only", "pixel_accuracy", "lr", "images_per_s", "data_wait", "peak_memory_mib")
+
+
+Track = Callable[[Epoch], None]
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record by name; those of classes are `iou/<class>`."""
+    by_class = {f"iou/{name}": iou for name, iou in record["iou"].items() if iou is not None}
+    return {name: record[name] for name in SCALARS} | by_class
+
+
+@contextmanager
+def trackers(config: TrainConfig) -> Iterator[Track]:
+    """A function that sends an epoch to all trackers of the configuration.
+
+    Raises:
+        UserError: an extra is not installed, or a server is not named.
+    """
+    with ExitStack() as stack:
+        chosen: list[Track] = []
+        if config.tracking.tensorboard:
+            chosen.append(stack.enter_context(_tensorboard(config)))
+        if config.tracking.mlflow:
+            chosen.append(stack.enter_context(_mlflow(config)))
+
+        def track(epoch: Epoch) -> None:
+            for one in chosen:
+                one(epoch)
+
+        yield track
+
+
+@contextmanager
+def _tensorboard(config: TrainConfig) -> Iterator[Track]:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError("--tracking.tensorboard needs: pip install 'segpipe[tensorboard]'") from None
+    # Written here and uploaded whole after each epoch: object stores cannot append.
+    with tempfile.TemporaryDirectory(prefix="tensorboard-") as folder, SummaryWriter(folder) as writer:
+
+        def track(epoch: Epoch) -> None:
+            step = epoch.record["epoch"]
+            for name, value in scalars(epoch.record).items():
+                writer.add_scalar(name, value, step)
+            names = list(epoch.record["iou"])
+            writer.add_image("confusion", _pixels(draw_confusion(epoch.confusion, names)), step, dataformats="HWC")
+            if epoch.sheet:
+                writer.add_image("validation", _pixels(epoch.sheet), step, dataformats="HWC")
+            writer.flush()
+            for file in Path(folder).iterdir():
+                storage.upload(file, storage.join(config.output, TENSORBOARD, file.name))
+
+        yield track
+
+
+@contextmanager
+def _mlflow(config: TrainConfig) -> Iterator[Track]:
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError("--tracking.mlflow needs: pip install 'segpipe[mlflow]'") from None
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError("--tracking.mlflow: the environment variable MLFLOW_TRACKING_URI must name the server")
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "segpipe"))
+    # A run is known by its output, so that a resumed one goes on where it was.
+    name = storage.redact(config.output)
+    known = mlflow.search_runs(filter_string=f"tags.output = '{name}'", output_format="list", max_results=1)
+    with mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=None if known else name):
+        if not known:
+            mlflow.set_tag("output", name)
+            mlflow.log_params({k: str(v)[:500] for k, v in config.what_decides_the_result().items()})
+
+        def track(epoch: Epoch) -> None:
+            mlflow.log_metrics(scalars(epoch.record), step=epoch.record["epoch"])
+
+        yield track
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
