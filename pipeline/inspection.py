@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline import cluster, images, storage
 from pipeline.classes import Classes, load_classes
 from pipeline.datasets import Sample, pair, read_list
+from pipeline.errors import UserError
 from pipeline.storage import Url
 from pipeline.training.preview import draw_preview, from_recipe
 from pipeline.transforms import Augmentation
@@ -91,8 +92,11 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
             found.problems += [Problem(**problem) for problem in json.loads(chunk["problems"])]
     if config.preview:
         settings, seed = from_recipe(config.recipe) if config.recipe else (config.augmentation, config.seed)
-        sheet = draw_preview(pairing.samples, classes, augmentation=settings, seed=seed)
-        storage.write_bytes(config.preview, sheet)
+        try:
+            sheet = draw_preview(pairing.samples, classes, augmentation=settings, seed=seed)
+            storage.write_bytes(config.preview, sheet)
+        except UserError as error:  # training would stop here as well
+            found.problems.append(Problem("no_preview", config.preview, str(error)))
     found.problems.sort(key=lambda problem: (problem.kind, problem.where))
     if config.report:
         storage.write_bytes(config.report, json.dumps(asdict(found), indent=2).encode())
@@ -154,6 +158,8 @@ class Inspector:
         inside = labels[(labels >= 0) & (labels < len(self._classes))]
         counts[:-1] = np.bincount(inside, minlength=len(self._classes))
         counts[-1] = int((labels == self._classes.ignore_index).sum())
+        if counts[-1] == labels.size:
+            problems.append(Problem("nothing_labelled", sample.label, "every pixel is ignored"))
         return counts, problems
 
 

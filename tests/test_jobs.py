@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -64,11 +65,19 @@ def test_an_unknown_option_is_one_line_and_exit_code_2():
         assert (result.returncode, result.stderr.strip()) == (2, "error: unknown option --qqq; see --help"), job
 
 
-def test_validate_finds_nothing_wrong_with_the_scenes(scenes, ray_head):
+def test_validate_finds_nothing_wrong_with_the_scenes(scenes, tmp_path, ray_head):
+    """And draws crops of them: other ones for another recipe, the same for the same."""
     told = {"images": f"{scenes}/train/images", "labels": f"{scenes}/train/labels", "classes": f"{scenes}/classes.yaml"}
-    result = run_job("validate", environment=ray_head.environment, **told)
-    assert result.returncode == 0
-    assert "24 pairs of image and label: no problems" in result.stdout
+    sheets = []
+    for name, recipe in (("one", "frrn_a"), ("two", "pspnet")):
+        told |= {"preview": tmp_path / f"{name}.png", "recipe": REPO / "recipes" / f"{recipe}.yaml"}
+        result = run_job("validate", environment=ray_head.environment, **told)
+        assert result.returncode == 0
+        assert "24 pairs of image and label: no problems" in result.stdout
+        sheets.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
+    assert sheets[0].shape == sheets[1].shape
+    assert sheets[0].shape[0] > 12 * 240
+    assert (sheets[0] != sheets[1]).any()
 
 
 def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_head):
@@ -83,6 +92,8 @@ def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_he
     (tmp_path / "labels" / "scene_00004.png").write_bytes(b"")
     with Image.open(tmp_path / "labels" / "scene_00005.png") as label:
         Image.new("L", label.size, 77).save(tmp_path / "labels" / "scene_00005.png")
+    with Image.open(tmp_path / "labels" / "scene_00006.png") as label:
+        Image.new("L", label.size, 255).save(tmp_path / "labels" / "scene_00006.png")
     told = {
         "images": tmp_path / "images",
         "labels": tmp_path / "labels",
@@ -102,6 +113,7 @@ def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_he
         ("unreadable_image", "scene_00003"),
         ("unreadable_label", "scene_00004"),
         ("value_outside_classes", "scene_00005"),
+        ("nothing_labelled", "scene_00006"),
     }
     assert found["value_outside_classes", "scene_00005"].startswith("77 (")
     assert "1 size_mismatch" in result.stdout.splitlines()[-1]

@@ -1,11 +1,19 @@
 """Training on Ray Train from and to a real S3 server: what it leaves, resuming, and what it refuses."""
 
+import io
 import json
+import os
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
 import ray
 import torch
+from PIL import Image
+from ray.util.state import list_actors
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import bundle, storage
 from pipeline.classes import load_classes
@@ -17,12 +25,15 @@ from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
+from pipeline.training.class_weights import count, median_frequency
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.losses import segmentation_loss
+from pipeline.training.network import build_network
+from pipeline.training.records import read_validation
 from pipeline.training.run import check
 from pipeline.training.validation import validate
 from pipeline.transforms import Augmentation, augment
-from tests.jobs import kill_when, run_job, succeed, tiny_training
+from tests.jobs import REPO, command, kill_when, run_job, succeed, tiny_training
 
 pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
 ROUNDING = 1e-4  # a few pixels of a mIoU: other processes have other threads, which may add up in another order
@@ -38,6 +49,13 @@ def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
     best = max(records, key=lambda record: record["miou"])
     assert card.training["record"]["epoch"] == best["epoch"]
     samples = pair(f"{scenes_on_s3}/val/images", f"{scenes_on_s3}/val/labels").samples
+    images = read_validation(trained_on_s3)
+    assert sorted(image.key for image in images) == sorted(sample.key for sample in samples)
+    page = storage.read_bytes(f"{trained_on_s3}/report.html").decode()
+    assert page.count("data:image/png;base64,") == 3  # curves, worst and best images
+    assert f"{best['miou']:.4f}" in page
+    worst = min(images, key=lambda image: image.miou)
+    assert storage.exists(f"{scenes_on_s3}/val/images/{worst.key}.jpg")
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     validated = validate(segmenter, samples, card.classes)
     assert validated.confusion.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
@@ -75,17 +93,117 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(s3, scenes_on_s3, ray_hea
     assert after[:registered] == before[:registered]
     assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3, 4, 5, 6]
 
+    # A run that nobody stopped ends with the same bits.
+    straight = f"{s3}/straight-training"
+    succeed("train", environment=ray_head.environment, **told | {"output": straight})
+    one, other = (last_state(url) for url in (output, straight))
+    assert one["epoch"] == other["epoch"] == 6
+    assert one["network"].keys() == other["network"].keys()
+    assert all(torch.equal(one["network"][name], other["network"][name]) for name in one["network"])
+    assert bundle.read_card(output).weights_sha256 == bundle.read_card(straight).weights_sha256
+
+
+def last_state(output: str) -> dict:
+    """The content of the one checkpoint that is kept."""
+    (file,) = [f for f in storage.list_files(f"{output}/checkpoints") if f.path.endswith("state.pt")]
+    data = storage.read_bytes(f"s3://{file.path}")
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def test_a_killed_worker_is_replaced_and_goes_on(scenes, tmp_path, ray_head):
+    output = tmp_path / "out"
+    told = tiny_training(scenes, str(output), epochs=8)
+    process = subprocess.Popen(
+        command("train", **told), env=os.environ | ray_head.environment, stdout=subprocess.PIPE, text=True, cwd=REPO
+    )
+    try:
+        while registered_epoch(str(output)) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        workers = list_actors(
+            address=ray_head.jobs, filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+        )
+        os.kill(workers[0].pid, signal.SIGKILL)
+        text, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, 9))
+    assert "best: epoch" in text
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(scenes, tmp_path, ray_head):
+    told = tiny_training(scenes, str(tmp_path / "out"), epochs=3, optimiser__lr=1e25)
+    result = run_job("train", environment=ray_head.environment, **told)
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "the loss of step" in line
+    assert "non_finite.json" in line
+    found = json.loads((tmp_path / "out" / "non_finite.json").read_text())
+    keys = {sample.key for sample in pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples}
+    assert len(found["images"]) == 4
+    assert set(found["images"]) <= keys
+    assert found["step"] > 1
+
+
+def test_class_weights_are_counted_from_the_labels(scenes, ray_driver):
+    """The Ray Data pass against one label map after the other."""
+    classes = load_classes(f"{scenes}/classes.yaml")
+    samples = pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples
+    pixels, shown = np.zeros((2, len(classes)), int)
+    for sample in samples:
+        labels = np.asarray(Image.open(sample.label))
+        for k in range(len(classes)):
+            pixels[k] += (labels == k).sum()
+            shown[k] += (labels != 255).sum() if (labels == k).any() else 0
+    found = count([*samples, samples[0]._replace(label="/no/such/file.png")], classes)
+    np.testing.assert_array_equal(found, [pixels, shown])
+    weights = median_frequency(*found)
+    assert weights[pixels.argmax()] < 1 < weights[pixels.argmin()]
+
+
+def test_a_bundle_of_other_classes_gives_all_but_its_scores(scenes, tmp_path):
+    """Of as many classes, too: a score of 'dog' is none of 'sky'."""
+    told = config(scenes, output=tmp_path / "out")
+    classes = load_classes(told.classes)
+    torch.manual_seed(1)
+    source = configure(told.model, told.model_options).build(len(classes))
+    for names in (classes.names, tuple(f"other{k}" for k in range(len(classes)))):
+        card = bundle.Card(
+            architecture=told.model, options=told.model_options, classes=classes.model_copy(update={"names": names})
+        )
+        bundle.save_bundle(str(tmp_path / "source"), source, card)
+        network, loaded = build_network(told.model_copy(update={"weights": str(tmp_path / "source")}), classes)
+        same = {name: torch.equal(tensor, source.state_dict()[name]) for name, tensor in network.state_dict().items()}
+        assert same["backbone.layer3.0.conv1.weight"]
+        assert same["classifier.1.weight"]
+        assert same["classifier.4.weight"] == (names == classes.names)
+        assert ("classifier.4.weight" in loaded.fresh) == (names != classes.names)
+        assert ("left as initialised" in str(loaded)) == (names != classes.names)
+
 
 def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     """They train one network: its validation alone gives what they recorded together."""
-    told = tiny_training(scenes, str(tmp_path / "out"), epochs=1, scaling__num_workers=2)
-    succeed("train", environment=ray_head.environment, **told)
+    out, mlflow = tmp_path / "out", tmp_path / "mlflow"
+    told = tiny_training(scenes, str(out), epochs=1, scaling__num_workers=2)
+    told |= {"batch_norm__mode": "synchronised", "tracking__tensorboard": True, "tracking__mlflow": True}
+    tracked = {"MLFLOW_TRACKING_URI": mlflow.as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
+    succeed("train", environment=ray_head.environment | tracked, **told)
     (record,) = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     model, card = bundle.load_bundle(str(tmp_path / "out"))
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     samples = pair(f"{scenes}/val/images", f"{scenes}/val/labels").samples
     counts = validate(segmenter, samples, card.classes).confusion
     assert counts.scores.miou == pytest.approx(record["miou"], abs=ROUNDING)
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    (miou,) = events.Scalars("miou")
+    assert (miou.step, miou.value) == (1, pytest.approx(record["miou"]))
+    assert events.Tags()["images"] == ["confusion", "validation"]
+    (metric,) = mlflow.glob("*/*/metrics/miou")
+    assert float(metric.read_text().split()[1]) == pytest.approx(record["miou"])
 
 
 def config(scenes, *, output, **changes) -> TrainConfig:

@@ -1,1 +1,1 @@
-"""Training on Ray Train, fed by Ray Data."""
+"""Training on Ray Train, fed by CPU tasks of the whole cluster."""

@@ -42,11 +42,22 @@ class Loader:
         rank, world: this worker among all.
         device: where batches go.
         tasks: that draw at a time, for a cluster with many CPUs.
+        task_cpus: that each reserves; 0 where workers may take every CPU, and tasks would wait for ever.
     """
 
     def __init__(
-        self, draw: Any, table: Any, *, batch_size: int, rank: int, world: int, device: torch.device, tasks: int
+        self,
+        draw: Any,
+        table: Any,
+        *,
+        batch_size: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        tasks: int,
+        task_cpus: int = 1,
     ):
+        self._draw_crops = draw_crops.options(num_cpus=task_cpus)
         self._draw = draw
         self._table = table
         self._batch_size = batch_size
@@ -88,7 +99,7 @@ class Loader:
     def _submit(self, epoch: int, step: int) -> list[Any]:
         mine = part_of_batch(step, self._batch_size, self._rank, self._world)
         chunks = [mine[i : i + PER_TASK] for i in range(0, len(mine), PER_TASK)]
-        return [draw_crops.remote(self._draw, self._table, epoch, chunk) for chunk in chunks]
+        return [self._draw_crops.remote(self._draw, self._table, epoch, chunk) for chunk in chunks]
 
     def _collect(self, references: list[Any]) -> Batch:
         crops: list[Crops] = ray.get(references)

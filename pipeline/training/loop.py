@@ -87,6 +87,7 @@ def _train(job: dict[str, Any]) -> None:
         world=world,
         device=device,
         tasks=cluster.available().cpus // world,
+        task_cpus=0 if config.scaling.min_workers and not config.scaling.use_gpu else 1,
     )
     with contextlib.closing(loader(epochs=range(progress.epoch, config.epochs), steps=job["steps"])) as batches:
         while progress.epoch < config.epochs:

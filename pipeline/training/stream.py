@@ -126,7 +126,7 @@ class DrawCrops:
         return copy_paste(crop, other, classes=classes, ignore_index=self.classes.ignore_index, rng=rng)
 
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+@ray.remote(scheduling_strategy="SPREAD")
 def draw_crops(draw: DrawCrops, table: pa.Table, epoch: int, positions: range) -> Crops:
     """`DrawCrops` as a task of any node."""
     return draw(table, epoch, positions)
