@@ -13,7 +13,7 @@ CVPR 2017.
 
 What it introduced: two streams. The residual one never loses resolution and carries gradients without a layer in
 between; the pooling one gathers context. Trained from scratch with a bootstrapped loss
-(`--loss.kind bootstrapped`: the mean of the worst 512 x 64 pixels of each image).
+(`--loss.terms bootstrapped=1`: the mean of the worst 512 x 64 pixels of each image).
 
     A   3 FRRU 96 /2 | 4 192 /4 | 2 384 /8 | 2 384 /16 | 2 192 /8 | 2 192 /4 | 2 96 /2          17.75 M at 19 classes
     B   the same with 2 384 /32 | 2 192 /16 in the middle                                       24.76 M
