@@ -62,8 +62,9 @@ def all_boxes(heatmap: NDArray, *, threshold: float = 0.2, min_share: float = 0.
 def distance_boxes(heatmap: NDArray) -> Boxes:
     """The released code's boxes: of three levels, without their rims, the largest first, without overlapping ones.
 
-    At 20, 100 and 110 of 255 the map is cut, and of each cut what lies within 10 of 255 of its largest distance from the
-    border is taken away, which separates parts that touch. A box that a larger one covers by more than half is dropped.
+    At 20, 100 and 110 of 255 the map is cut, and of each cut what lies within 10 of 255 of its largest distance from
+    the border is taken away, which separates parts that touch. A box that a larger one covers by more than half is
+    dropped.
     """
     found: list[tuple[int, NDArray]] = []
     for level in LEVELS:

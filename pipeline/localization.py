@@ -1,8 +1,8 @@
 """Scores of weakly supervised localization, as sums that shards can add up. numpy and scipy only.
 
 Choe, Oh, Lee, Chun, Akata & Shim, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, and the
-conventions of its released evaluator, so that numbers compare: maps in 0..1 are cut in 8 bits, a box has inclusive corners,
-and the holes of a region count as regions of their own. (`boxes` has none of these.)
+conventions of its released evaluator, so that numbers compare: maps in 0..1 are cut in 8 bits, a box has inclusive
+corners, and the holes of a region count as regions of their own. (`boxes` has none of these.)
 """
 
 from dataclasses import dataclass
@@ -101,7 +101,8 @@ class BoxHits:
 
     @staticmethod
     def zeros(steps: int, ious: int = len(IOUS)) -> "BoxHits":
-        return BoxHits(*(np.zeros((steps, ious), np.int64) for _ in range(3)), 0)
+        known, top1, top5 = (np.zeros((steps, ious), np.int64) for _ in range(3))
+        return BoxHits(known, top1, top5, 0)
 
     def __add__(self, other: "BoxHits") -> "BoxHits":
         return BoxHits(

@@ -112,7 +112,7 @@ def last_state(output: str) -> dict:
 
 def test_a_killed_worker_is_replaced_and_goes_on(scenes, tmp_path, ray_head):
     output = tmp_path / "out"
-    told = tiny_training(scenes, str(output), epochs=8)
+    told = tiny_training(scenes, str(output), epochs=16)
     process = subprocess.Popen(
         command("train", **told), env=os.environ | ray_head.environment, stdout=subprocess.PIPE, text=True, cwd=REPO
     )
@@ -124,12 +124,12 @@ def test_a_killed_worker_is_replaced_and_goes_on(scenes, tmp_path, ray_head):
             address=ray_head.jobs, filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
         )
         os.kill(workers[0].pid, signal.SIGKILL)
-        text, _ = process.communicate(timeout=200)
+        text, _ = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 0
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == list(range(1, 9))
+    assert [record["epoch"] for record in records] == list(range(1, 17))
     assert "best: epoch" in text
 
 

@@ -5,6 +5,7 @@ and the place in the data nothing has to be stored: both follow from the seed an
 """
 
 import io
+import posixpath
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from typing import Any
 import ray.train
 import torch
 
+from pipeline import storage
 from pipeline.training.learner import Learner
 
+FOLDER = "checkpoints"
 FILE = "state.pt"
 
 
@@ -73,3 +76,14 @@ def restore(learner: Learner) -> Progress:
     content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     learner.load_state_dict(content)
     return Progress(epoch=content["epoch"], best_miou=content["best_miou"], records=content["records"])
+
+
+def sweep(output: str) -> None:
+    """Remove what no run goes on from: a driver that is killed leaves a checkpoint that Ray Train does not know."""
+    folder = storage.join(output, FOLDER)
+    known = storage.read_text(storage.join(folder, "checkpoint_manager_snapshot.json"), what="list of checkpoints")
+    fs, _ = storage.filesystem(folder)
+    for place in {posixpath.dirname(file.path) for file in storage.list_files(folder)}:
+        name = posixpath.basename(place)
+        if name.startswith("checkpoint_") and f'"{name}"' not in known:
+            fs.rm(place, recursive=True)

@@ -13,6 +13,7 @@ from pipeline import cluster, models, storage
 from pipeline.classes import Classes, load_classes
 from pipeline.datasets import Sample, pair, read_list
 from pipeline.errors import UserError
+from pipeline.training import checkpoints
 from pipeline.training.class_weights import class_weights
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.display import Display
@@ -24,8 +25,6 @@ from pipeline.training.records import claim_output, read_records
 from pipeline.training.report import write_report
 from pipeline.training.stream import DrawCrops, as_table
 from pipeline.training.trackers import trackers
-
-CHECKPOINTS = "checkpoints"
 
 
 def train(config: TrainConfig) -> list[dict[str, Any]]:
@@ -159,7 +158,7 @@ def _fit(
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
+            name=checkpoints.FOLDER,
             storage_path=path,
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
@@ -175,3 +174,4 @@ def _fit(
     mistake = ray.get(monitor.get_mistake.remote())
     if mistake is not None:
         raise UserError(mistake)
+    checkpoints.sweep(config.output)
