@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from PIL import Image
 
 from pipeline.classes import load_classes
 from pipeline.datasets import Sample, pair
 from pipeline.errors import UserError, find_user_error
 from pipeline.preprocessing import Preprocessing
+from pipeline.training.class_weights import count, median_frequency
 from pipeline.training.loader import Batch, Loader
 from pipeline.training.stream import DrawCrops, as_table, part_of_batch, permutation
 from pipeline.transforms import Augmentation
@@ -59,8 +61,6 @@ def test_every_pass_of_an_epoch_shows_every_image_once(scenes: str, samples: lis
 
 def test_images_that_cannot_be_used_are_skipped_and_named(scenes: str, samples: list[Sample], tmp_path: Path) -> None:
     """An unreadable file, and a label map without a labelled pixel; the batch stays full."""
-    from PIL import Image
-
     broken, empty = tmp_path / "broken.png", tmp_path / "empty.png"
     broken.write_bytes(b"no image")
     Image.new("L", Image.open(samples[1].image).size, 255).save(empty)
@@ -109,3 +109,19 @@ def test_a_users_mistake_in_a_task_reaches_the_worker(scenes: str, samples: list
     assert mistake is not None
     assert samples[0].image in str(mistake)
     assert "jobs/validate.py" in str(mistake)
+
+
+def test_class_weights_are_counted_from_the_labels(scenes: str, ray_driver: None) -> None:
+    """The Ray Data pass against one label map after the other."""
+    classes = load_classes(f"{scenes}/classes.yaml")
+    samples = pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples
+    pixels, shown = np.zeros((2, len(classes)), int)
+    for sample in samples:
+        labels = np.asarray(Image.open(sample.label))
+        for k in range(len(classes)):
+            pixels[k] += (labels == k).sum()
+            shown[k] += (labels != 255).sum() if (labels == k).any() else 0
+    found = count([*samples, samples[0]._replace(label="/no/such/file.png")], classes)
+    np.testing.assert_array_equal(found, [pixels, shown])
+    weights = median_frequency(*found)
+    assert weights[pixels.argmax()] < 1 < weights[pixels.argmin()]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from PIL import Image
 from ray.util.state import list_actors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,7 +24,6 @@ from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
 from pipeline.preprocessing import Preprocessing
-from pipeline.training.class_weights import count, median_frequency
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.losses import segmentation_loss
 from pipeline.training.network import build_network
@@ -145,22 +143,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(scenes, tm
     assert len(found["images"]) == 4
     assert set(found["images"]) <= keys
     assert found["step"] > 1
-
-
-def test_class_weights_are_counted_from_the_labels(scenes, ray_driver):
-    """The Ray Data pass against one label map after the other."""
-    classes = load_classes(f"{scenes}/classes.yaml")
-    samples = pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples
-    pixels, shown = np.zeros((2, len(classes)), int)
-    for sample in samples:
-        labels = np.asarray(Image.open(sample.label))
-        for k in range(len(classes)):
-            pixels[k] += (labels == k).sum()
-            shown[k] += (labels != 255).sum() if (labels == k).any() else 0
-    found = count([*samples, samples[0]._replace(label="/no/such/file.png")], classes)
-    np.testing.assert_array_equal(found, [pixels, shown])
-    weights = median_frequency(*found)
-    assert weights[pixels.argmax()] < 1 < weights[pixels.argmin()]
 
 
 def test_a_bundle_of_other_classes_gives_all_but_its_scores(scenes, tmp_path):

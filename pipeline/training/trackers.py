@@ -58,7 +58,12 @@ def _tensorboard(config: TrainConfig) -> Iterator[Track]:
     except ImportError:
         raise UserError("--tracking.tensorboard needs: pip install 'segpipe[tensorboard]'") from None
     # Written here and uploaded whole after each epoch: object stores cannot append.
-    with tempfile.TemporaryDirectory(prefix="tensorboard-") as folder, SummaryWriter(folder) as writer:
+    with tempfile.TemporaryDirectory(prefix="tensorboard-") as folder:
+        writer = SummaryWriter(folder)
+
+        def upload() -> None:
+            for file in Path(folder).iterdir():
+                storage.upload(file, storage.join(config.output, TENSORBOARD, file.name))
 
         def track(epoch: Epoch) -> None:
             step = epoch.record["epoch"]
@@ -69,10 +74,11 @@ def _tensorboard(config: TrainConfig) -> Iterator[Track]:
             if epoch.sheet:
                 writer.add_image("validation", _pixels(epoch.sheet), step, dataformats="HWC")
             writer.flush()
-            for file in Path(folder).iterdir():
-                storage.upload(file, storage.join(config.output, TENSORBOARD, file.name))
+            upload()
 
         yield track
+        writer.close()  # a thread of its writes; only now all of it is there
+        upload()
 
 
 @contextmanager
