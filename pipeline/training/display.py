@@ -1,5 +1,6 @@
 """What one sees of a run: a live bar on a terminal, a line per epoch everywhere, a summary at the end."""
 
+import math
 import sys
 import threading
 import time
@@ -73,7 +74,7 @@ class Display:
         for epoch in epochs:
             record = epoch.record
             self._seen += 1
-            self._best = max(record["miou"], self._best) if self._best == self._best else record["miou"]
+            self._best = record["miou"] if math.isnan(self._best) else max(record["miou"], self._best)
             self._bar.write(describe(record), file=sys.stdout)
             sys.stdout.flush()
             self._on_epoch(epoch)
@@ -81,9 +82,10 @@ class Display:
         if not pace.step:
             return
         number = min(pace.step * self._config.epochs // self._steps + 1, self._config.epochs)
+        best = "" if math.isnan(self._best) else f"best mIoU {self._best:.3f}  "
         text = (
-            f"epoch {number}/{self._config.epochs}  loss {pace.loss:.3f}  lr {pace.lr:.2g}  "
-            f"best mIoU {self._best:.3f}  {pace.images_per_s:.1f} images/s"
+            f"epoch {number}/{self._config.epochs}  loss {pace.loss:.3f}  lr {pace.lr:.2g}  {best}"
+            f"{pace.images_per_s:.1f} images/s"
         )
         self._bar.set_description(text, refresh=False)
         self._bar.n = max(self._bar.n, pace.step)

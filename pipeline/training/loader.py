@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.training.stream import Crops, draw_crops, part_of_batch
 
 PER_TASK = 8  # crops that a task draws: few, so that the first batch is there soon
+MOST_TASKS = 64  # at a time for one worker: what they draw lies in memory
 AHEAD = 2  # batches that are drawn ahead, at least
 
 
@@ -64,7 +65,7 @@ class Loader:
         self._rank = rank
         self._world = world
         self._device = device
-        self._tasks = tasks
+        self._tasks = min(tasks, MOST_TASKS)
         self.waited = 0.0  # seconds in which the worker had no batch to learn from
 
     def __call__(self, *, epochs: Iterable[int], steps: int) -> Generator[Batch]:
