@@ -10,6 +10,7 @@ import ray
 from tqdm import tqdm
 
 from pipeline.training.config import TrainConfig
+from pipeline.training.monitor import Epoch
 from pipeline.training.trackers import Track
 
 LINE_EVERY = 60.0  # seconds between lines within an epoch where there is no terminal
@@ -77,7 +78,7 @@ class Display:
             self._best = record["miou"] if math.isnan(self._best) else max(record["miou"], self._best)
             self._bar.write(describe(record), file=sys.stdout)
             sys.stdout.flush()
-            self._on_epoch(epoch)
+            self._track(epoch)
             self._last_line = time.monotonic()
         if not pace.step:
             return
@@ -93,6 +94,14 @@ class Display:
         if not self._live and time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
             self._last_line = time.monotonic()
             print(f"  step {pace.step} of {self._steps}: {text}", flush=True)
+
+    def _track(self, epoch: Epoch) -> None:
+        """A tracker that fails, as a server that is down, must not end the training."""
+        try:
+            self._on_epoch(epoch)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {reason}", file=sys.stderr)
 
 
 def describe(record: dict[str, Any]) -> str:

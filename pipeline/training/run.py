@@ -22,7 +22,7 @@ from pipeline.training.loop import train_worker
 from pipeline.training.monitor import Monitor
 from pipeline.training.network import build_network
 from pipeline.training.records import claim_output, read_records
-from pipeline.training.report import write_report
+from pipeline.training.report import REPORT, write_report
 from pipeline.training.stream import DrawCrops, as_table
 from pipeline.training.trackers import trackers
 
@@ -40,6 +40,8 @@ def train(config: TrainConfig) -> list[dict[str, Any]]:
     records = read_records(config.output)
     if len(records) >= config.epochs:
         print(f"{storage.redact(config.output)}: all {config.epochs} epochs are done already")
+        if not storage.exists(storage.join(config.output, REPORT)):  # the driver died just before it
+            print(f"report: {write_report(config, classes, val_samples, records)}")
         return records
     # Ray Train asks the dashboard's state API about its controller.
     cluster.connect(dashboard=True, ray_logs=config.scaling.wait_for_nodes)

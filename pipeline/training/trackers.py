@@ -76,9 +76,11 @@ def _tensorboard(config: TrainConfig) -> Iterator[Track]:
             writer.flush()
             upload()
 
-        yield track
-        writer.close()  # a thread of its writes; only now all of it is there
-        upload()
+        try:
+            yield track
+        finally:
+            writer.close()  # a thread of its writes; only now all of it is there
+            upload()
 
 
 @contextmanager
@@ -89,7 +91,11 @@ def _mlflow(config: TrainConfig) -> Iterator[Track]:
         raise UserError("--tracking.mlflow needs: pip install 'segpipe[mlflow]'") from None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError("--tracking.mlflow: the environment variable MLFLOW_TRACKING_URI must name the server")
-    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "segpipe"))
+    try:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "segpipe"))
+    except mlflow.exceptions.MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--tracking.mlflow: the server cannot be used ({reason})") from None
     # A run is known by its output, so that a resumed one goes on where it was.
     name = storage.redact(config.output)
     known = mlflow.search_runs(filter_string=f"tags.output = '{name}'", output_format="list", max_results=1)
