@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline import bundle, cluster
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.run import segment
+from pipeline.bulk.segmenting import segment
 from pipeline.classes import Classes
 from pipeline.demo.scenes import PALETTE, draw_scene
 from pipeline.inference import normalise

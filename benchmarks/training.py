@@ -27,6 +27,7 @@ from pipeline.models import configure
 from pipeline.models.upsampling import upsample
 from pipeline.training.config import Optimiser, Scaling, Split, TrainConfig
 from pipeline.training.run import train
+from pipeline.training.segmentation import segmentation_task
 from pipeline.transforms import Augmentation
 
 CROP = (240, 320)
@@ -152,7 +153,7 @@ def our_run(data: Path, output: Path, told: argparse.Namespace) -> list[dict[str
         optimiser=Optimiser(lr=LR),
         scaling=Scaling(num_workers=told.workers),
     )
-    return train(config)
+    return train(config, segmentation_task(config))
 
 
 def report(ours: list[float], theirs: list[float], records: list[dict[str, Any]], told: argparse.Namespace) -> None:

@@ -8,12 +8,14 @@ import duckdb
 
 from pipeline import cli
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.run import segment
 from pipeline.bulk.run import summarise as summarise_segmenting
+from pipeline.bulk.segmenting import segment
 from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
+from pipeline.report.tables import format_report
 from pipeline.training.config import Optimiser, Split, TrainConfig
 from pipeline.training.display import summarise as summarise_training
 from pipeline.training.run import train
+from pipeline.training.segmentation import segmentation_task
 from pipeline.transforms import Augmentation
 
 HOME = Path("demo")
@@ -56,7 +58,8 @@ def main(argv: list[str]) -> None:
         augmentation=Augmentation(crop=(128, 128), scale=(0.75, 1.5)),
         optimiser=Optimiser(lr=0.05),
     )
-    print(summarise_training(training, train(training)))
+    task = segmentation_task(training)
+    print(summarise_training(training, task.measures, train(training, task)))
 
     print("\n==> Segmenting the night's images in bulk on Ray Data, with a dense CRF (jobs/segment.py)", flush=True)
     night = DATA / "night"
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> None:
         )
     )
     assert run is not None
-    print(summarise_segmenting(run))
+    print(summarise_segmenting(run, format_report))
 
     print("\n==> Querying the result with DuckDB")
     for question, query in QUERIES.items():

@@ -8,14 +8,16 @@ Results lie in OUTPUT/run_id=…/. The same command again resumes a run that was
 
 from pipeline import cli
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.run import segment, summarise
+from pipeline.bulk.run import summarise
+from pipeline.bulk.segmenting import segment
+from pipeline.report.tables import format_report
 
 
 def main(argv: list[str]) -> None:
     config = cli.parse(SegmentConfig, argv, description=__doc__ or "")
     run = segment(config)
     if run is not None:
-        print(summarise(run))
+        print(summarise(run, format_report))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from pipeline import cli
 from pipeline.training.config import TrainConfig
 from pipeline.training.display import summarise
 from pipeline.training.run import train
+from pipeline.training.segmentation import segmentation_task
 
 
 def main(argv: list[str]) -> None:
     config = cli.parse(TrainConfig, argv, description=__doc__ or "")
-    print(summarise(config, train(config)))
+    task = segmentation_task(config)
+    print(summarise(config, task.measures, train(config, task)))
 
 
 if __name__ == "__main__":

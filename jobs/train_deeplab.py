@@ -11,6 +11,7 @@ from pipeline import cli
 from pipeline.training.config import Optimiser, TrainConfig
 from pipeline.training.display import summarise
 from pipeline.training.run import train
+from pipeline.training.segmentation import segmentation_task
 from pipeline.transforms import Augmentation
 
 
@@ -25,7 +26,8 @@ class DeepLabConfig(TrainConfig):
 
 def main(argv: list[str]) -> None:
     config = cli.parse(DeepLabConfig, argv, description=__doc__ or "")
-    print(summarise(config, train(config)))
+    task = segmentation_task(config)
+    print(summarise(config, task.measures, train(config, task)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pipeline import __version__, models, storage
 from pipeline.classes import Classes
 from pipeline.errors import UserError
-from pipeline.preprocessing import Preprocessing
+from pipeline.preprocessing import ClassifierInput, Preprocessing
 
 CARD = "card.json"
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of weights, as against the folder of a bundle
@@ -39,6 +39,7 @@ class Card(BaseModel):
     options: dict[str, Any]
     classes: Classes
     preprocessing: Preprocessing = Preprocessing()
+    classifier: ClassifierInput | None = Field(default=None, description="of a classifier, of which it makes one")
     weights: str = Field(default="", description="file name of the weights, beside the card")
     weights_sha256: str = ""
     training: dict[str, Any] = Field(default={}, description="configuration, epoch and scores it comes from")
@@ -49,6 +50,7 @@ class Card(BaseModel):
     def fingerprint(self) -> str:
         """SHA-256 over all that decides a prediction: weights, architecture, preprocessing, number of classes."""
         parts = [self.weights_sha256, self.architecture, self.options, self.preprocessing.model_dump()]
+        parts += [self.classifier.model_dump()] if self.classifier else []
         return hashlib.sha256(json.dumps([*parts, len(self.classes)], sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Class activation maps: where a classifier that only knew image labels sees a class. numpy and Pillow only.
+"""Class activation maps: where a classifier that only knew image labels sees a class. numpy only.
 
 Zhou, Khosla, Lapedriza, Oliva & Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016: with
 global average pooling before the last layer the score of a class is the mean over the image of a map,
@@ -8,12 +8,12 @@ global average pooling before the last layer the score of a class is the mean ov
 so the map comes out of the forward pass, for any class, without a backward one.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Normalisation = Literal["max", "relu_max", "min_max"]
 Order = Literal["resize_first", "normalise_first"]
@@ -54,11 +54,31 @@ def normalise(maps: NDArray, how: Normalisation) -> NDArray[np.float32]:
 
 
 def resize(maps: NDArray, size: tuple[int, int], how: Interpolation = "bilinear") -> NDArray[np.float32]:
-    """Maps [n, h, w] at another size (height, width); pixels are areas, as with torch's `align_corners=False`."""
-    method = Image.Resampling.BILINEAR if how == "bilinear" else Image.Resampling.BICUBIC
-    height, width = size
-    each = [Image.fromarray(m).resize((width, height), method) for m in np.asarray(maps, np.float32)]
-    return np.stack([np.asarray(m) for m in each]) if each else np.zeros((0, height, width), np.float32)
+    """Maps [..., h, w] at another size (height, width); pixels are areas, as with torch's `align_corners=False`."""
+    rows, columns = (_interpolation(old, new, how) for old, new in zip(maps.shape[-2:], size, strict=True))
+    return rows @ np.asarray(maps, np.float32) @ columns.T
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolation(old: int, new: int, how: Interpolation) -> NDArray[np.float32]:
+    """The matrix [new, old] that interpolates along an axis; samples beyond the border repeat the last one."""
+    position = (np.arange(new) + 0.5) * old / new - 0.5
+    if how == "bilinear":
+        position = position.clip(0, old - 1)
+    first = np.floor(position).astype(int)
+    matrix = np.zeros((new, old), np.float32)
+    for offset in (0, 1) if how == "bilinear" else (-1, 0, 1, 2):
+        distance = np.abs(position - first - offset)
+        weight = 1 - distance if how == "bilinear" else _cubic(distance)
+        np.add.at(matrix, (np.arange(new), (first + offset).clip(0, old - 1)), weight)
+    return matrix
+
+
+def _cubic(distance: NDArray, a: float = -0.75) -> NDArray:
+    """Keys' cubic convolution kernel, with the parameter that OpenCV and torch have."""
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
 def heatmaps(

@@ -3,7 +3,7 @@
 import colorsys
 import io
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ _UPRIGHT = {
     7: (True, True, True),
     8: (True, True, False),
 }
+
+
+# Copies that expose what a classifier should not need: colour, or the camera's resolution.
+View = Literal["as_is", "grey", "half", "double"]
 
 
 class ImageError(ValueError):
@@ -220,6 +224,21 @@ def decode_mask(data: bytes) -> NDArray[np.int32]:
     return decode_raw_label(data)
 
 
+def encode_heatmap(heatmap: NDArray) -> tuple[bytes, float, float]:
+    """A map [height, width] as an 8-bit grey PNG, its scale and offset: value = offset + scale * grey."""
+    low, high = float(heatmap.min()), float(heatmap.max())
+    scale = (high - low) / 255
+    grey = np.round((heatmap - low) / scale) if scale > 0 else np.zeros(heatmap.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue(), scale, low
+
+
+def decode_heatmap(data: bytes, scale: float, offset: float) -> NDArray[np.float32]:
+    """The map that `encode_heatmap` was given, to within half a `scale`."""
+    return (decode_raw_label(data) * scale + offset).astype(np.float32)
+
+
 def default_palette(count: int) -> NDArray[np.uint8]:
     """`count` distinct colours, uint8 [count, 3]; hues a golden-ratio step apart, brightness cycling."""
     colours: dict[tuple[int, ...], None] = {}
@@ -239,6 +258,25 @@ def colourize(
     table = np.vstack([palette, np.array([other], dtype=np.uint8)])
     inside = (labels >= 0) & (labels < len(palette))
     return table[np.where(inside, labels, len(palette))]
+
+
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The picture [h, w, 3] at (height, width), antialiased; its aspect is not kept."""
+    if pixels.shape[:2] == size:
+        return pixels
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def changed_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    """The picture [h, w, 3] as it is, in grey (ITU-R 601 luma), at half its resolution, or at twice."""
+    if view == "as_is":
+        return pixels
+    if view == "grey":
+        return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+    height, width = pixels.shape[:2]
+    factor = 0.5 if view == "half" else 2.0
+    return resize(pixels, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int, *, smooth: bool = True) -> Image.Image:

@@ -128,28 +128,29 @@ class BoxHits:
         return float(self.accuracy().max(axis=0).mean())
 
 
-def box_hits(
-    heatmap: NDArray,
-    truth: NDArray,
-    *,
-    steps: NDArray[np.float64],
-    regions: Regions,
-    ious: tuple[float, ...] = IOUS,
-    rank: int = 0,
-) -> BoxHits:
-    """What one image adds.
+def best_ious(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64], regions: Regions) -> NDArray[np.float64]:
+    """The largest IoU of an image's boxes with the true ones at each threshold: all that its box scores need.
 
     Args:
         heatmap: [height, width] in 0..1, of the true class.
         truth: int [n, 4], inclusive boxes in the map's frame.
         steps: thresholds.
         regions: see `region_boxes`.
-        ious: at which a box fits.
-        rank: of the true class among the classifier's scores, from 0.
     """
-    best = np.array([box_iou(region_boxes(heatmap, t, regions=regions), truth).max() for t in steps])
-    known = (best[:, None] >= np.array(ious)).astype(np.int64)
-    return BoxHits(known, known * (rank < 1), known * (rank < 5), 1)
+    return np.array([box_iou(region_boxes(heatmap, t, regions=regions), truth).max() for t in steps])
+
+
+def box_hits(best: NDArray, ranks: NDArray, ious: tuple[float, ...] = IOUS) -> BoxHits:
+    """What some images add.
+
+    Args:
+        best: [images, thresholds], of `best_ious`.
+        ranks: int [images], of the true class among the classifier's scores, from 0.
+        ious: at which a box fits.
+    """
+    fits = best[:, :, None] >= np.array(ious)
+    known, top1, top5 = (fits[ranks < worst].sum(axis=0, dtype=np.int64) for worst in (np.inf, 1, 5))
+    return BoxHits(known, top1, top5, len(best))
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,6 @@ def centre_boxes(width: int, height: int, steps: NDArray[np.float64]) -> NDArray
     return np.round(corners).astype(np.int32)
 
 
-def centre_hits(
-    width: int, height: int, truth: NDArray, *, steps: NDArray[np.float64], ious: tuple[float, ...] = IOUS
-) -> BoxHits:
-    """What one image adds to the score of the centred box."""
-    best = box_iou(centre_boxes(width, height, steps), truth).max(axis=1)
-    known = (best[:, None] >= np.array(ious)).astype(np.int64)
-    return BoxHits(known, known, known, 1)
+def centre_ious(width: int, height: int, truth: NDArray, *, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`best_ious` of the centred box."""
+    return box_iou(centre_boxes(width, height, steps), truth).max(axis=1)

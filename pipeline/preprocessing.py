@@ -16,6 +16,15 @@ class Preprocessing(BaseModel):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+class ClassifierInput(BaseModel):
+    """How a classifier is shown images, and what its scores mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: tuple[int, int] = Field(description="height, width to which images are resized; their aspect is not kept")
+    multi_label: bool = Field(description="each class by itself (sigmoid); otherwise exactly one (softmax)")
+
+
 class Instances(BaseModel):
     """Whether and how a network is shown boxes instead of whole images."""
 

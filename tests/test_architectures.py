@@ -6,7 +6,6 @@ from torch import nn
 
 from pipeline.models import ARCHITECTURES, configure, count_parameters
 from pipeline.models.layers import BatchTooSmallError
-from pipeline.models.wide_resnet import resnet110, wide_resnet
 from tests.networks import liven, narrow, settle
 
 # What another preset has in a smaller form.
@@ -66,10 +65,9 @@ def test_parameters(name: str, options: dict, classes: int, expected: int) -> No
 
 def test_parameters_of_wide_resnets() -> None:
     with torch.device("meta"):
-        found = [
-            count_parameters(wide_resnet(depth=d, widen=k, num_classes=10)) for d, k in ((28, 10), (40, 4), (16, 8))
-        ]
-        assert count_parameters(resnet110(num_classes=10)) == 1_730_522
+        sizes = [{"depth": d, "widen": k} for d, k in ((28, 10), (40, 4), (16, 8))]
+        found = [count_parameters(configure("wrn_28_10", size).build(10)) for size in sizes]
+        assert count_parameters(configure("resnet110", {}).build(10)) == 1_730_522
     assert found == [36_479_194, 8_949_210, 10_961_370]  # 36.48, 8.95, 10.96 M
 
 

@@ -19,8 +19,8 @@ from pipeline import bundle, storage
 from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.plan import read_manifest, read_plan
 from pipeline.bulk.results import read_file
-from pipeline.bulk.run import segment
 from pipeline.bulk.schema import METADATA_KEY
+from pipeline.bulk.segmenting import segment
 from pipeline.errors import UserError
 from pipeline.images import decode_image, decode_mask, decode_raw_label
 from pipeline.inference import Segmenter

@@ -35,10 +35,12 @@ def test_a_map_without_anything_to_see_is_zero(how: str, value: float) -> None:
     assert len(largest_box(found[0])) == len(all_boxes(found[0])) == len(distance_boxes(found[0])) == 0
 
 
-def test_resizing_is_torchs() -> None:
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(28, 30), (7, 5), (1, 3), (224, 224)])
+def test_resizing_is_torchs(how: str, size: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=(28, 30), mode="bilinear")[0]
-    np.testing.assert_allclose(resize(maps, (28, 30)), theirs, atol=1e-5)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=size, mode=how)[0]
+    np.testing.assert_allclose(resize(maps, size, how), theirs, atol=1e-5)
 
 
 def test_the_order_of_resizing_and_normalising_shows() -> None:

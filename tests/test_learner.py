@@ -14,6 +14,7 @@ from pipeline.models import configure
 from pipeline.training import batch_norm
 from pipeline.training.config import Split, TrainConfig
 from pipeline.training.learner import Learner
+from pipeline.training.segmentation import SegmentationObjective
 
 IGNORE = 255
 CLASSES = 4
@@ -38,8 +39,9 @@ def build(settings: TrainConfig, *, steps: int = 4, double: bool = False, dropou
             module.p = 0.0  # workers draw their own
     if double:
         network.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
-    told = {"num_classes": CLASSES, "ignore_index": IGNORE, "steps": steps, "device": torch.device("cpu")}
-    return Learner(network, config=settings, **told)
+    objective = SegmentationObjective(settings, ignore_index=IGNORE, stride=network.output_stride)
+    told = {"num_classes": CLASSES, "steps": steps, "device": torch.device("cpu")}
+    return Learner(network, config=settings, objective=objective, **told)
 
 
 def batches(steps: int = 4, size: int = 8) -> list[tuple[Tensor, Tensor]]:

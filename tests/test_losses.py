@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from pipeline.models.layers import SegmentationOutput
 from pipeline.training.class_weights import median_frequency
 from pipeline.training.config import Loss, Split, TrainConfig
-from pipeline.training.learner import auxiliary_weight
 from pipeline.training.losses import border_weights, segmentation_loss, totals
+from pipeline.training.segmentation import auxiliary_weight
 
 IGNORE = 255
 

@@ -16,7 +16,6 @@ from pipeline.models.pspnet import PyramidPooling
 from pipeline.models.receptive_field import receptive_field
 from pipeline.models.unet import UNet, overlap_tile
 from pipeline.models.upsampling import bilinear_kernel, upsample
-from pipeline.models.wide_resnet import resnet110, wide_resnet
 from tests.networks import liven, narrow
 
 
@@ -256,14 +255,14 @@ def test_the_ensemble_joins_probabilities_or_scores(fusion: str) -> None:
 
 
 def test_only_the_blocks_that_change_resolution_or_width_have_a_projection() -> None:
-    model = resnet110(num_classes=10)
+    model = configure("resnet110", {}).build(10)
     assert [[block.projection is not None for block in group].count(True) for group in model.groups] == [0, 1, 1]
     assert [len(group) for group in model.groups] == [18, 18, 18]
-    wide = wide_resnet(depth=10, widen=2, num_classes=4).eval()
-    assert wide.features(torch.randn(1, 3, 32, 24)).shape == (1, 128, 8, 6)
-    assert wide(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+    wide = configure("wrn_28_10", {"depth": 10, "widen": 2}).build(4).eval()
+    assert wide(torch.randn(1, 3, 32, 24)).features.shape == (1, 128, 8, 6)
+    assert wide(torch.randn(2, 3, 32, 32)).logits.shape == (2, 4)
     with pytest.raises(ValueError, match="6 n \\+ 4"):
-        wide_resnet(depth=29, widen=2, num_classes=4)
+        configure("wrn_28_10", {"depth": 29})
 
 
 # --- what a unit sees

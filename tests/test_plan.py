@@ -105,15 +105,13 @@ def test_shards_keep_order_and_bounds():
 
 def test_a_plan_survives_storage_and_knows_its_shards(tmp_path):
     touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(7)))
-    touch(tmp_path / "labels", "03.png")
     config = SegmentConfig(
         model="m",
         images=str(tmp_path / "images"),
-        labels=str(tmp_path / "labels"),
         output=str(tmp_path / "runs"),
         sharding=Sharding(max_images=3),
     )
-    plan = make_plan(config)
+    plan = make_plan(config, lambda images: [f"of {i.image_id}" if i.image_id == "03.jpg" else None for i in images])
     store_plan(str(tmp_path / "run"), plan, {})
     assert read_plan(str(tmp_path / "run")).equals(plan)
     assert plan.schema == SCHEMA
@@ -121,8 +119,7 @@ def test_a_plan_survives_storage_and_knows_its_shards(tmp_path):
     rows, first = shard_of(plan, 1)
     assert first == 3
     assert [row["image_id"] for row in rows] == ["03.jpg", "04.jpg", "05.jpg"]
-    assert rows[0]["label"].endswith("labels/03.png")
-    assert rows[1]["label"] is None
+    assert [row["truth"] for row in rows] == ["of 03.jpg", None, None]
 
 
 def test_files_tell_their_shards(tmp_path):

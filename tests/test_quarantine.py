@@ -12,13 +12,14 @@ from pipeline import bundle
 from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.plan import make_plan, store_plan
 from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
+from pipeline.bulk.segmenting import Segmenting
 from pipeline.classes import Classes
 from pipeline.models import configure
 
 DEADLY = (255, 0, 0)
 
 
-def attempt(config: SegmentConfig, run: str, result: str) -> None:
+def attempt(kind: Segmenting, run: str, result: str) -> None:
     """One process's try at the shard, as Ray makes it; it dies of a red image as of a crash in a C library."""
     from pipeline.bulk.predict import Predictor
     from pipeline.inference import Segmenter
@@ -31,7 +32,7 @@ def attempt(config: SegmentConfig, run: str, result: str) -> None:
         return forward(self, images)
 
     Segmenter._forward = crash  # type: ignore[method-assign]
-    table = Predictor(config=config, run=run)({"shard": [0]})
+    table = Predictor(kind=kind, run=run)({"shard": [0]})
     with pa.OSFile(result, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -49,14 +50,15 @@ def test_a_deadly_image_becomes_an_error_row(tmp_path):
         model=str(tmp_path / "model"), images=str(tmp_path / "images"), output=str(tmp_path / "runs")
     )
     run = str(tmp_path / "runs" / "run_id=x")
-    store_plan(run, make_plan(config), {})
+    kind = Segmenting(config, card, card.classes)
+    store_plan(run, make_plan(config, kind.truth), {})
 
     result = tmp_path / "result.arrow"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["pipeline.bulk.predict", "pandas"])  # imported once, not by each process
     deaths = 0
     while not result.exists():
-        process = processes.Process(target=attempt, args=(config, run, str(result)))
+        process = processes.Process(target=attempt, args=(kind, run, str(result)))
         process.start()
         process.join()
         deaths += process.exitcode == 139

@@ -48,15 +48,15 @@ def test_trained_bundle_on_s3(trained_on_s3, scenes_on_s3):
     assert card.training["record"]["epoch"] == best["epoch"]
     samples = pair(f"{scenes_on_s3}/val/images", f"{scenes_on_s3}/val/labels").samples
     images = read_validation(trained_on_s3)
-    assert sorted(image.key for image in images) == sorted(sample.key for sample in samples)
+    assert sorted(image["key"] for image in images) == sorted(sample.key for sample in samples)
     page = storage.read_bytes(f"{trained_on_s3}/report.html").decode()
     assert page.count("data:image/png;base64,") == 3  # curves, worst and best images
     assert f"{best['miou']:.4f}" in page
-    worst = min(images, key=lambda image: image.miou)
-    assert storage.exists(f"{scenes_on_s3}/val/images/{worst.key}.jpg")
+    worst = min(images, key=lambda image: image["miou"])
+    assert storage.exists(f"{scenes_on_s3}/val/images/{worst['key']}.jpg")
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     validated = validate(segmenter, samples, card.classes)
-    assert validated.confusion.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
+    assert validated.counts.scores.miou == pytest.approx(best["miou"], abs=ROUNDING)
     assert validated.unread == []
 
 
@@ -176,7 +176,7 @@ def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     model, card = bundle.load_bundle(str(tmp_path / "out"))
     segmenter = Segmenter(model, preprocessing=card.preprocessing, device=torch.device("cpu"))
     samples = pair(f"{scenes}/val/images", f"{scenes}/val/labels").samples
-    counts = validate(segmenter, samples, card.classes).confusion
+    counts = validate(segmenter, samples, card.classes).counts
     assert counts.scores.miou == pytest.approx(record["miou"], abs=ROUNDING)
 
     events = EventAccumulator(str(out / "tensorboard"))

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from pipeline import cluster, datasets, storage
 from pipeline.bulk.finish import store_tables
+from pipeline.bulk.ground_truth import count, read_label
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
-from pipeline.bulk.write import count, read_label
 from pipeline.classes import Classes, classes_like
 from pipeline.errors import UserError
 from pipeline.images import MAX_PIXELS, decode_mask

@@ -15,27 +15,23 @@ import pyarrow.parquet as pq
 import ray
 
 from pipeline import cluster, storage
-from pipeline.bulk.gallery import draw_gallery
+from pipeline.bulk.kind import Kind
 from pipeline.bulk.plan import MANIFEST
 from pipeline.bulk.quarantine import MARKS
 from pipeline.bulk.results import THREADS, footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
 from pipeline.bulk.shards import IMAGES, part_name, parts
 from pipeline.bulk.write import ROW_GROUP, write_part
-from pipeline.bundle import Card
-from pipeline.classes import Classes
 from pipeline.report.page import draw_page
-from pipeline.report.tables import RAW, Totals, confusion_of, report_tables, stage_of, totals_of
+from pipeline.report.tables import Totals, totals_of
 
-TARGET_BYTES = 256 * 2**20  # of masks in a file: what query engines like
+TARGET_BYTES = 256 * 2**20  # of pictures in a file: what query engines like
 ERRORS_SHOWN = 50
 PAGE = "report.html"
 SHEET = "sheet.png"
 
 
-def finish(
-    run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, classes: Classes, card: Card, images_url: str
-) -> None:
+def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: Kind) -> None:
     """Finish a run of which every shard is written. Killed half-way, it can be done again."""
     _remove_compacted(run)
     if plan.num_rows == 0:  # a night without news: readers still find the columns
@@ -45,20 +41,20 @@ def finish(
         _compact(run, files, schema)
         files = check_rows(run, plan)
     images = open_images(run, list(files))
-    labelled = "label_uri" in schema.names
     totals = totals_of(images)
-    tables: dict[str, pa.Table] = {}
-    if labelled:
-        stages = {stage_of(images): confusion_of(images, len(classes))}
-        if "confusion_raw" in schema.names:
-            stages = {RAW: confusion_of(images, len(classes), column="confusion_raw")} | stages
-        tables = report_tables(stages, totals, classes)
-        store_tables(run, tables)
-    sheet = draw_gallery(run, list(files), classes)
-    if sheet:
-        storage.write_bytes(storage.join(run, SHEET), sheet)
-    facts = _facts(totals, card, images_url)
-    page = draw_page(run_id=run_id, facts=facts, tables=tables, errors=_errors(images), sheet=sheet)
+    report = kind.report(run, list(files), images)
+    store_tables(run, report.tables)
+    if report.sheet:
+        storage.write_bytes(storage.join(run, SHEET), report.sheet)
+    facts = _facts(totals, kind)
+    page = draw_page(
+        run_id=run_id,
+        facts=facts,
+        tables=report.shown,
+        errors=_errors(images),
+        sheet=report.sheet,
+        caption=report.caption,
+    )
     storage.write_bytes(storage.join(run, PAGE), page)
     _remove_marks(run)
     manifest = {
@@ -67,9 +63,9 @@ def finish(
         "images": totals.images,
         "errors": totals.errors,
         "files": [{"path": name, "rows": rows} for name, rows in files.items()],
-        "tables": [f"{name}/{name}.parquet" for name in tables],
+        "tables": [f"{name}/{name}.parquet" for name in report.tables],
         "report": PAGE,
-        "sheet": SHEET if sheet else None,
+        "sheet": SHEET if report.sheet else None,
         **{k: v for k, v in metadata_of(schema).items() if k != "run_id"},
     }
     storage.write_bytes(storage.join(run, MANIFEST), json.dumps(manifest, indent=2).encode())
@@ -112,7 +108,7 @@ def _remove_compacted(run: str) -> None:
 
 
 def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
-    """Merge neighbouring small files up to `TARGET_BYTES` of masks, in parallel."""
+    """Merge neighbouring small files up to `TARGET_BYTES` of pictures, in parallel."""
     found = parts(run)
     groups = [group for group in _groups(run, list(files)) if len(group) > 1]
     spans = [(found[group[0]].start, found[group[-1]].stop - 1) for group in groups]
@@ -125,8 +121,8 @@ def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
 
 
 def _groups(run: str, files: list[str]) -> Iterator[list[str]]:
-    """Cut by the masks' bytes, which depend on the rows alone: a file's size depends on its timings too."""
-    sizes = [_mask_bytes(footer) for footer in footers(run, files)]
+    """Cut by the pictures' bytes, which depend on the rows alone: a file's size depends on its timings too."""
+    sizes = [_picture_bytes(footer) for footer in footers(run, files)]
     group: list[str] = []
     total = 0
     for name, size in zip(files, sizes, strict=True):
@@ -138,10 +134,10 @@ def _groups(run: str, files: list[str]) -> Iterator[list[str]]:
     yield group
 
 
-def _mask_bytes(footer: pq.FileMetaData) -> int:
+def _picture_bytes(footer: pq.FileMetaData) -> int:
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     columns = [group.column(j) for group in groups for j in range(group.num_columns)]
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "mask.bytes")
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.endswith(".bytes"))
 
 
 def _merge(run: str, files: list[str], first: int, last: int, schema: pa.Schema) -> None:
@@ -172,9 +168,10 @@ def _errors(images: pa.dataset.Dataset) -> list[dict[str, Any]]:
     return images.scanner(columns=columns, filter=pa.dataset.field("status") == "error").head(ERRORS_SHOWN).to_pylist()
 
 
-def _facts(totals: Totals, card: Card, images_url: str) -> dict[str, Any]:
+def _facts(totals: Totals, kind: Kind) -> dict[str, Any]:
+    card = kind.card
     return {
-        "images": f"{totals.images:,} from {storage.redact(images_url)}",
+        "images": f"{totals.images:,} from {storage.redact(kind.config.images)}",
         "errors": f"{totals.errors:,}",
         "model": f"{card.architecture}, fingerprint {card.fingerprint[:16]}",
         "trained": card.created,

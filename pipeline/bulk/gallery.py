@@ -39,7 +39,7 @@ def draw_gallery(run: str, files: Sequence[str], classes: Classes) -> bytes:
 def _picture(row: dict[str, Any], classes: Classes) -> Picture | None:
     """The row as a picture on the stored pixels; None where the image has gone since."""
     try:
-        decoded = decode_image(_image_bytes(row["uri"]))
+        decoded = decode_image(image_bytes(row["uri"]))
         truth = _truth(row, classes)
     except Exception:  # an image that vanished must not spoil a finished run
         return None
@@ -47,7 +47,8 @@ def _picture(row: dict[str, Any], classes: Classes) -> Picture | None:
     return Picture(row["image_id"], pixels, decode_mask(row["mask"]["bytes"]), truth)
 
 
-def _image_bytes(uri: str) -> bytes:
+def image_bytes(uri: str) -> bytes:
+    """The encoded image of a row: a file's, or a row's of a Parquet table."""
     file, _, row = uri.rpartition("#row=")
     if not file:
         return storage.read_bytes(uri)

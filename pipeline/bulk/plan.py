@@ -3,14 +3,15 @@
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import __version__, datasets, storage
-from pipeline.bulk.config import SegmentConfig
+from pipeline import __version__, storage
+from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.listing import InputImage, list_input
 from pipeline.bulk.shards import cut_shards
 from pipeline.bundle import Card
@@ -22,6 +23,8 @@ PLAN = f"{RUN_FOLDER}/plan.parquet"
 CONFIG = f"{RUN_FOLDER}/config.json"
 MANIFEST = "manifest.json"
 
+Truth = Callable[[list[InputImage]], list[str | None]]
+
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -30,14 +33,18 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("etag", pa.string()),
         ("mtime", pa.string()),
-        ("label", pa.string()),  # URL of the label map; null without one
+        ("truth", pa.string()),  # what is known of the image, as the kind of run has it; null where nothing is
         ("shard", pa.int32()),
     ]
 )
 
 
-def make_plan(config: SegmentConfig) -> pa.Table:
-    """List the input, leave out what the configuration excludes, pair the labels, cut shards.
+def make_plan(config: BulkConfig, truth: Truth) -> pa.Table:
+    """List the input, leave out what the configuration excludes, note what is known of each image, cut shards.
+
+    Args:
+        config: of the run.
+        truth: see `kind.Kind.truth`.
 
     Returns:
         a row per image in the order of ids, with `SCHEMA`; `shard` counts from 0 without gaps.
@@ -50,9 +57,8 @@ def make_plan(config: SegmentConfig) -> pa.Table:
         found = _changed_since(found, config.since)
     if config.retry_errors:
         found = _errors_of(found, config.retry_errors)
-    labels = _labels(config, found)
     columns: dict[str, list[Any]] = {name: list(values) for name, values in _transposed(found).items()}
-    columns["label"] = labels
+    columns["truth"] = truth(found)
     columns["shard"] = cut_shards([image.bytes for image in found], config.sharding)
     return pa.table(columns, schema=SCHEMA)
 
@@ -60,19 +66,6 @@ def make_plan(config: SegmentConfig) -> pa.Table:
 def _transposed(found: list[InputImage]) -> dict[str, tuple[Any, ...]]:
     values = zip(*found, strict=True) if found else [()] * len(InputImage._fields)
     return dict(zip(InputImage._fields, values, strict=True))
-
-
-def _labels(config: SegmentConfig, found: list[InputImage]) -> list[str | None]:
-    if config.labels is None:
-        return [None] * len(found)
-    by_key = datasets.files_by_key(config.labels)
-    labels = [by_key.get(datasets.without_image_suffix(image.image_id)) for image in found]
-    if found and not any(labels):
-        raise UserError(
-            f"no label map in {storage.redact(config.labels)} has the name of an image; the first image is "
-            f"'{found[0].image_id}', the first label map '{min(by_key)}'"
-        )
-    return labels
 
 
 def _changed_since(found: list[InputImage], run: str) -> list[InputImage]:
@@ -97,7 +90,7 @@ def _require_finished(run: str) -> None:
         raise UserError(f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}")
 
 
-def identity(config: SegmentConfig, card: Card, classes: Classes) -> dict[str, Any]:
+def identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, Any]:
     """All that decides a run's rows besides the images themselves."""
     told = config.what_decides_the_result()
     return {

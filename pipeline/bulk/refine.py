@@ -7,10 +7,24 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.schema import REFINED
+from pipeline.bulk.schema import PREDICTED
 from pipeline.crf.score_map import crf_of_scores
 from pipeline.crf.warm import warm
 from pipeline.images import from_upright
+
+# What the writer gets: beside the refined labels the network's, of the same type; pixels and scores end here.
+REFINED = pa.schema(
+    [
+        *PREDICTED,
+        ("labels", pa.large_binary()),
+        ("label_dtype", pa.string()),
+        ("mean_confidence", pa.float32()),
+        ("mean_entropy", pa.float32()),
+        ("raw_labels", pa.large_binary()),
+        ("crf_changed_px", pa.int32()),
+        ("t_crf_ms", pa.float32()),
+    ]
+)
 
 
 class Refiner:
@@ -26,7 +40,7 @@ class Refiner:
         self._classes = classes
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Refine a block of `PREDICTED`; the result has `REFINED`."""
+        """Refine a block of `SEGMENTED`; the result has `REFINED`."""
         warm(classes=self._classes, params=self._config.crf_params, mode=self._config.crf_mode)
         rows = [row if row["error_stage"] is not None else self._refined(row) for row in block.to_pylist()]
         return pa.Table.from_pylist(rows, schema=REFINED)

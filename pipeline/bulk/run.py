@@ -1,6 +1,7 @@
 """A bulk run from the driver: plan, stream through predictors and writers, finish. Resumes by itself."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -9,23 +10,22 @@ import ray
 import ray.data
 from tqdm import tqdm
 
-from pipeline import bundle, cluster, storage
+from pipeline import cluster, storage
 from pipeline.bulk import plan as planning
-from pipeline.bulk.config import SegmentConfig
+from pipeline.bulk.config import Scaling
 from pipeline.bulk.finish import finish
+from pipeline.bulk.kind import Kind
 from pipeline.bulk.predict import Predictor
-from pipeline.bulk.refine import Refiner
 from pipeline.bulk.results import read_file
-from pipeline.bulk.schema import images_schema
 from pipeline.bulk.shards import parts
 from pipeline.bulk.write import ShardWriter
-from pipeline.classes import Classes, classes_like
-from pipeline.errors import UserError
-from pipeline.report.tables import format_report
 
 
-def segment(config: SegmentConfig) -> str | None:
-    """Segment the input, or go on with the run that lies in the output.
+def run_bulk(kind: Kind) -> str | None:
+    """Compute a run, or go on with the one that lies in the output.
+
+    Args:
+        kind: what is computed, and its configuration.
 
     Returns:
         the folder of the finished run; None after a dry run.
@@ -33,14 +33,9 @@ def segment(config: SegmentConfig) -> str | None:
     Raises:
         UserError: anything that the user has to mend, where possible before a worker starts.
     """
-    card = bundle.read_card(config.model)
-    classes = classes_like(config.classes, card.classes, of="model")
-    try:
-        config.crf_params.label_compatibility(len(classes))
-    except ValueError as error:
-        raise UserError(f"--crf-params.{error}") from None
-    what = planning.identity(config, card, classes)
-    run_id = config.run_id or planning.default_run_id(what, card)
+    config = kind.config
+    what = planning.identity(config, kind.card, kind.classes)
+    run_id = config.run_id or planning.default_run_id(what, kind.card)
     run = storage.join(config.output, f"run_id={run_id}")
     plan = planning.existing_plan(run, what)
     if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
@@ -50,7 +45,7 @@ def segment(config: SegmentConfig) -> str | None:
     if plan is None:
         if not config.dry_run:
             storage.check_writable(config.output)
-        plan = planning.make_plan(config)
+        plan = planning.make_plan(config, kind.truth)
     print(describe_plan(plan, run))
     if config.dry_run:
         return None
@@ -60,18 +55,13 @@ def segment(config: SegmentConfig) -> str | None:
         planning.store_plan(run, plan, what)
     done = {shard for shards in parts(run).values() for shard in shards}
     left = sorted(set(plan["shard"].unique().to_pylist()) - done)
-    schema = images_schema(
-        classes,
-        labelled=config.labels is not None,
-        crf=config.crf,
-        run={"run_id": run_id, "ignore_index": classes.ignore_index} | what,
-    )
+    schema = kind.schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | what)
     if left:
         if done:
             print(f"resuming: {len(done)} shards are done, {len(left)} left")
         cluster.connect(ray_logs=config.scaling.wait_for_nodes)
-        _stream(config, plan, run, left, schema, classes)
-    finish(run, run_id=run_id, plan=plan, schema=schema, classes=classes, card=card, images_url=config.images)
+        _stream(kind, plan, run, left, schema)
+    finish(run, run_id=run_id, plan=plan, schema=schema, kind=kind)
     return run
 
 
@@ -83,8 +73,8 @@ def describe_plan(plan: pa.Table, run: str) -> str:
     text = f"{storage.redact(run)}: {plan.num_rows:,} images, {_bytes(total)} in {shards:,} shards"
     if total:
         text += f" of {_bytes(total / shards)}; the largest image is {_bytes(max(sizes))}"
-    labelled = plan.num_rows - plan["label"].null_count
-    return text + (f"; {labelled:,} with ground truth" if labelled else "")
+    known = plan.num_rows - plan["truth"].null_count
+    return text + (f"; {known:,} with ground truth" if known else "")
 
 
 def _bytes(count: float) -> str:
@@ -95,29 +85,22 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def _stream(
-    config: SegmentConfig,
-    plan: pa.Table,
-    run: str,
-    shards: list[int],
-    schema: pa.Schema,
-    classes: Classes,
-) -> None:
+def _stream(kind: Kind, plan: pa.Table, run: str, shards: list[int], schema: pa.Schema) -> None:
     """The pipeline: a row is a shard, a block is a shard, from actor to writer."""
-    scaling = config.scaling
+    scaling = kind.config.scaling
     have = cluster.available()
     use_gpu = have.gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
-    actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(config, have.cpus)))
+    actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(scaling, have.cpus)))
     if not scaling.wait_for_nodes:
         cluster.require(
-            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, what="segmenting"
+            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, what="predicting"
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is never split: it is a shard
     predicted = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
         Predictor,
-        fn_constructor_kwargs={"config": config, "run": run},
+        fn_constructor_kwargs={"kind": kind, "run": run},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             size=actors,
@@ -128,18 +111,13 @@ def _stream(
         num_cpus=scaling.cpus_per_actor,
         num_gpus=1 if use_gpu else None,
     )
-    if config.crf:
-        refiner = Refiner(config, classes=len(classes))
-        predicted = predicted.map_batches(refiner, batch_size=None, batch_format="pyarrow", num_cpus=1)
-    writer = ShardWriter(
-        run=run, plan=ray.put(plan), schema=schema, classes=classes, max_pixels=config.max_image_pixels
-    )
-    written = predicted.map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    writer = ShardWriter(kind, run=run, plan=ray.put(plan), schema=schema)
+    written = kind.refine(predicted).map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=1)
     _show(written, images=sum(pc.is_in(plan["shard"], pa.array(shards, pa.int32())).to_pylist()))
 
 
-def _cpu_actors(config: SegmentConfig, cpus: int) -> int:
-    return (cpus - cluster.SPARE_CPUS) // config.scaling.cpus_per_actor
+def _cpu_actors(scaling: Scaling, cpus: int) -> int:
+    return (cpus - cluster.SPARE_CPUS) // scaling.cpus_per_actor
 
 
 def _show(written: Any, *, images: int) -> None:
@@ -153,13 +131,18 @@ def _show(written: Any, *, images: int) -> None:
             bar.update(shard["images"])
 
 
-def summarise(run: str) -> str:
-    """The tables of a finished run, and where its outputs lie."""
+def summarise(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) -> str:
+    """The tables of a finished run, and where its outputs lie.
+
+    Args:
+        run: its folder.
+        format_tables: the tables by name as text; called where there are some.
+    """
     manifest = planning.read_manifest(run)
     lines = []
     if manifest["tables"]:
         tables = {path.split("/")[0]: read_file(run, path) for path in manifest["tables"]}
-        lines += ["", format_report(tables)]
+        lines += ["", format_tables(tables)]
     lines += ["", f"{manifest['images']:,} images, {manifest['errors']:,} errors"]
     places = {"rows": "images/*.parquet", "report": manifest["report"], "sheet": manifest["sheet"]}
     lines += [f"{name + ':':<8} {storage.redact(storage.join(run, place))}" for name, place in places.items() if place]

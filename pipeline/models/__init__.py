@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.models.cam_classifier import CAMConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.deconvnet import DeconvNetConfig
 from pipeline.models.deep_contextual import DeepContextualConfig
@@ -21,6 +22,7 @@ from pipeline.models.segnet import SegNetConfig
 from pipeline.models.segnet_basic import SegNetBasicConfig
 from pipeline.models.sliding_window import SlidingWindowConfig
 from pipeline.models.unet import UNetConfig
+from pipeline.models.wide_resnet import WideResNetConfig
 
 ARCHITECTURES: dict[str, ModelConfig] = {
     "sliding_window_alexnet": SlidingWindowConfig(classifier="alexnet"),
@@ -52,16 +54,31 @@ ARCHITECTURES: dict[str, ModelConfig] = {
     "pspnet_resnet101": PSPNetConfig(depth=101),
 }
 
+CLASSIFIERS: dict[str, ModelConfig] = {
+    "alexnet_cam": CAMConfig(backbone="alexnet"),
+    "vgg16_cam": CAMConfig(backbone="vgg16"),
+    "googlenet_cam": CAMConfig(backbone="googlenet"),
+    "resnet18_cam": CAMConfig(backbone="resnet", depth=18, added=0),
+    "resnet50_cam": CAMConfig(backbone="resnet", depth=50, added=0),
+    "resnet101_cam": CAMConfig(backbone="resnet", depth=101, added=0),
+    "wide_resnet50_cam": CAMConfig(backbone="resnet", depth=50, widen=2, added=0),
+    "wrn_16_4": WideResNetConfig(depth=16, widen=4),
+    "wrn_28_10": WideResNetConfig(depth=28, widen=10),
+    "wrn_40_4": WideResNetConfig(depth=40, widen=4),
+    "resnet110": WideResNetConfig(depth=110, widen=1),
+}
+
 
 def configure(name: str, options: dict[str, Any]) -> ModelConfig:
-    """The configuration of an architecture by name, with some options changed.
+    """The configuration of an architecture or classifier by name, with some options changed.
 
     Raises:
         ValueError: an unknown name, an unknown option or a value that the architecture does not take.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown model '{name}'; there are {', '.join(ARCHITECTURES)}")
-    preset = ARCHITECTURES[name]
+    known_models = ARCHITECTURES | CLASSIFIERS
+    if name not in known_models:
+        raise ValueError(f"unknown model '{name}'; there are {', '.join(known_models)}")
+    preset = known_models[name]
     try:
         return type(preset)(**preset.model_dump() | options)
     except ValidationError as error:

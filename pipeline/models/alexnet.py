@@ -31,12 +31,13 @@ class AlexNet(nn.Module):
     Args:
         width: multiplies every layer's channels.
         output_stride: 8, 16 or 32: pixels of the image per unit of the last map.
+        last_pool: whether the pool after conv5 is there.
 
     Attributes:
         channels: of the map that `forward` returns.
     """
 
-    def __init__(self, *, width: float = 1.0, output_stride: Literal[8, 16, 32] = 32):
+    def __init__(self, *, width: float = 1.0, output_stride: Literal[8, 16, 32] = 32, last_pool: bool = True):
         super().__init__()
         layers: list[nn.Module] = []
         inputs, total, rate = 3, 1, 1
@@ -52,7 +53,7 @@ class AlexNet(nn.Module):
                 in_place = nn.MaxPool2d(3, stride=1, dilation=rate)
                 layers.append(nn.Sequential(nn.ReplicationPad2d(rate), in_place))
                 rate *= 2
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*(layers if last_pool else layers[:-1]))
         self.channels = inputs
         self.rate = rate  # of layers that follow
         kaiming(self.modules())

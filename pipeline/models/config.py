@@ -13,6 +13,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paper: ClassVar[str]
+    classifies: ClassVar[bool] = False  # images, not pixels
     # What each auxiliary output's loss weighs, and whether that falls to 0 over the run, as the paper has it.
     auxiliary_weight: ClassVar[float] = 0.4
     auxiliary_decay: ClassVar[bool] = False
@@ -22,5 +23,5 @@ class ModelConfig(BaseModel):
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights; it maps [batch, 3, height, width] to a `SegmentationOutput` and
-        knows its `output_stride`."""
+        """The network with fresh weights; it maps [batch, 3, height, width] to a `SegmentationOutput`, or to a
+        `ClassifierOutput` if it classifies, and knows its `output_stride`."""

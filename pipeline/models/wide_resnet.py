@@ -17,11 +17,39 @@ of a group, where channels and resolution change, has a 1x1 convolution in place
 Their strides end at 4, so there is nothing to gain from atrous convolution.
 """
 
+from typing import ClassVar
+
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from pipeline.models.layers import BatchNorm2d, kaiming
+from pipeline.models.cam_classifier import ClassifierOutput, Pooling, pooled
+from pipeline.models.config import ModelConfig
+from pipeline.models.layers import BatchNorm2d, kaiming, scaled
 
 CHANNELS = (16, 32, 64)
+
+
+class WideResNetConfig(ModelConfig):
+    """`depth`: 6 n + 4 (110 is ResNet-110's 6 n + 2). `widen`: k. `dropout`: within blocks. `pooling`: gap or gmp."""
+
+    paper: ClassVar[str] = "Zagoruyko & Komodakis, BMVC 2016"
+    classifies: ClassVar[bool] = True
+
+    depth: int = Field(default=28, ge=8)
+    widen: int = Field(default=10, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    pooling: Pooling = "gap"
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        if (depth - 4) % 6 and (depth - 2) % 6:
+            raise ValueError("it must be 6 n + 4, such as 16, 28 or 40, or 6 n + 2, such as 110")
+        return depth
+
+    def build(self, num_classes: int) -> "WideResNet":
+        told = self.model_dump(exclude={"depth"})
+        return WideResNet(num_classes=num_classes, blocks=(self.depth - 2) // 6, **told)
 
 
 class WideResNet(nn.Module):
@@ -32,34 +60,46 @@ class WideResNet(nn.Module):
         blocks: n, of each of the three groups.
         widen: k, multiplies the groups' channels.
         dropout: probability within the blocks; the paper's 0.3 on CIFAR.
+        pooling: over places, "gap" (mean) or "gmp" (maximum).
+        width: multiplies every layer's channels.
     """
 
-    def __init__(self, *, num_classes: int, blocks: int, widen: int = 1, dropout: float = 0.0):
+    output_stride = 4
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        blocks: int,
+        widen: int = 1,
+        dropout: float = 0.0,
+        pooling: Pooling = "gap",
+        width: float = 1.0,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)
-        inputs, groups = CHANNELS[0], []
-        for i, channels in enumerate(CHANNELS):
+        self.pooling = pooling
+        channels = [scaled(base, width) for base in CHANNELS]
+        self.conv = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+        inputs, groups = channels[0], []
+        for i, base in enumerate(channels):
             group = []
             for j in range(blocks):
                 stride = 2 if i and j == 0 else 1
-                group.append(PreActivationBlock(inputs, channels * widen, stride=stride, dropout=dropout))
-                inputs = channels * widen
+                group.append(PreActivationBlock(inputs, base * widen, stride=stride, dropout=dropout))
+                inputs = base * widen
             groups.append(nn.Sequential(*group))
         self.groups = nn.ModuleList(groups)
         self.norm = nn.Sequential(BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.fc = nn.Linear(inputs, num_classes)
         kaiming(self.modules())
 
-    def features(self, images: Tensor) -> Tensor:
-        """The last map [batch, 64 k, h / 4, w / 4] of normalised images [batch, 3, h, w]."""
+    def forward(self, images: Tensor) -> ClassifierOutput:
+        """Scores, and the last map [batch, 64 k, h / 4, w / 4], of normalised images [batch, 3, h, w]."""
         x = self.conv(images)
         for group in self.groups:
             x = group(x)
-        return self.norm(x)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores [batch, classes]."""
-        return self.fc(self.features(images).mean(dim=(2, 3)))
+        features = self.norm(x)
+        return ClassifierOutput(self.fc(pooled(features, self.pooling)), features)
 
 
 class PreActivationBlock(nn.Module):
@@ -82,19 +122,3 @@ class PreActivationBlock(nn.Module):
         activated = self.pre(x)
         identity = x if self.projection is None else self.projection(activated)
         return identity + self.body(activated)
-
-
-def wide_resnet(*, depth: int, widen: int, num_classes: int, dropout: float = 0.0) -> WideResNet:
-    """WRN-depth-widen.
-
-    Raises:
-        ValueError: the depth is not 6 n + 4.
-    """
-    if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"WRN-{depth}-{widen}: the depth must be 6 n + 4, such as 16, 28 or 40")
-    return WideResNet(num_classes=num_classes, blocks=(depth - 4) // 6, widen=widen, dropout=dropout)
-
-
-def resnet110(*, num_classes: int) -> WideResNet:
-    """The pre-activation ResNet-110 of three groups of 18 blocks."""
-    return WideResNet(num_classes=num_classes, blocks=18)

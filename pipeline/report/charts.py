@@ -13,12 +13,15 @@ DPI = 110
 MANY = 12  # classes; more have no names at their curves
 
 
-def draw_curves(records: list[dict[str, Any]]) -> bytes:
-    """Loss, mIoU and accuracy, IoU by class, learning rate and speed over epochs.
+def draw_curves(records: list[dict[str, Any]], titles: dict[str, str], by_class: str, class_title: str) -> bytes:
+    """Loss, scores, scores by class, and speed over epochs.
 
     Args:
         records: a dict per epoch, as in `metrics.jsonl`; at least one.
+        titles: key of a score -> what it is called; the first is the headline.
+        by_class, class_title: the same for the scores of classes.
     """
+    headline, title = next(iter(titles.items()))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     loss, scores, classes, speed = figure.subplots(2, 2).ravel()
     epochs = [record["epoch"] for record in records]
@@ -28,16 +31,16 @@ def draw_curves(records: list[dict[str, Any]]) -> bytes:
 
     plot(loss, "loss")
     loss.set_title("training loss")
-    plot(scores, "miou", "mIoU")
-    plot(scores, "pixel_accuracy", "pixel accuracy")
-    best = max(records, key=lambda record: record["miou"])
+    for key, called in titles.items():
+        plot(scores, key, called)
+    best = max(records, key=lambda record: record[headline])
     scores.axvline(best["epoch"], color="gray", linewidth=0.8)
-    scores.set_title(f"validation: best mIoU {best['miou']:.4f} in epoch {best['epoch']}")
-    names = list(best["iou"])
+    scores.set_title(f"validation: best {title} {best[headline]:.4f} in epoch {best['epoch']}")
+    names = list(best[by_class])
     for name in names:
-        values = [record["iou"].get(name) for record in records]
+        values = [record[by_class].get(name) for record in records]
         classes.plot(epochs, [np.nan if v is None else v for v in values], label=name, linewidth=1)
-    classes.set_title("IoU by class")
+    classes.set_title(f"{class_title} by class")
     plot(speed, "images_per_s", "images/s")
     waiting = speed.twinx()
     waiting.plot(epochs, [100 * record["data_wait"] for record in records], color="tab:red", linestyle="--")

@@ -15,31 +15,33 @@ img { max-width: 100%; }
 
 
 def draw_page(
-    *, run_id: str, facts: dict[str, Any], tables: dict[str, pa.Table], errors: list[dict[str, Any]], sheet: bytes
+    *,
+    run_id: str,
+    facts: dict[str, Any],
+    tables: dict[str, pa.Table],
+    errors: list[dict[str, Any]],
+    sheet: bytes,
+    caption: str,
 ) -> bytes:
     """The page as UTF-8.
 
     Args:
         run_id: the title.
         facts: name -> value, listed first.
-        tables: of `report_tables`, or none for a run without labels.
+        tables: heading -> table.
         errors: some of the error rows.
         sheet: PNG of the picture sheet; empty for none.
+        caption: what it shows.
     """
     parts = [f"<h1>{escape(run_id)}</h1>", table(["", ""], [[k, v] for k, v in facts.items()])]
-    if tables:
-        whole = tables["dataset_report"].to_pylist()
-        parts += ["<h2>Scores</h2>", table(list(whole[0]), [[shown(v) for v in row.values()] for row in whole])]
-        rows = [
-            [r["class"], r["stage"], *(shown(r[c]) for c in ("iou", "accuracy", "tp", "gt", "pred"))]
-            for r in sorted(tables["class_report"].to_pylist(), key=lambda r: r["class_index"])
-        ]
-        parts.append(table(["class", "stage", "IoU", "accuracy", "tp", "ground truth", "predicted"], rows))
+    for heading, content in tables.items():
+        rows = [[shown(value) for value in row.values()] for row in content.to_pylist()]
+        parts += [f"<h2>{escape(heading)}</h2>", table(content.column_names, rows)]
     if errors:
         rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
         parts += ["<h2>Errors</h2>", table(["image", "stage", "class", "message"], rows)]
     if sheet:
-        parts += ["<h2>Pictures</h2>", picture(sheet, "image, ground truth, prediction")]
+        parts += ["<h2>Pictures</h2>", picture(sheet, caption)]
     return page(run_id, parts)
 
 

@@ -27,7 +27,7 @@ class Progress:
     """How far a run is: epochs done, and their records, as in `metrics.jsonl`."""
 
     epoch: int = 0
-    best_miou: float = -1.0
+    best: float = -1.0
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -41,14 +41,14 @@ def store(learner: Learner, progress: Progress, *, rank: int, first: Callable[[]
         first: what must lie on storage before the checkpoint does; it runs in the background, too.
     """
     record = progress.records[-1]
-    metrics = {"epoch": record["epoch"], "loss": record["loss"], "miou": record["miou"]}
+    metrics = {"epoch": record["epoch"], "loss": record["loss"], "best": progress.best}
     if rank != 0:
         ray.train.report(metrics)
         return
     folder = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it once it is uploaded
     content = learner.state_dict() | {
         "epoch": progress.epoch,
-        "best_miou": progress.best_miou,
+        "best": progress.best,
         "records": progress.records,
     }
     torch.save(content, Path(folder) / FILE)
@@ -75,7 +75,7 @@ def restore(learner: Learner) -> Progress:
         data = (Path(folder) / FILE).read_bytes()
     content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     learner.load_state_dict(content)
-    return Progress(epoch=content["epoch"], best_miou=content["best_miou"], records=content["records"])
+    return Progress(epoch=content["epoch"], best=content["best"], records=content["records"])
 
 
 def sweep(output: str) -> None:

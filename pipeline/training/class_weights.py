@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from pipeline import images, storage
 from pipeline.classes import Classes
-from pipeline.datasets import Sample
 from pipeline.training.config import TrainConfig
 
 FILE = "class_weights.json"
 CHUNK = 64  # label maps that a task reads
 
 
-def class_weights(config: TrainConfig, classes: Classes, samples: list[Sample]) -> list[float] | None:
+def class_weights(config: TrainConfig, classes: Classes, labels: list[str]) -> list[float] | None:
     """The weights that `config.loss` asks for, one for each class; None for none.
 
     Median frequencies are kept in the output, so that a resumed run does not count again.
@@ -27,7 +26,7 @@ def class_weights(config: TrainConfig, classes: Classes, samples: list[Sample]) 
     if storage.exists(url):
         known = json.loads(storage.read_text(url, what="class weights"))
     else:
-        weights = median_frequency(*count(samples, classes))
+        weights = median_frequency(*count(labels, classes))
         known = dict(zip(classes.names, weights.tolist(), strict=True))
         storage.write_bytes(url, json.dumps(known, indent=2).encode())
     return [known[name] for name in classes.names]
@@ -50,18 +49,23 @@ def median_frequency(pixels: NDArray[np.int64], shown: NDArray[np.int64]) -> NDA
     return weights
 
 
-def count(samples: list[Sample], classes: Classes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels of each class, and labelled pixels of the images that show it. Labels that cannot be read do not count."""
-    chunks = [{"labels": [s.label for s in samples[i : i + CHUNK]]} for i in range(0, len(samples), CHUNK)]
+def count(labels: list[str], classes: Classes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels of each class, and labelled pixels of the label maps that show it; those that cannot be read do not count.
+
+    Args:
+        labels: URLs of label maps.
+        classes: of the data set.
+    """
+    chunks = [{"labels": labels[i : i + CHUNK]} for i in range(0, len(labels), CHUNK)]
 
     def count_chunk(row: dict[str, list[str]]) -> dict[str, list[int]]:
         pixels, shown = np.zeros((2, len(classes)), np.int64)
         for url in row["labels"]:
             try:
-                labels = classes.index(images.decode_raw_label(storage.read_bytes(url)))
+                indices = classes.index(images.decode_raw_label(storage.read_bytes(url)))
             except (images.ImageError, OSError):
                 continue
-            counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes))
+            counts = np.bincount(indices[(indices >= 0) & (indices < len(classes))], minlength=len(classes))
             pixels += counts
             shown += (counts > 0) * counts.sum()
         return {"pixels": pixels.tolist(), "shown": shown.tolist()}

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pipeline.preprocessing import DType, Preprocessing
 from pipeline.storage import Url
 from pipeline.transforms import Augmentation
+from pipeline.transforms.config import Side
 
 
 class _Group(BaseModel):
@@ -152,8 +153,8 @@ class Tracking(_Group):
     mlflow: bool = Field(default=False, description="to the server that MLFLOW_TRACKING_URI names (extra 'mlflow')")
 
 
-class TrainConfig(_Group):
-    """The options of `jobs/train.py`."""
+class RunConfig(_Group):
+    """What every training run is told, whatever it learns."""
 
     model: str = Field(description="architecture; `jobs/models.py` lists them")
     model_options: dict[str, Any] = Field(
@@ -162,9 +163,6 @@ class TrainConfig(_Group):
     weights: Url | None = Field(
         default=None, description="start from it: a torchvision checkpoint (.pth, .safetensors), or a bundle"
     )
-    train: Split
-    val: Split
-    classes: Url = Field(description="class file (YAML)")
     output: Url = Field(description="folder for the bundle, metrics.jsonl and checkpoints, any fsspec URL")
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=8, ge=1, description="images in a step, over all workers")
@@ -182,7 +180,6 @@ class TrainConfig(_Group):
     compile: bool = Field(default=False, description="torch.compile; the first step takes minutes, the others less")
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
-    loss: Loss = Loss()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     batch_norm: BatchNorm = BatchNorm()
@@ -201,3 +198,65 @@ class TrainConfig(_Group):
     def what_decides_the_result(self) -> dict[str, Any]:
         """The configuration without what may differ when a run is resumed."""
         return self.model_dump(mode="json", exclude={"scaling", "output", "tracking"})
+
+
+class TrainConfig(RunConfig):
+    """The options of `jobs/train.py`."""
+
+    train: Split
+    val: Split
+    classes: Url = Field(description="class file (YAML)")
+    loss: Loss = Loss()
+
+
+class LabelledImages(_Group):
+    """Images and their classes: a folder of each class; a folder and a table; or images with and without a target."""
+
+    images: Url | None = Field(
+        default=None, description="folder, any fsspec URL, with a folder of images for each class"
+    )
+    labels: Url | None = Field(
+        default=None,
+        description="table (.csv, .parquet) with columns image and label, or labels for several, or a folder of Pascal "
+        "VOC's .xml, in place of the folders' names",
+    )
+    positive: Url | None = Field(default=None, description="folder of images that show the target")
+    negative: Url | None = Field(default=None, description="folder of images that do not")
+    list: Url | None = Field(default=None, description="file of keys, one a line, to take only these")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "LabelledImages":
+        pairs = self.positive is not None and self.negative is not None
+        if (self.positive is None) != (self.negative is None) or pairs == (self.images is not None):
+            raise ValueError("needs either images (and labels), or positive and negative")
+        if self.labels and not self.images:
+            raise ValueError("labels needs images")
+        return self
+
+
+class ClassifierLoss(_Group):
+    """What is minimised: cross-entropy where an image has one class, its binary form for each class otherwise."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the truth that all classes get")
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(), description="a number for each class; with several classes an image, of its positive term"
+    )
+
+
+class ClassifierConfig(RunConfig):
+    """The options of `jobs/train_classifier.py`."""
+
+    train: LabelledImages
+    val: LabelledImages
+    classes: Url | None = Field(default=None, description="class file (YAML; default: the classes found in train)")
+    target: str = Field(default="target", description="name of what positive images show")
+    multi_label: bool | None = Field(
+        default=None,
+        description="whether an image may show several classes or none (default: as the training labels do)",
+    )
+    input_size: tuple[Side, Side] = Field(
+        default=(224, 224),
+        description="height,width to which images are resized first, here and in bulk; their aspect is not kept",
+    )
+    augmentation: Augmentation = Augmentation(crop=(224, 224), scale=(1.0, 1.5))
+    loss: ClassifierLoss = ClassifierLoss()

@@ -9,8 +9,9 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig
 from pipeline.training.monitor import Epoch
+from pipeline.training.task import Measures
 from pipeline.training.trackers import Track
 
 LINE_EVERY = 60.0  # seconds between lines within an epoch where there is no terminal
@@ -22,6 +23,7 @@ class Display:
     Args:
         monitor: the run's `Monitor`.
         config: of the run.
+        measures: how its scores are called.
         steps: of the whole run.
         records: of epochs done before.
         on_epoch: is called with each new epoch.
@@ -30,7 +32,8 @@ class Display:
     def __init__(
         self,
         monitor: Any,
-        config: TrainConfig,
+        config: RunConfig,
+        measures: Measures,
         *,
         steps: int,
         records: list[dict[str, Any]],
@@ -38,9 +41,10 @@ class Display:
     ):
         self._monitor = monitor
         self._config = config
+        self._measures = measures
         self._steps = steps
         self._on_epoch = on_epoch
-        self._best = max((record["miou"] for record in records), default=float("nan"))
+        self._best = max((record[measures.headline] for record in records), default=float("nan"))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._live = sys.stderr.isatty()
@@ -75,15 +79,16 @@ class Display:
         for epoch in epochs:
             record = epoch.record
             self._seen += 1
-            self._best = record["miou"] if math.isnan(self._best) else max(record["miou"], self._best)
-            self._bar.write(describe(record), file=sys.stdout)
+            score = record[self._measures.headline]
+            self._best = score if math.isnan(self._best) else max(score, self._best)
+            self._bar.write(describe(record, self._measures), file=sys.stdout)
             sys.stdout.flush()
             self._track(epoch)
             self._last_line = time.monotonic()
         if not pace.step:
             return
         number = min(pace.step * self._config.epochs // self._steps + 1, self._config.epochs)
-        best = "" if math.isnan(self._best) else f"best mIoU {self._best:.3f}  "
+        best = "" if math.isnan(self._best) else f"best {self._measures.title} {self._best:.3f}  "
         text = (
             f"epoch {number}/{self._config.epochs}  loss {pace.loss:.3f}  lr {pace.lr:.2g}  {best}"
             f"{pace.images_per_s:.1f} images/s"
@@ -104,21 +109,24 @@ class Display:
             self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {reason}", file=sys.stderr)
 
 
-def describe(record: dict[str, Any]) -> str:
+def describe(record: dict[str, Any], measures: Measures) -> str:
     """The line of an epoch."""
     mark = "  best" if record["best"] else ""
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
     return (
-        f"epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}  mIoU {record['miou']:.4f}  "
+        f"epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}  "
+        f"{measures.title} {record[measures.headline]:.4f}  "
         f"{record['images_per_s']:.1f} images/s  waited {record['data_wait']:.0%} for data{mark}{skipped}"
     )
 
 
-def summarise(config: TrainConfig, records: list[dict[str, Any]]) -> str:
+def summarise(config: RunConfig, measures: Measures, records: list[dict[str, Any]]) -> str:
     """The best epoch by class, and where its bundle lies."""
-    best = max(records, key=lambda record: record["miou"])
-    lines = [f"\nbest: epoch {best['epoch']}, mIoU {best['miou']:.4f}, pixel accuracy {best['pixel_accuracy']:.4f}"]
-    width = max(map(len, best["iou"]))
-    for name, iou in best["iou"].items():
-        lines.append(f"  {name:<{width}}  {'absent' if iou is None else f'{iou:.4f}'}")
+    best = max(records, key=lambda record: record[measures.headline])
+    scores = ", ".join(f"{title} {best[key]:.4f}" for key, title in measures.titles.items())
+    lines = [f"\nbest: epoch {best['epoch']}, {scores}"]
+    by_class = best[measures.by_class]
+    width = max(map(len, by_class))
+    for name, value in by_class.items():
+        lines.append(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}")
     return "\n".join([*lines, f"bundle: {config.output}"])

@@ -17,9 +17,9 @@ from pipeline.errors import UserError
 from pipeline.inference import autocast, normalise
 from pipeline.models.layers import BatchTooSmallError
 from pipeline.training import batch_norm, distributed
-from pipeline.training.config import TrainConfig
-from pipeline.training.losses import Totals, segmentation_loss, totals
+from pipeline.training.config import RunConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
+from pipeline.training.task import Objective
 
 
 class Learner:
@@ -28,11 +28,10 @@ class Learner:
     Args:
         network: with fresh or loaded weights, on the CPU; it is changed.
         config: of the run.
+        objective: the loss.
         num_classes: K.
-        ignore_index: label that counts nowhere.
         steps: of the whole run.
         device: where to learn.
-        class_weights: of the loss's pixelwise terms, one for each class.
 
     Attributes:
         network: as it learns.
@@ -43,20 +42,17 @@ class Learner:
         self,
         network: nn.Module,
         *,
-        config: TrainConfig,
+        config: RunConfig,
+        objective: Objective,
         num_classes: int,
-        ignore_index: int,
         steps: int,
         device: torch.device,
-        class_weights: list[float] | None = None,
     ):
         self.config = config
-        self.ignore_index = ignore_index
+        self.objective = objective
         self.steps = steps
         self.device = device
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         architecture = models.configure(config.model, config.model_options)
-        self.stride: int = network.output_stride  # type: ignore[assignment]
 
         freeze_parameters(network, config.freeze)
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -86,7 +82,7 @@ class Learner:
 
         Args:
             pixels: uint8 [batch, height, width, 3] on the device.
-            labels: int64 [batch, height, width] on the device.
+            labels: int64, as the objective takes them, on the device.
             step: of the whole run, from 0.
 
         Returns:
@@ -100,8 +96,7 @@ class Learner:
             group["lr"] = rate * group["lr_scale"]
         self.model.train()
         batch_norm.still(self.network)
-        own = totals(labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
-        whole = Totals(*distributed.summed(torch.stack(own)))
+        whole = distributed.summed(self.objective.totals(labels))
 
         loss = torch.zeros((), device=self.device)
         parts = min(self.config.optimiser.accumulate, len(pixels))
@@ -123,22 +118,13 @@ class Learner:
             self.average.update_parameters(self.network)
         return loss
 
-    def _loss(self, pixels: Tensor, labels: Tensor, divisors: Totals, *, progress: float) -> Tensor:
+    def _loss(self, pixels: Tensor, labels: Tensor, totals: Tensor, *, progress: float) -> Tensor:
         with autocast(self.device, self.config.dtype):
             try:
                 output = self.model(normalise(pixels, self.config.preprocessing))
             except BatchTooSmallError as error:
                 raise UserError(f"{self.config.model}: {error} (--batch_size, --augmentation.crop)") from None
-        return segmentation_loss(
-            output,
-            labels,
-            ignore_index=self.ignore_index,
-            stride=self.stride,
-            auxiliary_weight=auxiliary_weight(self.config, progress=progress),
-            loss=self.config.loss,
-            class_weights=self.class_weights,
-            divisors=divisors,
-        )
+        return self.objective(output, labels, totals=totals, progress=progress)
 
     def learning_rate(self, step: int) -> float:
         """Before the multipliers of groups."""
@@ -171,12 +157,3 @@ def _parts(pixels: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor,
     pieces = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
     for i, (images, truth) in enumerate(pieces, start=1):
         yield images, truth, i == len(pieces)
-
-
-def auxiliary_weight(config: TrainConfig, *, progress: float) -> float:
-    """The weight of auxiliary outputs when a share `progress` of the run is over."""
-    architecture = models.configure(config.model, config.model_options)
-    loss = config.loss
-    weight = architecture.auxiliary_weight if loss.auxiliary_weight is None else loss.auxiliary_weight
-    decays = architecture.auxiliary_decay if loss.auxiliary_decay is None else loss.auxiliary_decay
-    return weight * (1 - progress) if decays else weight

@@ -14,15 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline import cluster, storage
-from pipeline.classes import Classes
-from pipeline.datasets import SampleError, read_sample
 from pipeline.errors import UserError, find_user_error
-from pipeline.inference import Segmenter
-from pipeline.metrics import Scores
-from pipeline.report.sheet import Picture, draw_sheet
 from pipeline.training import distributed
 from pipeline.training.checkpoints import restore, store
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig
 from pipeline.training.keeper import Keeper
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, Loader
@@ -30,9 +25,8 @@ from pipeline.training.monitor import Epoch
 from pipeline.training.network import build_network
 from pipeline.training.records import NON_FINITE
 from pipeline.training.resources import peak_memory_mib
-from pipeline.training.validation import Validated, validate
+from pipeline.training.task import Task, Validated
 
-SHOWN = 4  # validation images for trackers
 REPORT_EVERY = 10  # steps; reading the loss waits for the GPU
 
 
@@ -43,8 +37,8 @@ def train_worker(job: dict[str, Any]) -> None:
     started again return at once.
 
     Args:
-        job: `config` TrainConfig, `classes` Classes, `class_weights` or None, `draw` and `table` references for the
-            loader, `val` list of Sample, `steps` per epoch, `monitor` actor.
+        job: `config` RunConfig, `task` Task, `draw` and `table` references for the loader, `steps` per epoch,
+            `monitor` actor.
     """
     if ray.get(job["monitor"].get_mistake.remote()) is not None:
         return
@@ -59,8 +53,8 @@ def train_worker(job: dict[str, Any]) -> None:
 
 def _train(job: dict[str, Any]) -> None:
     """All epochs from the last checkpoint on."""
-    config: TrainConfig = job["config"]
-    classes: Classes = job["classes"]
+    config: RunConfig = job["config"]
+    task: Task = job["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if not config.scaling.use_gpu:
@@ -68,17 +62,17 @@ def _train(job: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, cluster.cpu_count() // context.get_local_world_size()))
     torch.manual_seed(config.seed)
     device = ray.train.torch.get_device()
+    network, _ = build_network(config, task.classes)
     learner = Learner(
-        build_network(config, classes)[0],
+        network,
         config=config,
-        num_classes=len(classes),
-        ignore_index=classes.ignore_index,
+        objective=task.objective(network, device),
+        num_classes=len(task.classes),
         steps=job["steps"] * config.epochs,
         device=device,
-        class_weights=job["class_weights"],
     )
     progress = restore(learner)
-    segmenter = Segmenter(learner.evaluated, preprocessing=config.preprocessing, device=device, dtype=config.dtype)
+    evaluator = task.evaluator(learner.evaluated, device)
     loader = Loader(
         job["draw"],
         job["table"],
@@ -98,16 +92,19 @@ def _train(job: dict[str, Any]) -> None:
             if config.batch_norm.recompute:
                 drawn = loader(epochs=[config.epochs + progress.epoch], steps=config.batch_norm.recompute)
                 learner.recompute_batch_norm(batch.pixels for batch in drawn)
-            validated = validate_together(segmenter, job)
+            start = time.perf_counter()
+            validated = validate_together(learner, evaluator, job)
+            record |= validated.record(task.classes) | {"val_s": time.perf_counter() - start}
+            score = record[task.measures.headline]
+            record["best"] = score > progress.best
             progress.epoch += 1
-            record |= score(validated, classes) | {"best": validated.confusion.scores.miou > progress.best_miou}
+            progress.best = max(progress.best, score)
             progress.records.append(record)
-            progress.best_miou = max(progress.best_miou, record["miou"])
             if rank == 0:
                 record["skipped"] = len(ray.get(job["monitor"].get_skipped.remote()))
-                sheet = show_some(segmenter, job) if config.tracking.tensorboard else b""
-                job["monitor"].epoch_done.remote(Epoch(record, validated.confusion.matrix, sheet))
-            store(learner, progress, rank=rank, first=Keeper(learner, progress, validated, config, classes))
+                sheet = task.pictures(evaluator) if config.tracking.tensorboard else b""
+                job["monitor"].epoch_done.remote(Epoch(record, validated.confusion, sheet))
+            store(learner, progress, rank=rank, first=Keeper(learner, progress, validated, config, task.card()))
 
 
 def train_epoch(
@@ -118,7 +115,7 @@ def train_epoch(
     Raises:
         UserError: the loss is not finite.
     """
-    config: TrainConfig = job["config"]
+    config: RunConfig = job["config"]
     steps, first = job["steps"], epoch * job["steps"]
     world, rank = distributed.world_size(), distributed.rank()
     sums = torch.zeros((), device=learner.device)
@@ -174,46 +171,11 @@ def check_finite(loss: Tensor, batch: Batch, *, step: int, learner: Learner) -> 
     )
 
 
-def validate_together(segmenter: Segmenter, job: dict[str, Any]) -> Validated:
+def validate_together(learner: Learner, evaluator: Any, job: dict[str, Any]) -> Validated:
     """Validate on all workers, each with its share; the whole result on each."""
-    start = time.perf_counter()
-    world, rank = distributed.world_size(), distributed.rank()
-    distributed.share_buffers(segmenter.model)
-    share = validate(segmenter, job["val"][rank::world], job["classes"])
+    task: Task = job["task"]
+    distributed.share_buffers(learner.evaluated)
+    share = task.validate(evaluator, task.validation[distributed.rank() :: distributed.world_size()])
     for reason in share.unread:
         job["monitor"].skipped.remote(reason)
-    whole = Validated(
-        confusion=distributed.summed_confusion(share.confusion, segmenter.device),
-        images=distributed.gathered(share.images),
-        unread=share.unread,
-        seconds=time.perf_counter() - start,
-    )
-    if whole.confusion.matrix.sum() == 0:
-        raise UserError("the validation set has no labelled pixel; check it with jobs/validate.py")
-    return whole
-
-
-def show_some(segmenter: Segmenter, job: dict[str, Any]) -> bytes:
-    """A sheet of the first validation images that can be read."""
-    pictures = []
-    for sample in job["val"]:
-        with contextlib.suppress(SampleError):
-            pixels, labels = read_sample(sample, job["classes"])
-            pictures.append(Picture(sample.key, pixels, segmenter([pixels])[0].labels, labels))
-        if len(pictures) == SHOWN:
-            break
-    return draw_sheet(pictures, job["classes"])
-
-
-def score(validated: Validated, classes: Classes) -> dict[str, Any]:
-    """What a record says of a validation."""
-    scores: Scores = validated.confusion.scores
-    pairs = zip(classes.names, scores.iou.tolist(), strict=True)
-    return {
-        "miou": scores.miou,
-        "miou_gt_only": scores.miou_gt_only,
-        "pixel_accuracy": scores.pixel_accuracy,
-        # JSON has no NaN: None for a class that is nowhere.
-        "iou": {name: None if math.isnan(iou) else iou for name, iou in pairs},
-        "val_s": validated.seconds,
-    }
+    return share.over_workers(learner.device)

@@ -20,12 +20,12 @@ class Epoch(NamedTuple):
 
     Attributes:
         record: as in `metrics.jsonl`.
-        confusion: int64 [classes, classes] of the validation.
+        confusion: int64 [classes, classes] of the validation; None where a class does not exclude another.
         sheet: PNG of some validation images; empty unless asked for.
     """
 
     record: dict[str, Any]
-    confusion: np.ndarray
+    confusion: np.ndarray | None
     sheet: bytes
 
 

@@ -6,10 +6,10 @@ from pipeline import bundle, models, storage
 from pipeline.classes import Classes
 from pipeline.errors import UserError
 from pipeline.models.pretrained import Loaded, load_pretrained
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig
 
 
-def build_network(config: TrainConfig, classes: Classes) -> tuple[nn.Module, Loaded | None]:
+def build_network(config: RunConfig, classes: Classes) -> tuple[nn.Module, Loaded | None]:
     """The network on the CPU, and what was loaded into it where `config.weights` says so.
 
     Raises:
@@ -19,7 +19,7 @@ def build_network(config: TrainConfig, classes: Classes) -> tuple[nn.Module, Loa
     return network, None if config.weights is None else load_weights(network, config.weights, config, classes)
 
 
-def load_weights(network: nn.Module, url: str, config: TrainConfig, classes: Classes) -> Loaded:
+def load_weights(network: nn.Module, url: str, config: RunConfig, classes: Classes) -> Loaded:
     """Load a torchvision checkpoint or a bundle into the network, where it fits.
 
     A bundle's scores are of its own classes: where these are not ours, the layers that give them stay as initialised.

@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline import __version__, storage
 from pipeline.errors import UserError
-from pipeline.training.config import TrainConfig
-from pipeline.training.validation import ImageScore
+from pipeline.training.config import RunConfig
 
 CONFIG = "training.json"
 METRICS = "metrics.jsonl"
@@ -32,20 +31,19 @@ def read_records(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in storage.read_bytes(url).decode().splitlines()]
 
 
-def write_validation(output: str, images: list[ImageScore]) -> None:
+def write_validation(output: str, rows: list[dict[str, Any]]) -> None:
     """Write `validation.parquet`: a row per validation image, of the epoch whose weights the bundle has."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([image._asdict() for image in images]), buffer)
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
     storage.write_bytes(storage.join(output, VALIDATION), buffer.getvalue())
 
 
-def read_validation(output: str) -> list[ImageScore]:
+def read_validation(output: str) -> list[dict[str, Any]]:
     """What `write_validation` wrote."""
-    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, VALIDATION))))
-    return [ImageScore(**row) for row in table.to_pylist()]
+    return pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, VALIDATION)))).to_pylist()
 
 
-def claim_output(config: TrainConfig) -> None:
+def claim_output(config: RunConfig) -> None:
     """Write the configuration to the output, or check that the run there is this one.
 
     Raises:

@@ -1,6 +1,6 @@
 """A training run from the driver: check everything, start Ray Train, show how it goes."""
 
-import sys
+import copy
 from typing import Any
 
 import pyarrow.fs
@@ -10,12 +10,9 @@ import ray.train.torch
 import torch
 
 from pipeline import cluster, models, storage
-from pipeline.classes import Classes, load_classes
-from pipeline.datasets import Sample, pair, read_list
 from pipeline.errors import UserError
 from pipeline.training import checkpoints
-from pipeline.training.class_weights import class_weights
-from pipeline.training.config import Split, TrainConfig
+from pipeline.training.config import RunConfig
 from pipeline.training.display import Display
 from pipeline.training.learner import Learner
 from pipeline.training.loop import train_worker
@@ -23,12 +20,16 @@ from pipeline.training.monitor import Monitor
 from pipeline.training.network import build_network
 from pipeline.training.records import claim_output, read_records
 from pipeline.training.report import REPORT, write_report
-from pipeline.training.stream import DrawCrops, as_table
+from pipeline.training.task import Task
 from pipeline.training.trackers import trackers
 
 
-def train(config: TrainConfig) -> list[dict[str, Any]]:
+def train(config: RunConfig, task: Task) -> list[dict[str, Any]]:
     """Train, or go on with the run that lies in the output.
+
+    Args:
+        config: of the run.
+        task: what is learnt: `segmentation.segmentation_task(config)`, or that of `classification`.
 
     Returns:
         A record per epoch, as in `metrics.jsonl`.
@@ -36,12 +37,14 @@ def train(config: TrainConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: anything that the user has to mend, where possible before a worker starts.
     """
-    classes, train_samples, val_samples = check(config)
+    _check_network(config, task)
+    storage.check_writable(config.output)
+    claim_output(config)
     records = read_records(config.output)
     if len(records) >= config.epochs:
         print(f"{storage.redact(config.output)}: all {config.epochs} epochs are done already")
         if not storage.exists(storage.join(config.output, REPORT)):  # the driver died just before it
-            print(f"report: {write_report(config, classes, val_samples, records)}")
+            print(f"report: {write_report(config, task, records)}")
         return records
     # Ray Train asks the dashboard's state API about its controller.
     cluster.connect(dashboard=True, ray_logs=config.scaling.wait_for_nodes)
@@ -54,23 +57,29 @@ def train(config: TrainConfig) -> list[dict[str, Any]]:
             spare_cpus=1,
             what="training",
         )
+    steps = config.steps_per_epoch(task.table.num_rows)
     print(
-        f"{len(classes)} classes, {len(train_samples)} training and {len(val_samples)} validation images, "
-        f"{config.epochs} epochs of {config.steps_per_epoch(len(train_samples))} steps x {config.batch_size} crops"
+        f"{len(task.classes)} classes, {task.table.num_rows} training and {len(task.validation)} validation images, "
+        f"{config.epochs} epochs of {steps} steps x {config.batch_size} crops"
         + (f"; resuming, {len(records)} epochs are recorded" if records else "")
     )
-    _fit(config, classes, train_samples, val_samples, records)
+    task.prepare()
+    _fit(config, task, steps, records)
     records = read_records(config.output)
-    print(f"report: {write_report(config, classes, val_samples, records)}")
+    print(f"report: {write_report(config, task, records)}")
     return records
 
 
-def check(config: TrainConfig) -> tuple[Classes, list[Sample], list[Sample]]:
-    """All that can be refused before a worker starts; the classes, training and validation samples."""
+def _check_network(config: RunConfig, task: Task) -> None:
+    """Build what a worker will, so that it is refused here if it does not work; say what learns."""
     try:
         model = models.configure(config.model, config.model_options)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if model.classifies != task.classifies:
+        known = models.CLASSIFIERS if task.classifies else models.ARCHITECTURES
+        what = "segments; to classify" if task.classifies else "classifies; to segment"
+        raise UserError(f"{config.model} {what} there are {', '.join(known)}")
     workers = config.scaling.num_workers
     if (config.scaling.min_workers or 0) > workers:
         raise UserError(f"--scaling.min_workers {config.scaling.min_workers} is above --scaling.num_workers {workers}")
@@ -79,28 +88,16 @@ def check(config: TrainConfig) -> tuple[Classes, list[Sample], list[Sample]]:
             f"{config.model} needs at least {model.min_training_batch} images per worker to train; --batch_size is "
             f"{config.batch_size} for {workers} workers"
         )
-    classes = load_classes(config.classes)
-    train_samples, val_samples = _samples(config.train, "train"), _samples(config.val, "val")
-    _check_network(config, classes)
-    storage.check_writable(config.output)
-    claim_output(config)
-    return classes, train_samples, val_samples
-
-
-def _check_network(config: TrainConfig, classes: Classes) -> None:
-    """Build what a worker will, so that it is refused here if it does not work; say what learns."""
-    weights = config.loss.class_weights
-    if weights and len(weights) != len(classes):
-        raise UserError(f"--loss.class_weights has {len(weights)} numbers for {len(classes)} classes")
-    network, loaded = build_network(config, classes)
+    network, loaded = build_network(config, task.classes)
     parameters = models.count_parameters(network)
+    cpu = torch.device("cpu")
     Learner(
         network,
         config=config.model_copy(update={"compile": False}),
-        num_classes=len(classes),
-        ignore_index=classes.ignore_index,
+        objective=task.objective(network, cpu),
+        num_classes=len(task.classes),
         steps=1,
-        device=torch.device("cpu"),
+        device=cpu,
     )
     learning = models.count_parameters(network)
     print(
@@ -111,43 +108,17 @@ def _check_network(config: TrainConfig, classes: Classes) -> None:
         print(f"weights: {loaded}")
 
 
-def _samples(split: Split, name: str) -> list[Sample]:
-    found = pair(split.images, split.labels, keys=read_list(split.list) if split.list else None)
-    if found.without_label:
-        print(
-            f"{name}: {len(found.without_label)} images have no label map and are left out, the first: "
-            f"{found.without_label[0]}",
-            file=sys.stderr,
-        )
-    if not found.samples:
-        raise UserError(
-            f"{name}: no image in {storage.redact(split.images)} has a label map of the same name in "
-            f"{storage.redact(split.labels)}"
-        )
-    return found.samples
-
-
-def _fit(
-    config: TrainConfig,
-    classes: Classes,
-    train_samples: list[Sample],
-    val_samples: list[Sample],
-    records: list[dict[str, Any]],
-) -> None:
+def _fit(config: RunConfig, task: Task, steps: int, records: list[dict[str, Any]]) -> None:
     monitor = Monitor.remote()  # type: ignore[attr-defined]
     fs, path = storage.filesystem(config.output)
     scaling = config.scaling
-    steps = config.steps_per_epoch(len(train_samples))
-    draw = DrawCrops(
-        augmentation=config.augmentation, classes=classes, preprocessing=config.preprocessing, seed=config.seed
-    )
+    lean = copy.copy(task)
+    lean.table = task.table.schema.empty_table()
     job = {
         "config": config,
-        "classes": classes,
-        "class_weights": class_weights(config, classes, train_samples),
-        "draw": ray.put(draw),
-        "table": ray.put(as_table(train_samples)),
-        "val": val_samples,
+        "task": lean,
+        "draw": ray.put(task.draw),
+        "table": ray.put(task.table),
         "steps": steps,
         "monitor": monitor,
     }
@@ -169,8 +140,8 @@ def _fit(
         ),
     )
     with (
-        trackers(config) as track,
-        Display(monitor, config, steps=steps * config.epochs, records=records, on_epoch=track),
+        trackers(config, task.measures) as track,
+        Display(monitor, config, task.measures, steps=steps * config.epochs, records=records, on_epoch=track),
     ):
         trainer.fit()
     mistake = ray.get(monitor.get_mistake.remote())

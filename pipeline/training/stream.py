@@ -5,8 +5,9 @@ the number of workers. A step takes the next `batch_size` positions, and each wo
 """
 
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -101,25 +102,20 @@ class DrawCrops:
         self, table: pa.Table, order: NDArray[np.int64], place: int, rng: np.random.Generator, skipped: dict[str, None]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32], str]:
         ignore_index = self.classes.ignore_index
-        # An image that cannot be used is skipped for the next one in the order, so that every step stays full.
-        for attempt in range(len(order)):
-            index = int(order[(place + attempt) % len(order)])
+
+        def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.int32], str]:
             sample = Sample(*(table[name][index].as_py() for name in Sample._fields))
             try:
                 pixels, labels = read_sample(sample, self.classes)
             except BadLabelError as error:
                 raise UserError(f"{error}. Check the data set with jobs/validate.py") from None
-            except SampleError as error:
-                skipped[str(error)] = None
-                continue
             if (labels == ignore_index).all():
-                skipped[f"{sample.label}: no pixel is labelled"] = None
-                continue
-            crop = augment(
-                pixels, labels, settings=self.augmentation, ignore_index=ignore_index, fill=self.fill, rng=rng
-            )
-            return *crop, sample.key
-        raise UserError("not one training image can be used; check the data set with jobs/validate.py")
+                raise SampleError(f"{sample.label}: no pixel is labelled")
+            return pixels, labels, sample.key
+
+        pixels, labels, key = first_usable(order, place, read, skipped)
+        crop = augment(pixels, labels, settings=self.augmentation, ignore_index=ignore_index, fill=self.fill, rng=rng)
+        return *crop, key
 
     def _paste(self, crop: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], rng: np.random.Generator) -> Any:
         classes = self.augmentation.paste_classes
@@ -130,6 +126,31 @@ class DrawCrops:
 def draw_crops(draw: DrawCrops, table: pa.Table, epoch: int, positions: range) -> Crops:
     """`DrawCrops` as a task of any node."""
     return draw(table, epoch, positions)
+
+
+T = TypeVar("T")
+
+
+def first_usable(order: NDArray[np.int64], place: int, read: Callable[[int], T], skipped: dict[str, None]) -> T:
+    """What `read` makes of the image at a place of the order.
+
+    An image that cannot be used is skipped for the next one in the order, so that every step stays full.
+
+    Args:
+        order: indices of images.
+        place: in the order.
+        read: raises SampleError for an image that cannot be used.
+        skipped: gets the message of each such error.
+
+    Raises:
+        UserError: no image can be used.
+    """
+    for attempt in range(len(order)):
+        try:
+            return read(int(order[(place + attempt) % len(order)]))
+        except SampleError as error:
+            skipped[str(error)] = None
+    raise UserError("not one training image can be used; check the data set with jobs/validate.py")
 
 
 @functools.lru_cache(maxsize=4)

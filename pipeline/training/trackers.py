@@ -14,24 +14,26 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.report.charts import draw_confusion
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig
 from pipeline.training.monitor import Epoch
+from pipeline.training.task import Measures
 
 TENSORBOARD = "tensorboard"
-SCALARS = ("loss", "miou", "miou_gt_only", "pixel_accuracy", "lr", "images_per_s", "data_wait", "peak_memory_mib")
+COMMON = ("loss", "lr", "images_per_s", "data_wait", "peak_memory_mib")
 
 
 Track = Callable[[Epoch], None]
 
 
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record by name; those of classes are `iou/<class>`."""
-    by_class = {f"iou/{name}": iou for name, iou in record["iou"].items() if iou is not None}
-    return {name: record[name] for name in SCALARS} | by_class
+def scalars(record: dict[str, Any], measures: Measures) -> dict[str, float]:
+    """The numbers of a record by name; those of classes are `iou/<class>` or alike."""
+    scores = record[measures.by_class]
+    by_class = {f"{measures.by_class}/{name}": score for name, score in scores.items() if score is not None}
+    return {name: record[name] for name in (*COMMON, *measures.titles)} | by_class
 
 
 @contextmanager
-def trackers(config: TrainConfig) -> Iterator[Track]:
+def trackers(config: RunConfig, measures: Measures) -> Iterator[Track]:
     """A function that sends an epoch to all trackers of the configuration.
 
     Raises:
@@ -40,9 +42,9 @@ def trackers(config: TrainConfig) -> Iterator[Track]:
     with ExitStack() as stack:
         chosen: list[Track] = []
         if config.tracking.tensorboard:
-            chosen.append(stack.enter_context(_tensorboard(config)))
+            chosen.append(stack.enter_context(_tensorboard(config, measures)))
         if config.tracking.mlflow:
-            chosen.append(stack.enter_context(_mlflow(config)))
+            chosen.append(stack.enter_context(_mlflow(config, measures)))
 
         def track(epoch: Epoch) -> None:
             for one in chosen:
@@ -52,7 +54,7 @@ def trackers(config: TrainConfig) -> Iterator[Track]:
 
 
 @contextmanager
-def _tensorboard(config: TrainConfig) -> Iterator[Track]:
+def _tensorboard(config: RunConfig, measures: Measures) -> Iterator[Track]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -67,10 +69,11 @@ def _tensorboard(config: TrainConfig) -> Iterator[Track]:
 
         def track(epoch: Epoch) -> None:
             step = epoch.record["epoch"]
-            for name, value in scalars(epoch.record).items():
+            for name, value in scalars(epoch.record, measures).items():
                 writer.add_scalar(name, value, step)
-            names = list(epoch.record["iou"])
-            writer.add_image("confusion", _pixels(draw_confusion(epoch.confusion, names)), step, dataformats="HWC")
+            if epoch.confusion is not None:
+                drawn = draw_confusion(epoch.confusion, list(epoch.record[measures.by_class]))
+                writer.add_image("confusion", _pixels(drawn), step, dataformats="HWC")
             if epoch.sheet:
                 writer.add_image("validation", _pixels(epoch.sheet), step, dataformats="HWC")
             writer.flush()
@@ -84,7 +87,7 @@ def _tensorboard(config: TrainConfig) -> Iterator[Track]:
 
 
 @contextmanager
-def _mlflow(config: TrainConfig) -> Iterator[Track]:
+def _mlflow(config: RunConfig, measures: Measures) -> Iterator[Track]:
     try:
         import mlflow
     except ImportError:
@@ -105,7 +108,7 @@ def _mlflow(config: TrainConfig) -> Iterator[Track]:
             mlflow.log_params({k: str(v)[:500] for k, v in config.what_decides_the_result().items()})
 
         def track(epoch: Epoch) -> None:
-            mlflow.log_metrics(scalars(epoch.record), step=epoch.record["epoch"])
+            mlflow.log_metrics(scalars(epoch.record, measures), step=epoch.record["epoch"])
 
         yield track
 

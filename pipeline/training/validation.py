@@ -1,10 +1,13 @@
 """A network's confusion matrix over a validation set: every sample once, whole, at its own size."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.classes import Classes
@@ -12,6 +15,7 @@ from pipeline.datasets import BadLabelError, Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.inference import Segmenter, micro_batches
 from pipeline.metrics import Confusion, confusion
+from pipeline.training import distributed
 
 WINDOW = 32  # samples decoded at a time
 THREADS = 8
@@ -28,23 +32,41 @@ class ImageScore(NamedTuple):
     pixel_accuracy: float
 
 
-class Validated(NamedTuple):
-    """What a network makes of a validation set, or of a worker's share.
+@dataclass
+class Segmented:
+    """See `task.Validated`: the confusion over all pixels, and each image's scores."""
 
-    Attributes:
-        confusion: over all pixels.
-        images: each image's scores.
-        unread: a line for each sample that could not be read.
-        seconds: that it took.
-    """
-
-    confusion: Confusion
+    counts: Confusion
     images: list[ImageScore]
-    unread: list[str]
-    seconds: float = 0.0
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [image._asdict() for image in self.images]
+
+    @property
+    def confusion(self) -> NDArray:
+        return self.counts.matrix
+
+    def over_workers(self, device: torch.device) -> "Segmented":
+        counts = distributed.summed_confusion(self.counts, device)
+        if counts.matrix.sum() == 0:
+            raise UserError("the validation set has no labelled pixel; check it with jobs/validate.py")
+        return Segmented(counts, distributed.gathered(self.images), self.unread)
+
+    def record(self, classes: Classes) -> dict[str, Any]:
+        scores = self.counts.scores
+        pairs = zip(classes.names, scores.iou.tolist(), strict=True)
+        return {
+            "miou": scores.miou,
+            "miou_gt_only": scores.miou_gt_only,
+            "pixel_accuracy": scores.pixel_accuracy,
+            # JSON has no NaN: None for a class that is nowhere.
+            "iou": {name: None if math.isnan(iou) else iou for name, iou in pairs},
+        }
 
 
-def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) -> Validated:
+def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) -> Segmented:
     """Segment samples and count.
 
     Args:
@@ -77,7 +99,7 @@ def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) 
                     )
                     total += counts
                     scored.append(ImageScore(keys[i], counts.scores.miou, counts.scores.pixel_accuracy))
-    return Validated(total, scored, unread)
+    return Segmented(total, scored, unread)
 
 
 def _read(sample: Sample, classes: Classes) -> Decoded | str:

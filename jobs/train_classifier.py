@@ -1,0 +1,25 @@
+#!/usr/bin/env python3
+"""Train a classifier whose evidence can be seen, on Ray Train, from image labels alone.
+
+jobs/train_classifier.py --model resnet18_cam --train.images URL --val.images URL --output URL
+jobs/train_classifier.py --model resnet18_cam --train.positive URL --train.negative URL
+                         --val.positive URL --val.negative URL --target raccoon --output URL
+
+The output becomes the bundle that jobs/localize.py takes. The same command again resumes the run.
+"""
+
+from pipeline import cli
+from pipeline.training.classification import classification_task
+from pipeline.training.config import ClassifierConfig
+from pipeline.training.display import summarise
+from pipeline.training.run import train
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse(ClassifierConfig, argv, description=__doc__ or "")
+    task = classification_task(config)
+    print(summarise(config, task.measures, train(config, task)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
