@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""List the architectures: paper, parameters, operations, output stride and memory.
+"""List the architectures, then the classifiers: paper, parameters, operations, output stride and memory.
 
 jobs/models.py [--markdown] [--size 512,512] [--num_classes 21]
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from pipeline import cli
-from pipeline.models import ARCHITECTURES
+from pipeline.models import ARCHITECTURES, CLASSIFIERS
 from pipeline.models.profile import profile
 
 HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
@@ -26,7 +26,7 @@ class ModelsJob(BaseModel):
 def rows(config: ModelsJob) -> list[tuple[str, ...]]:
     """A row of texts for each architecture."""
     table: list[tuple[str, ...]] = []
-    for name, architecture in tqdm(ARCHITECTURES.items(), leave=False, disable=None, unit="model"):
+    for name, architecture in tqdm((ARCHITECTURES | CLASSIFIERS).items(), leave=False, disable=None, unit="model"):
         cost = profile(architecture, num_classes=config.num_classes, size=config.size)
         table.append(
             (

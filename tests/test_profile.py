@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.models import ARCHITECTURES, configure
+from pipeline.models import ARCHITECTURES, CLASSIFIERS, configure
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.profile import profile
@@ -46,7 +46,7 @@ def test_vgg_has_its_known_operations() -> None:
 def test_the_job_lists_every_architecture() -> None:
     text = succeed("models", size="64,64", markdown=True)
     lines = text.splitlines()
-    assert [line.split()[1] for line in lines[2:]] == list(ARCHITECTURES)
+    assert [line.split()[1] for line in lines[2:]] == [*ARCHITECTURES, *CLASSIFIERS]
     assert lines[0].startswith("| name")
     (unet,) = (line for line in lines if line.startswith("| unet "))
     assert "Ronneberger" in unet

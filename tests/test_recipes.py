@@ -7,16 +7,19 @@ import torch
 
 from pipeline import cli
 from pipeline.models import configure, score_layers
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import ClassifierConfig, RunConfig, TrainConfig
 from pipeline.training.optimisation import learning_rate, parameter_groups
 from tests.jobs import REPO
 
-RECIPES = sorted((REPO / "recipes").glob("*.yaml"))
+RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
 SPLITS = "--train.images i --train.labels l --val.images i --val.labels l"
 WHERE = f"{SPLITS} --classes c.yaml --output o".split()
 
 
-def read(recipe: Path, *more: str) -> TrainConfig:
+def read(recipe: Path, *more: str) -> RunConfig:
+    if recipe.parent.name == "classifiers":
+        where = ["--train.images", "i", "--val.images", "i", "--output", "o"]
+        return cli.parse(ClassifierConfig, ["--config", str(recipe), *where, *more], description="")
     return cli.parse(TrainConfig, ["--config", str(recipe), *WHERE, *more], description="")
 
 
@@ -50,6 +53,9 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
         ("deconvnet_1", 20_000),
         ("deconvnet_2", 40_000),
         ("segnet", 40_000),
+        ("classifiers/resnet50", 600_000),
+        ("classifiers/wrn_28_10", 78_200),
+        ("classifiers/resnet110", 64_124),
     ],
 )
 def test_a_recipe_has_the_papers_number_of_steps(name: str, steps: int) -> None:

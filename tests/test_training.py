@@ -28,7 +28,8 @@ from pipeline.training.config import Split, TrainConfig
 from pipeline.training.losses import segmentation_loss
 from pipeline.training.network import build_network
 from pipeline.training.records import read_validation
-from pipeline.training.run import check
+from pipeline.training.run import check as check_task
+from pipeline.training.segmentation import segmentation_task
 from pipeline.training.validation import validate
 from pipeline.transforms import Augmentation, augment
 from tests.jobs import REPO, command, kill_when, run_job, succeed, tiny_training
@@ -186,6 +187,10 @@ def test_two_workers_share_the_work(scenes, tmp_path, ray_head):
     assert events.Tags()["images"] == ["confusion", "validation"]
     (metric,) = mlflow.glob("*/*/metrics/miou")
     assert float(metric.read_text().split()[1]) == pytest.approx(record["miou"])
+
+
+def check(config: TrainConfig) -> None:
+    check_task(config, segmentation_task(config))
 
 
 def config(scenes, *, output, **changes) -> TrainConfig:

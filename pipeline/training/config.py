@@ -260,3 +260,11 @@ class ClassifierConfig(RunConfig):
     )
     augmentation: Augmentation = Augmentation(crop=(224, 224), scale=(1.0, 1.5))
     loss: ClassifierLoss = ClassifierLoss()
+
+    @model_validator(mode="after")
+    def _no_label_maps(self) -> "ClassifierConfig":
+        told, plain = self.augmentation, Augmentation()
+        for name in ("cutmix", "copy_paste", "max_class_share", "focus"):
+            if getattr(told, name) != getattr(plain, name):
+                raise ValueError(f"augmentation.{name} needs label maps, and a classifier has none")
+        return self

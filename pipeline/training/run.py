@@ -37,9 +37,7 @@ def train(config: RunConfig, task: Task) -> list[dict[str, Any]]:
     Raises:
         UserError: anything that the user has to mend, where possible before a worker starts.
     """
-    _check_network(config, task)
-    storage.check_writable(config.output)
-    claim_output(config)
+    check(config, task)
     records = read_records(config.output)
     if len(records) >= config.epochs:
         print(f"{storage.redact(config.output)}: all {config.epochs} epochs are done already")
@@ -68,6 +66,17 @@ def train(config: RunConfig, task: Task) -> list[dict[str, Any]]:
     records = read_records(config.output)
     print(f"report: {write_report(config, task, records)}")
     return records
+
+
+def check(config: RunConfig, task: Task) -> None:
+    """Refuse what can be refused before a worker starts, and claim the output.
+
+    Raises:
+        UserError: saying what the user has to mend.
+    """
+    _check_network(config, task)
+    storage.check_writable(config.output)
+    claim_output(config)
 
 
 def _check_network(config: RunConfig, task: Task) -> None:

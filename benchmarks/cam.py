@@ -1,0 +1,126 @@
+"""Class activation maps in bulk against torch-cam in a plain loop: `python -m benchmarks.cam [--images 1000]`.
+
+The loop is torch-cam's own example: one process with all threads; open, resize, forward, extract the map of the most
+probable class, resize it to the image and store it. Both show the same drawn scenes to the same network and weights.
+A bulk run is timed at two sizes, because its fixed costs do not grow with the images. Then, on one batch after the
+other: what maps cost on top of classification, with and without, in turn. Needs the extra 'test' (torchcam).
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchcam.methods import CAM
+
+from benchmarks.bulk import draw, timed
+from pipeline import bundle, cam, cluster
+from pipeline.bulk.config import LocalizeConfig
+from pipeline.bulk.localizing import localize
+from pipeline.classes import Classes
+from pipeline.classifier import Classifier
+from pipeline.images import encode_heatmap
+from pipeline.inference import normalise
+from pipeline.models import configure
+from pipeline.preprocessing import ClassifierInput, Preprocessing
+
+SIDE = 224
+BATCH = 16
+ROUNDS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000, help="images of the large run (the small one has a fifth)")
+    parser.add_argument("--model", default="resnet18_cam")
+    parser.add_argument("--classes", type=int, default=20)
+    told = parser.parse_args()
+    small, large = told.images // 5, told.images
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for count in (small, large):
+            draw(home / str(count), count)
+        takes = ClassifierInput(size=(SIDE, SIDE), multi_label=False)
+        names = tuple(f"class {k}" for k in range(told.classes))
+        card = bundle.Card(architecture=told.model, options={}, classes=Classes(names=names), classifier=takes)
+        torch.manual_seed(0)
+        network = configure(told.model, {}).build(told.classes).eval()
+        bundle.save_bundle(str(home / "model"), network, card)
+
+        loop = timed(lambda: plain_loop(network, home / str(small), home / "loop"))
+        cluster.connect()
+        runs = {}
+        for count in (small, large):
+            config = LocalizeConfig(model=str(home / "model"), images=str(home / str(count)), output=str(home / "runs"))
+            runs[count] = timed(lambda config=config: localize(config))  # type: ignore[misc]
+        loop += timed(lambda: plain_loop(network, home / str(small), home / "loop"))
+        without, with_maps = cost_of_maps(network, takes, home / str(small))
+
+    loop_rate = 2 * small / loop
+    rate = (large - small) / (runs[large] - runs[small])
+    print(f"\n{told.model}, {SIDE}x{SIDE}, {cluster.cpu_count()} cores")
+    print(f"torch-cam, plain loop         {loop_rate:7.1f} images/s")
+    print(f"bulk run, beyond fixed costs  {rate:7.1f} images/s   {rate / loop_rate:.2f} x the loop")
+    print(f"classification                {1000 * without:7.1f} ms a batch of {BATCH}")
+    print(f"classification and maps       {1000 * with_maps:7.1f} ms   {with_maps / without - 1:+.1%}")
+
+
+class Logits(nn.Module):
+    """torch-cam wants a network that returns a tensor."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images).logits
+
+
+def layer_of(network: nn.Module) -> str:
+    """The layer whose output is pooled."""
+    return "backbone.layer4" if hasattr(network.backbone, "layer4") else "added"
+
+
+def plain_loop(network: nn.Module, images: Path, output: Path) -> None:
+    """Open, resize, forward, the map of the most probable class, resize, PNG."""
+    output.mkdir(exist_ok=True)
+    torch.set_num_threads(cluster.cpu_count())
+    model = Logits(network.to(memory_format=torch.channels_last)).eval()
+    names = {"target_layer": f"network.{layer_of(network)}", "fc_layer": "network.fc"}
+    with CAM(model, **names, input_shape=(3, SIDE, SIDE)) as extractor, torch.inference_mode():
+        for file in sorted(images.iterdir()):
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+            pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+            scores = model(normalise(torch.from_numpy(pixels)[None], Preprocessing()))
+            (heatmap,) = extractor(int(scores[0].argmax()), scores)
+            grey = Image.fromarray((heatmap[0].numpy() * 255).astype(np.uint8))
+            grey.resize(image.size, Image.Resampling.BICUBIC).save(output / f"{file.stem}.png")
+
+
+def cost_of_maps(network: nn.Module, takes: ClassifierInput, images: Path) -> tuple[float, float]:
+    """Median seconds of a batch: scores alone, and with the best class's map, its 8 bits and its statistics."""
+    torch.set_num_threads(cluster.cpu_count())
+    classifier = Classifier(network, takes=takes, preprocessing=Preprocessing(), device=torch.device("cpu"))
+    files = sorted(images.iterdir())[:BATCH]
+    batch = [np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE))) for file in files]
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 * ROUNDS):
+        maps = bool(turn % 2)
+        start = time.perf_counter()
+        for answer in classifier(batch):
+            best = int(answer.probabilities.argmax())
+            if maps:
+                raw = answer.maps([best])
+                cam.normalise(raw, "relu_max")
+                encode_heatmap(raw[0])
+        times[maps].append(time.perf_counter() - start)
+    return float(np.median(times[False][1:])), float(np.median(times[True][1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Pictures of shapes on textured ground, with image labels, boxes and label maps: data for weak supervision.
+
+python -m pipeline.demo.shapes FOLDER [--count 600] [--seed 0]
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+NAMES = ("disc", "square", "triangle")
+SIDE = 96
+CLASS_FILE = "names: [background, disc, square, triangle]\nignore_index: 255\n"
+
+
+def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A picture of up to two different shapes, and its label map: 0 background, then `NAMES`.
+
+    Returns:
+        uint8 [96, 96, 3] and uint8 [96, 96].
+    """
+    ground = rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
+    image = Image.fromarray(ground).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    labels = Image.new("L", (SIDE, SIDE), 0)
+    for k in rng.permutation(len(NAMES))[: rng.choice(3, p=(0.2, 0.5, 0.3))]:
+        mask = _mask(NAMES[k], rng)
+        colour = rng.integers(0, 256, 3)
+        image.paste(tuple(int(c) for c in colour), mask=mask)
+        labels.paste(int(k) + 1, mask=mask)
+    noisy = np.asarray(image.filter(ImageFilter.GaussianBlur(0.5))) + rng.normal(0, 8, (SIDE, SIDE, 3))
+    return noisy.clip(0, 255).astype(np.uint8), np.asarray(labels)
+
+
+def _mask(name: str, rng: np.random.Generator) -> Image.Image:
+    """Where a shape of random size, place and turn is, as a two-valued picture."""
+    radius = rng.uniform(12, 22)
+    centre = rng.uniform(radius, SIDE - radius, 2)
+    mask = Image.new("1", (SIDE, SIDE), 0)
+    draw = ImageDraw.Draw(mask)
+    if name == "disc":
+        draw.ellipse([*(centre - radius), *(centre + radius)], fill=1)
+    else:
+        corners = 4 if name == "square" else 3
+        angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
+        points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        draw.polygon([tuple(point) for point in points], fill=1)
+    return mask
+
+
+def write_shapes(folder: Path, *, count: int, seed: int) -> None:
+    """Write `images/`, `labels/` (label maps), `labels.csv` (image labels), `boxes.csv` and `classes.yaml`."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with (folder / "labels.csv").open("w") as tags, (folder / "boxes.csv").open("w") as boxes:
+        tag_rows, box_rows = csv.writer(tags), csv.writer(boxes)
+        tag_rows.writerow(["image", "labels"])
+        box_rows.writerow(["image", "class", "xmin", "ymin", "xmax", "ymax"])
+        for i in range(count):
+            pixels, labels = draw_shapes(np.random.default_rng([seed, i]))
+            stem = f"{seed}-{i:05d}"
+            Image.fromarray(pixels).save(folder / "images" / f"{stem}.png")
+            Image.fromarray(labels).save(folder / "labels" / f"{stem}.png")
+            shown = [k for k in range(len(NAMES)) if (labels == k + 1).any()]
+            tag_rows.writerow([f"{stem}.png", ";".join(NAMES[k] for k in shown)])
+            for k in shown:
+                rows, columns = np.nonzero(labels == k + 1)
+                corners = [columns.min(), rows.min(), columns.max(), rows.max()]
+                box_rows.writerow([f"{stem}.png", NAMES[k], *map(int, corners)])
+    (folder / "classes.yaml").write_text(CLASS_FILE)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    told = parser.parse_args()
+    write_shapes(told.folder, count=told.count, seed=told.seed)
+    print(f"{told.count} pictures in {told.folder}")
