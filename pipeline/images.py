@@ -208,7 +208,12 @@ def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
 
     Returns:
         The PNG file; `decode_mask` gives the labels back.
+
+    Raises:
+        ValueError: a label is beyond the palette, whose size decides how many bits a pixel has.
     """
+    if labels.size and labels.max() >= len(palette):
+        raise ValueError(f"label {labels.max()} has no colour in a palette of {len(palette)}")
     buffer = io.BytesIO()
     if len(palette) <= 256:
         image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))

@@ -14,7 +14,7 @@ from pipeline.bulk.config import LocalizeConfig, Scaling
 from pipeline.bulk.localization_report import NAMES, SCORES
 from pipeline.bulk.localizing import localize
 from pipeline.bulk.plan import read_manifest
-from pipeline.bulk.results import open_images, read_file
+from pipeline.bulk.results import read_file
 from pipeline.errors import UserError
 from pipeline.images import View
 from pipeline.ranking import roc_auc
@@ -122,8 +122,8 @@ def _scores(run: str) -> list[dict[str, Any]]:
 
 def _answers(run: str, k: int, target: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     """The target's probability in each image, whether it was found there, and how many images failed."""
-    images = open_images(run, [file["path"] for file in read_manifest(run)["files"]])
-    rows = images.to_table(columns=["status", "probabilities", "classes.class", "classes.found"]).to_pylist()
+    columns = ["status", "probabilities.list.element", "classes.list.element.class", "classes.list.element.found"]
+    rows = [row for file in read_manifest(run)["files"] for row in read_file(run, file["path"], columns).to_pylist()]
     good = [row for row in rows if row["status"] == "ok"]
     if not good:
         raise UserError(f"{storage.redact(run)}: not one image could be used")

@@ -63,7 +63,8 @@ def _picture(row: dict[str, Any], truth: Truth, note: str) -> Found | None:
     title, heatmap, boxes = f"{row['image_id']}: nothing found{note}", None, []
     if row["classes"]:
         first = row["classes"][0]
-        title = f"{row['image_id']}: {first['class']} {first['probability']:.0%}{note}"
+        missed = "" if first["found"] else " (not found)"
+        title = f"{row['image_id']}: {first['class']} {first['probability']:.0%}{missed}{note}"
         boxes = [list(box.values()) for of_class in row["classes"] for box in of_class["boxes"]]
         if "heatmap" in first:
             raw = decode_heatmap(first["heatmap"]["bytes"], first["scale"], first["offset"])

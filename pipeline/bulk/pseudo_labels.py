@@ -124,7 +124,9 @@ class Labeller:
         self._config = config
         self._index = {name: k for k, name in enumerate(classes.names)}
         self._known = known
-        self._palette = Classes(names=("background", *classes.names)).palette
+        # Ignored pixels are white; of the values between there are none.
+        self._palette = np.full((IGNORE + 1, 3), 255, np.uint8)
+        self._palette[: len(classes) + 1] = [(0, 0, 0), *classes.palette]
 
     def __call__(self, work: dict[str, Any]) -> dict[str, str]:
         columns = ["image_id", "uri", "status", "error_message", "classes", *(["known"] if self._known else [])]

@@ -1,4 +1,6 @@
-"""Pictures of shapes on textured ground, with image labels, boxes and label maps: data for weak supervision.
+"""Pictures of plain discs, striped squares and chequered triangles, with image labels, boxes and label maps.
+
+Data for weak supervision: what a classifier learns from the image labels can be held against boxes and label maps.
 
 python -m pipeline.demo.shapes FOLDER [--count 600] [--seed 0]
 """
@@ -22,21 +24,28 @@ def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np
     Returns:
         uint8 [96, 96, 3] and uint8 [96, 96].
     """
-    ground = rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
+    ground = rng.integers(60, 196, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
     image = Image.fromarray(ground).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     labels = Image.new("L", (SIDE, SIDE), 0)
     for k in rng.permutation(len(NAMES))[: rng.choice(3, p=(0.2, 0.5, 0.3))]:
         mask = _mask(NAMES[k], rng)
-        colour = rng.integers(0, 256, 3)
-        image.paste(tuple(int(c) for c in colour), mask=mask)
+        image.paste(_surface(NAMES[k], rng), mask=mask)
         labels.paste(int(k) + 1, mask=mask)
     noisy = np.asarray(image.filter(ImageFilter.GaussianBlur(0.5))) + rng.normal(0, 8, (SIDE, SIDE, 3))
     return noisy.clip(0, 255).astype(np.uint8), np.asarray(labels)
 
 
+def _surface(name: str, rng: np.random.Generator) -> Image.Image:
+    """A picture full of what the shape is covered with, in two random colours."""
+    rows, columns = np.indices((SIDE, SIDE)) // 4
+    which = {"disc": 0 * rows, "square": rows % 2, "triangle": (rows + columns) % 2}[name]
+    colours = rng.integers(0, 256, (2, 3), dtype=np.uint8)
+    return Image.fromarray(colours[which])
+
+
 def _mask(name: str, rng: np.random.Generator) -> Image.Image:
     """Where a shape of random size, place and turn is, as a two-valued picture."""
-    radius = rng.uniform(12, 22)
+    radius = rng.uniform(16, 28)
     centre = rng.uniform(radius, SIDE - radius, 2)
     mask = Image.new("1", (SIDE, SIDE), 0)
     draw = ImageDraw.Draw(mask)

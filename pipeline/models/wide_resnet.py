@@ -32,7 +32,7 @@ CHANNELS = (16, 32, 64)
 class WideResNetConfig(ModelConfig):
     """`depth`: 6 n + 4 (110 is ResNet-110's 6 n + 2). `widen`: k. `dropout`: within blocks. `pooling`: gap or gmp."""
 
-    paper: ClassVar[str] = "Zagoruyko & Komodakis, BMVC 2016"
+    paper: ClassVar[str] = "Zagoruyko & Komodakis; He et al., 2016"
     classifies: ClassVar[bool] = True
 
     depth: int = Field(default=28, ge=8)
