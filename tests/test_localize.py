@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline import bundle, storage
 from pipeline.bulk.config import LocalizeConfig, SegmentConfig
 from pipeline.bulk.detector import DetectorConfig, check_detector
+from pipeline.bulk.localization_scores import Truth, score_map
 from pipeline.bulk.localizing import localize
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.pseudo_labels import PseudoLabelsConfig, write_pseudo_labels
@@ -241,6 +242,20 @@ def test_a_bundle_of_another_kind_is_refused(classifier: str, trained_on_s3: str
         localize(LocalizeConfig(model=trained_on_s3, **told))
     with pytest.raises(UserError, match="names none of the images"):
         localize(LocalizeConfig(model=classifier, truth=f"{shapes}/train/boxes.csv", **told))
+
+
+def test_a_box_outside_the_image_is_cut_to_it_and_a_broken_mask_costs_its_score(tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
+    told = {"rank": 0, "name": "cat", "size": (40, 60), "frame": (32, 32), "step": 0.1}
+    beyond, whole = (
+        score_map(raw, 0, Truth([0], [(0, *box)], None), **told) for box in ((-9, -9, 500, 500), (0, 0, 59, 39))
+    )
+    for method in ("largest", "all", "centre"):
+        np.testing.assert_array_equal(beyond[f"iou_{method}"], whole[f"iou_{method}"])
+    (tmp_path / "mask.png").write_bytes(b"no mask")
+    broken = score_map(raw, 0, Truth([0], [], str(tmp_path / "mask.png")), **told)
+    assert "iou_largest" not in broken
+    assert broken["error"]
 
 
 def folder_of(root: Path, *names: str) -> str:
