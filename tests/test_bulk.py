@@ -346,7 +346,7 @@ def test_a_cluster_too_small_is_refused_at_once(local_bundle, scenes, tmp_path, 
     told = {"model": local_bundle, "images": f"{scenes}/val/images", "output": tmp_path / "runs"}
     result = run_job("segment", environment=ray_head.environment, **told, scaling__actors=40)
     assert result.returncode == 2
-    assert "segmenting needs 41 CPUs" in result.stderr
+    assert "the run needs 41 CPUs" in result.stderr
     result = run_job("segment", environment=ray_head.environment, **told, scaling__use_gpu=True, scaling__actors=1)
     assert result.returncode == 2
     assert "needs 1 GPUs, and the cluster has 0" in result.stderr

@@ -175,7 +175,7 @@ def test_an_unknown_option_names_the_likely_one(arguments: list[str], message: s
 def test_missing_options_are_all_named() -> None:
     assert refusal() == "--name is required"
     message = refusal("--model", "m", "--train.images", "x", kind=TrainConfig)
-    missing = ["--train.labels", "--val", "--classes", "--output"]
+    missing = ["--output", "--train.labels", "--val", "--classes"]
     assert message == "; ".join(f"{option} is required" for option in missing)
 
 

@@ -44,7 +44,7 @@ def test_submitted_with_its_working_directory(trained_on_s3, scenes_on_s3, tmp_p
 
 
 def test_submitted_as_a_script_where_the_head_runs_in_the_repository(ray_head):
-    assert "the output folder of jobs/train.py" in submit(ray_head, "--", "jobs/segment.py", "--help")
+    assert "the output folder of the job that trained it" in submit(ray_head, "--", "jobs/segment.py", "--help")
 
 
 def test_every_job_is_executable_and_thin():

@@ -93,7 +93,7 @@ def _stream(kind: Kind, plan: pa.Table, run: str, shards: list[int], schema: pa.
     actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(scaling, have.cpus)))
     if not scaling.wait_for_nodes:
         cluster.require(
-            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, what="predicting"
+            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, what="the run"
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
