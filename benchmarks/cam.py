@@ -54,8 +54,9 @@ def main() -> None:
         loop = timed(lambda: plain_loop(network, home / str(small), home / "loop"))
         cluster.connect()
         runs = {}
-        for count in (small, large):
-            config = LocalizeConfig(model=str(home / "model"), images=str(home / str(count)), output=str(home / "runs"))
+        for count in (small, small, large):  # the first starts Ray's processes and reads their libraries from disk
+            output = str(home / f"runs{len(runs)}")
+            config = LocalizeConfig(model=str(home / "model"), images=str(home / str(count)), output=output)
             runs[count] = timed(lambda config=config: localize(config))  # type: ignore[misc]
         loop += timed(lambda: plain_loop(network, home / str(small), home / "loop"))
         without, with_maps = cost_of_maps(network, takes, home / str(small))
@@ -95,7 +96,7 @@ def plain_loop(network: nn.Module, images: Path, output: Path) -> None:
         for file in sorted(images.iterdir()):
             with Image.open(file) as opened:
                 image = opened.convert("RGB")
-            pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+            pixels = np.array(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
             scores = model(normalise(torch.from_numpy(pixels)[None], Preprocessing()))
             (heatmap,) = extractor(int(scores[0].argmax()), scores)
             grey = Image.fromarray((heatmap[0].numpy() * 255).astype(np.uint8))

@@ -134,18 +134,12 @@ def _answers(run: str, k: int, target: str) -> tuple[NDArray[np.float64], NDArra
 
 def describe(table: pa.Table) -> str:
     """The table for a terminal."""
-    heads = ["view", "AUC", "hits", "false alarms", "MaxBoxAcc", "V2", "centred box", "V2", "errors"]
-    keys = [
-        "auc",
-        "hits",
-        "false_alarms",
-        "max_box_acc",
-        "max_box_acc_v2",
-        "centre_max_box_acc",
-        "centre_max_box_acc_v2",
-    ]
-    lines = ["  ".join(heads)]
+    heads = ["view", "AUC", "hits", "false alarms", "MaxBoxAcc", "V2", "centred box", "its V2", "errors"]
+    scores = ["auc", "hits", "false_alarms", "max_box_acc", "max_box_acc_v2"]
+    scores += ["centre_max_box_acc", "centre_max_box_acc_v2"]
+    lines = [heads]
     for row in table.to_pylist():
-        cells = [row["view"], *("–" if row[key] is None else f"{row[key]:.4f}" for key in keys), str(row["errors"])]
-        lines.append("  ".join(cell.rjust(len(head)) for cell, head in zip(cells, heads, strict=True)))
-    return "\n".join(lines)
+        cells = ["–" if row[key] is None else f"{row[key]:.4f}" for key in scores]
+        lines.append([row["view"], *cells, str(row["errors"])])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
