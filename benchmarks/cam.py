@@ -53,7 +53,7 @@ def main() -> None:
 
         loop = timed(lambda: plain_loop(network, home / str(small), home / "loop"))
         cluster.connect()
-        runs = {}
+        runs: dict[int, float] = {}
         for count in (small, small, large):  # the first starts Ray's processes and reads their libraries from disk
             output = str(home / f"runs{len(runs)}")
             config = LocalizeConfig(model=str(home / "model"), images=str(home / str(count)), output=output)

@@ -147,6 +147,20 @@ def classes_like(url: str | None, known: Classes, *, of: str) -> Classes:
     return classes
 
 
+def with_background(classes: Classes) -> Classes:
+    """The classes of masks that show what was localized: the background, black, before a classifier's classes.
+
+    Raises:
+        UserError: one of them is called so already.
+    """
+    if "background" in classes.slugs:
+        raise UserError("the model has a class 'background', and masks have one of their own; rename it in --classes")
+    black = (0, 0, 0)
+    colours = [tuple(colour) for colour in classes.palette.tolist()]
+    names = ("background", *classes.names)
+    return Classes(names=names, colours=() if black in colours else (black, *colours))
+
+
 def load_classes(url: str) -> Classes:
     """Read a class file.
 

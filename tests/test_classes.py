@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.classes import INVALID, Classes, describe_value, load_classes
+from pipeline.classes import INVALID, Classes, describe_value, load_classes, with_background
 from pipeline.errors import UserError
 from pipeline.images import default_palette, pack_rgb
 
@@ -218,3 +218,12 @@ def test_unknown_lists_exactly_the_values_that_index_calls_invalid(classes: Clas
 @pytest.mark.parametrize(("raw", "shown"), [(0, "0"), (65535, "65535"), (1 << 24, "#000000"), (0x1ABCDEF, "#abcdef")])
 def test_describe_value(raw: int, shown: str) -> None:
     assert describe_value(raw) == shown
+
+
+def test_masks_of_what_was_localized_have_a_background() -> None:
+    found = with_background(Classes(names=("cat", "dog"), colours=((1, 2, 3), (4, 5, 6))))
+    assert found.names == ("background", "cat", "dog")
+    assert found.palette.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert len(with_background(Classes(names=("night",), colours=((0, 0, 0),))).palette) == 2
+    with pytest.raises(UserError, match="has a class 'background'"):
+        with_background(Classes(names=("background", "dog")))

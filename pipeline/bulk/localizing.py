@@ -24,7 +24,7 @@ from pipeline.bulk.run import run_bulk
 from pipeline.bulk.schema import PICTURE, PREDICTED, images_schema
 from pipeline.bundle import Card, load_bundle
 from pipeline.cam_masks import label_map
-from pipeline.classes import Classes
+from pipeline.classes import with_background
 from pipeline.classifier import Answer, Classifier
 from pipeline.errors import UserError
 from pipeline.images import changed_view, encode_heatmap, encode_mask, from_upright, resize
@@ -132,9 +132,7 @@ class Localizing:
         self.card = card
         self.classes = card.classes
         self.takes = card.classifier
-        # What masks show: the background, then the classes.
-        palette = [(0, 0, 0), *(tuple(colour) for colour in card.classes.palette.tolist())]
-        self.mask_classes = Classes(names=("background", *card.classes.names), colours=tuple(palette))
+        self._mask_classes = None if config.mask == "none" else with_background(card.classes)
         self._threshold = None if config.threshold_from is None else threshold_of(config.threshold_from)
 
     def schema(self, run: dict[str, Any]) -> pa.Schema:
@@ -155,12 +153,12 @@ class Localizing:
             pa.field("probabilities", pa.list_(pa.float32())),
             pa.field("classes", pa.list_(pa.struct(of_class))),
         ]
-        if self.config.mask != "none":
-            own.append(pa.field("mask", PICTURE))
         if self.config.truth:
             own += [pa.field("known", pa.list_(pa.string())), pa.field("scored", pa.list_(SCORED))]
-        more = {"mask_classes": self.mask_classes.model_dump(mode="json")} if self.config.mask != "none" else {}
-        return images_schema(own, pictures=["mask"] if more else [], run=run | more)
+        if self._mask_classes is None:
+            return images_schema(own, pictures=[], run=run)
+        run = run | {"mask_classes": self._mask_classes.model_dump(mode="json")}
+        return images_schema([*own, pa.field("mask", PICTURE)], pictures=["mask"], run=run)
 
     def truth(self, images: list[InputImage]) -> list[str | None]:
         """Classes and boxes, as JSON; see `Truth`."""
@@ -216,8 +214,9 @@ class Localizing:
                 for i, k in enumerate(predicted["classes"])
             ],
         }
-        if self.config.mask != "none":
-            row["mask"] = self._mask(predicted, heatmaps[:found], upright, stem)
+        if self._mask_classes is not None:
+            mask = self._mask(predicted, heatmaps[:found], upright)
+            row["mask"] = {"bytes": encode_mask(mask, self._mask_classes.palette), "path": f"{stem}.png"}
         if self.config.truth:
             known = Truth.read(truth)
             row["known"] = [self.classes.names[k] for k in known.classes]
@@ -270,16 +269,14 @@ class Localizing:
             case "distance":
                 return distance_boxes(heatmap)
 
-    def _mask(
-        self, predicted: dict[str, Any], heatmaps: NDArray, upright: tuple[int, int], stem: str
-    ) -> dict[str, Any]:
+    def _mask(self, predicted: dict[str, Any], heatmaps: NDArray, upright: tuple[int, int]) -> NDArray:
+        """Class indices on the stored pixels: 0 background, k + 1 the model's class k."""
         pixels = None
         if self.config.mask == "crf":
             pixels = np.frombuffer(predicted["pixels"], np.uint8).reshape(*upright, 3)
         labels = label_map(heatmaps, background=self.config.mask_background, pixels=pixels, crf=self.config.crf_params)
         of_class = np.array([0, *(k + 1 for k in predicted["classes"][: len(heatmaps)])])
-        mask = from_upright(of_class[labels], predicted["orientation"])
-        return {"bytes": encode_mask(mask, self.mask_classes.palette), "path": f"{stem}.png"}
+        return from_upright(of_class[labels], predicted["orientation"])
 
     def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> Report:
         caption = "image with boxes (red; true ones green), map"

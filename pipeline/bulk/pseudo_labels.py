@@ -20,7 +20,7 @@ from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
 from pipeline.cam_masks import IGNORE, IRN_CRF, pseudo_labels
-from pipeline.classes import Classes
+from pipeline.classes import Classes, with_background
 from pipeline.crf import CRFParams
 from pipeline.errors import UserError
 from pipeline.images import decode_heatmap, decode_image, encode_mask, from_upright
@@ -84,8 +84,8 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
         )
     storage.check_writable(config.output)
     of_model = Classes(**metadata_of(images.schema)["classes"])
-    names = ("background", *of_model.names)
-    if len(names) > IGNORE:
+    classes = with_background(of_model)
+    if len(classes) > IGNORE:
         raise UserError(f"label maps have 8 bits: at most {IGNORE - 1} classes, and the model has {len(of_model)}")
     work = [
         {"group": json.dumps(group), "first": first}
@@ -94,7 +94,7 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
     ]
     cluster.connect()
     ray.data.DataContext.get_current().enable_progress_bars = False
-    labeller = Labeller(config, of_model, known="known" in images.schema.names)
+    labeller = Labeller(config, classes, known="known" in images.schema.names)
     done = ray.data.from_items(work, override_num_blocks=len(work)).map(labeller)
     rows: list[dict[str, Any]] = []
     total = images.count_rows()
@@ -103,7 +103,7 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
             rows += json.loads(part["rows"])
             bar.update(len(rows) - bar.n)
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image_id"]), schema=SCHEMA)
-    content = {"names": list(names), "ignore_index": IGNORE}
+    content = {"names": list(classes.names), "colours": classes.palette.tolist(), "ignore_index": IGNORE}
     storage.write_bytes(storage.join(config.output, CLASSES), yaml.safe_dump(content, sort_keys=False).encode())
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -116,7 +116,7 @@ class Labeller:
 
     Args:
         config: of the job.
-        classes: of the classifier.
+        classes: of the label maps: the background, then the classifier's.
         known: whether the run knows which classes its images show.
     """
 
@@ -126,7 +126,7 @@ class Labeller:
         self._known = known
         # Ignored pixels are white; of the values between there are none.
         self._palette = np.full((IGNORE + 1, 3), 255, np.uint8)
-        self._palette[: len(classes) + 1] = [(0, 0, 0), *classes.palette]
+        self._palette[: len(classes)] = classes.palette
 
     def __call__(self, work: dict[str, Any]) -> dict[str, str]:
         columns = ["image_id", "uri", "status", "error_message", "classes", *(["known"] if self._known else [])]
@@ -156,7 +156,7 @@ class Labeller:
             crf=self._config.crf_params,
         )
         of_class = np.arange(IGNORE + 1, dtype=np.uint8)
-        of_class[1 : len(shown) + 1] = [self._index[c["class"]] + 1 for c in shown]
+        of_class[1 : len(shown) + 1] = [self._index[c["class"]] for c in shown]
         stored = from_upright(of_class[labels], decoded.orientation)
         place = posixpath.join(LABELS, posixpath.splitext(row["image_id"])[0] + ".png")
         storage.write_bytes(storage.join(self._config.output, place), encode_mask(stored, self._palette))

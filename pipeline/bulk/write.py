@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import ray
 
 from pipeline import storage
+from pipeline.bulk.fetch import Failure
 from pipeline.bulk.kind import Kind
 from pipeline.bulk.schema import compression
 from pipeline.bulk.shards import IMAGES, part_name, shard_of
@@ -49,7 +50,12 @@ class ShardWriter:
         row["etag"] = image["etag"] or None
         if predicted["error_stage"] is not None:
             return row | {"status": "error"}
-        return row | self._kind.row(predicted, image["truth"]) | {"status": "ok"}
+        try:
+            return row | self._kind.row(predicted, image["truth"]) | {"status": "ok"}
+        except Exception as error:  # whatever it is, it belongs to this image
+            failure = Failure.of("describe", error)
+            told = {"error_class": failure.error_class, "error_message": failure.message}
+            return row | {"status": "error", "error_stage": failure.stage} | told
 
 
 def write_part(run: str, name: str, table: pa.Table, schema: pa.Schema) -> None:
