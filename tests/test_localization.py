@@ -76,6 +76,24 @@ def test_inclusive_boxes_by_hand() -> None:
     assert resized_box(np.array([[1, 2, 4, 3]]), (10, 20), (35, 10)).tolist() == [[3, 1, 14, 1]]
 
 
+def foreground(name: str) -> np.ndarray:
+    """The mask of the golden values: the true boxes, rounded and inclusive, and an ignored corner outside of them."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:20, 200:] = 255
+    for box in GOLDEN["maxboxacc"]["gt_in_448x336"][name]:
+        left, top, right, bottom = (round(v * s) for v, s in zip(box, (1 / 2, 2 / 3) * 2, strict=True))
+        mask[top : bottom + 1, left : right + 1] = 1
+    return mask
+
+
+@pytest.mark.parametrize("step", ["0.01", "0.001"])
+def test_px_ap_is_the_evaluators(step: str) -> None:
+    steps = thresholds(float(step))
+    parts = [pixel_hits(MAPS[name], foreground(name), steps=steps) for name in MAPS]
+    found = sum(parts, PixelHits.zeros(len(steps)))
+    assert 100 * found.px_ap == pytest.approx(GOLDEN["pxap"]["result"][step])
+
+
 def test_a_perfect_map_has_a_px_ap_of_one_and_a_constant_one_the_base_rate() -> None:
     truth = np.zeros((SIDE, SIDE), np.uint8)
     truth[40:90, 60:160] = 1
