@@ -88,13 +88,3 @@ def _covered(box: NDArray, other: NDArray) -> float:
     height = min(box[3], other[3]) - max(box[1], other[1])
     smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
     return max(int(width), 0) * max(int(height), 0) / int(smaller)
-
-
-def iou(boxes: NDArray, others: NDArray) -> NDArray[np.float64]:
-    """Intersection over union of each box with each other, [n, m]."""
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    both = sides.clip(min=0).prod(axis=-1)
-    areas = [(c[..., 2:] - c[..., :2]).prod(axis=-1) for c in (a, b)]
-    union = areas[0] + areas[1] - both
-    return np.divide(both, union, out=np.zeros(np.broadcast_shapes(both.shape, union.shape)), where=union > 0)

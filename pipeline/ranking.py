@@ -5,6 +5,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 
+def none_if_nan(score: float) -> float | None:
+    """A score as JSON and Parquet have it: None where it is undefined."""
+    return None if np.isnan(score) else float(score)
+
+
 def roc_auc(scores: NDArray, present: NDArray[np.bool_]) -> float:
     """The probability that something present has a larger score than something absent; ties count half.
 

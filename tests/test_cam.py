@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.boxes import all_boxes, distance_boxes, iou, largest_box, mask_above
+from pipeline.boxes import all_boxes, distance_boxes, largest_box, mask_above
 from pipeline.cam import average, class_maps, heatmaps, normalise, resize
 
 
@@ -90,8 +90,3 @@ def test_distances_separate_parts_that_touch() -> None:
     found = distance_boxes(heatmap.astype(float))
     assert len(found) == 2
     np.testing.assert_allclose(sorted(found[:, 0]), [7, 77], atol=2)
-
-
-def test_iou_by_hand() -> None:
-    found = iou(np.array([[0, 0, 2, 2], [5, 5, 5, 5]]), np.array([[1, 1, 3, 3], [0, 0, 2, 2], [5, 5, 5, 5]]))
-    np.testing.assert_allclose(found, [[1 / 7, 1, 0], [0, 0, 0]])

@@ -11,8 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.models import configure
+from pipeline.models.cam_classifier import ClassifierOutput
 from pipeline.training import batch_norm
-from pipeline.training.config import Split, TrainConfig
+from pipeline.training.classification import ClassifierObjective
+from pipeline.training.config import ClassifierLoss, Split, TrainConfig
 from pipeline.training.learner import Learner
 from pipeline.training.segmentation import SegmentationObjective
 
@@ -213,3 +215,24 @@ def test_a_compiled_network_learns_the_same() -> None:
     compiled_losses = learn(compiled, batches(2))
     assert compiled_losses == pytest.approx(learn(eager, batches(2)), rel=1e-3)
     assert list(compiled.state_dict()["network"]) == list(eager.state_dict()["network"])
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_classifiers_loss_is_torchs_and_its_parts_add_up(multi_label: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, CLASSES, generator=generator)
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    shape = (6, CLASSES) if multi_label else (6,)
+    labels = torch.randint(0, 2 if multi_label else CLASSES, shape, generator=generator)
+    objective = ClassifierObjective(ClassifierLoss(label_smoothing=0.1), multi_label=multi_label, weights=weights)
+    if multi_label:
+        expected = nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels * 0.9 + 0.05)
+    else:
+        expected = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.1)(logits, labels)
+    whole = objective.totals(labels)
+    torch.testing.assert_close(objective.totals(labels[:2]) + objective.totals(labels[2:]), whole)
+    parts = [
+        objective(ClassifierOutput(logits[part], logits), labels[part], totals=whole, progress=0.0)
+        for part in (slice(0, 2), slice(2, 6))
+    ]
+    torch.testing.assert_close(sum(parts), expected)

@@ -15,7 +15,7 @@ from pipeline.bulk.results import read_file
 from pipeline.classes import Classes
 from pipeline.errors import UserError
 from pipeline.localization import IOUS, BoxHits, PixelHits, box_hits, thresholds
-from pipeline.ranking import average_precision, roc_auc
+from pipeline.ranking import average_precision, none_if_nan, roc_auc
 
 NAMES = {"largest": "map, largest region", "all": "map, all regions", "centre": "centred box"}
 SCORES = "localization_report"
@@ -143,15 +143,11 @@ def _classification(images: pa.dataset.Dataset, classes: Classes) -> list[dict[s
                 "class": name,
                 "images": int(present.sum()),
                 "accuracy": float((top[present] == name).mean()) if present.any() else None,
-                "average_precision": _null(average_precision(probabilities[:, k], present)),
-                "auc": _null(roc_auc(probabilities[:, k], present)),
+                "average_precision": none_if_nan(average_precision(probabilities[:, k], present)),
+                "auc": none_if_nan(roc_auc(probabilities[:, k], present)),
             }
         )
     return rows
-
-
-def _null(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def threshold_of(run: str) -> float:

@@ -10,6 +10,7 @@ import pyarrow.dataset
 
 from pipeline.classes import Classes
 from pipeline.metrics import Confusion
+from pipeline.ranking import none_if_nan
 
 RAW = "raw"  # the network's own masks
 CRF = "crf"  # as a CRF has refined them
@@ -124,8 +125,8 @@ def _by_class(stage: str, counts: Confusion, classes: Classes) -> list[dict[str,
             "tp": int(tp[k]),
             "gt": int(gt[k]),
             "pred": int(pred[k]),
-            "iou": _null(scores.iou[k]),
-            "accuracy": _null(scores.accuracy[k]),
+            "iou": none_if_nan(scores.iou[k]),
+            "accuracy": none_if_nan(scores.accuracy[k]),
         }
         for k, name in enumerate(classes.names)
     ]
@@ -139,19 +140,15 @@ def _whole(stage: str, counts: Confusion, totals: Totals) -> dict[str, Any]:
         "errors": totals.errors,
         "scored_images": totals.scored_images,
         "label_errors": totals.label_errors,
-        "pixel_accuracy": _null(scores.pixel_accuracy),
-        "mean_accuracy": _null(scores.mean_accuracy),
-        "miou": _null(scores.miou),
-        "miou_gt_only": _null(scores.miou_gt_only),
-        "fwiou": _null(scores.fwiou),
+        "pixel_accuracy": none_if_nan(scores.pixel_accuracy),
+        "mean_accuracy": none_if_nan(scores.mean_accuracy),
+        "miou": none_if_nan(scores.miou),
+        "miou_gt_only": none_if_nan(scores.miou_gt_only),
+        "fwiou": none_if_nan(scores.fwiou),
         "ignored_px": counts.ignored,
         "invalid_label_px": counts.invalid_label,
         "invalid_prediction_px": counts.invalid_prediction,
     }
-
-
-def _null(score: float) -> float | None:
-    return None if np.isnan(score) else float(score)
 
 
 def format_report(tables: dict[str, pa.Table]) -> str:

@@ -1,6 +1,5 @@
 """Learning to classify: the task that `jobs/train_classifier.py` gives to the loop."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pipeline.datasets import SampleError
 from pipeline.errors import UserError
 from pipeline.models.cam_classifier import ClassifierOutput
 from pipeline.preprocessing import ClassifierInput
-from pipeline.ranking import average_precision, roc_auc
+from pipeline.ranking import average_precision, none_if_nan, roc_auc
 from pipeline.report.heat import Found, draw_found
 from pipeline.training import distributed
 from pipeline.training.config import ClassifierConfig, ClassifierLoss
@@ -93,13 +92,9 @@ class Classified:
         probabilities = np.array([row["probabilities"] for row in self.rows])
         present = np.array([[k in row["labels"] for k in range(self.classes)] for row in self.rows])
         pairs = list(enumerate(classes.names))
-        ap = {name: _null(average_precision(probabilities[:, k], present[:, k])) for k, name in pairs}
-        auc = {name: _null(roc_auc(probabilities[:, k], present[:, k])) for k, name in pairs}
+        ap = {name: none_if_nan(average_precision(probabilities[:, k], present[:, k])) for k, name in pairs}
+        auc = {name: none_if_nan(roc_auc(probabilities[:, k], present[:, k])) for k, name in pairs}
         return {"mean_ap": _mean(ap.values()), "mean_auc": _mean(auc.values()), "ap": ap, "auc": auc}
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _mean(values: Any) -> float:

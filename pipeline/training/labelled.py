@@ -1,7 +1,6 @@
 """Images with their classes: what there is to learn from, and training examples drawn from it. Imports no torch."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.annotations import read_annotations
 from pipeline.datasets import SampleError
 from pipeline.errors import UserError
 from pipeline.training.config import ClassifierConfig, LabelledImages
-from pipeline.training.stream import THREADS, Crops, first_usable, mean_colour, permutation
+from pipeline.training.stream import Crops, draw_all, first_usable, mean_colour, permutation
 from pipeline.transforms import augment
 
 
@@ -145,15 +144,7 @@ class DrawImages:
         Raises:
             UserError: no image can be used.
         """
-        skipped: dict[str, None] = {}
-        with ThreadPoolExecutor(THREADS) as pool:
-            drawn = list(pool.map(lambda p: self.draw(table, epoch, p, skipped), positions))
-        return Crops(
-            pixels=np.stack([pixels for pixels, _, _ in drawn]),
-            labels=np.stack([labels for _, labels, _ in drawn]),
-            keys=[key for _, _, key in drawn],
-            skipped=list(skipped),
-        )
+        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), positions)
 
     def draw(
         self, table: pa.Table, epoch: int, position: int, skipped: dict[str, None]

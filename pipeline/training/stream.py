@@ -73,19 +73,11 @@ class DrawCrops:
         Raises:
             UserError: a label map contradicts its image or the class file, or no image can be used.
         """
-        skipped: dict[str, None] = {}
-        with ThreadPoolExecutor(THREADS) as pool:
-            drawn = list(pool.map(lambda p: self.draw(table, epoch, p, skipped), positions))
-        return Crops(
-            pixels=np.stack([pixels for pixels, _, _ in drawn]),
-            labels=np.stack([labels.astype(self.label_dtype) for _, labels, _ in drawn]),
-            keys=[key for _, _, key in drawn],
-            skipped=list(skipped),
-        )
+        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), positions)
 
     def draw(
         self, table: pa.Table, epoch: int, position: int, skipped: dict[str, None]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], str]:
+    ) -> tuple[NDArray[np.uint8], NDArray, str]:
         """One crop and the key of its image; lines of images that cannot be used are added to `skipped`."""
         settings = self.augmentation
         rng = np.random.default_rng([self.seed, epoch, position])
@@ -96,7 +88,7 @@ class DrawCrops:
             if rng.random() < probability:
                 other = self._crop(table, order, int(rng.integers(table.num_rows)), rng, skipped)
                 pixels, labels = mix((pixels, labels), other[:2], rng)
-        return pixels, labels, key
+        return pixels, labels.astype(self.label_dtype), key
 
     def _crop(
         self, table: pa.Table, order: NDArray[np.int64], place: int, rng: np.random.Generator, skipped: dict[str, None]
@@ -126,6 +118,22 @@ class DrawCrops:
 def draw_crops(draw: DrawCrops, table: pa.Table, epoch: int, positions: range) -> Crops:
     """`DrawCrops` as a task of any node."""
     return draw(table, epoch, positions)
+
+
+Drawn = tuple[NDArray[np.uint8], NDArray, str]  # pixels, labels, key
+
+
+def draw_all(draw: Callable[[int, dict[str, None]], Drawn], positions: range) -> Crops:
+    """The examples at some positions, fetched at the same time.
+
+    Args:
+        draw: one of them; lines of images that cannot be used are added to its second argument.
+        positions: in the epoch.
+    """
+    skipped: dict[str, None] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        pixels, labels, keys = zip(*pool.map(lambda p: draw(p, skipped), positions), strict=True)
+    return Crops(np.stack(pixels), np.stack(labels), list(keys), list(skipped))
 
 
 T = TypeVar("T")
