@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=float, default=0.25, help="width multiplier of DeepLab v3 on ResNet-18")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns")
     parser.add_argument("--workers", type=int, default=1, help="of ours; the peer has one process")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +54,7 @@ def main() -> None:
         ours: list[float] = []
         theirs: list[float] = []
         records: list[dict[str, Any]] = []
-        for turn in range(2):  # one after the other, twice: what the machine does besides hits both
+        for turn in range(told.rounds):  # in turns: what the machine does besides hits both
             theirs += reference_loop(data, told)
             records = our_run(data, Path(folder) / f"out{turn}", told)
             ours += [record["images_per_s"] for record in records[1:]]
@@ -81,7 +82,7 @@ class Scenes(Dataset):
         self.images = sorted((folder / "train" / "images").iterdir())
         self.labels = sorted((folder / "train" / "labels").iterdir())
         self.length = steps * batch
-        base = CROP[0]
+        base = SIZE[1]  # the scenes' shorter side: a scale of 1 leaves them as they are
         self.transform = v2.Compose(
             [
                 v2.RandomResize(min_size=int(SCALE[0] * base), max_size=int(SCALE[1] * base)),

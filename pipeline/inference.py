@@ -41,7 +41,7 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
     mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
     std = torch.tensor(preprocessing.std, device=pixels.device) * 255
-    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+    return (pixels - mean).div_(std).permute(0, 3, 1, 2)
 
 
 def autocast(device: torch.device, dtype: DType) -> torch.autocast:

@@ -115,6 +115,11 @@ def join(url: str, *parts: str) -> str:
     return posixpath.join(url.rstrip("/") or "/", *parts)
 
 
+def is_local(url: str) -> bool:
+    """Whether it lies on a file system of this machine (which may be mounted from another)."""
+    return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
 def url_of(fs: AbstractFileSystem, path: str) -> str:
     """The URL of a path; local files stay plain paths, which every tool opens."""
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)

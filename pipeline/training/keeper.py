@@ -1,5 +1,6 @@
 """What an epoch leaves on storage."""
 
+import torch
 from torch import Tensor
 
 from pipeline import bundle
@@ -30,7 +31,10 @@ class Keeper:
         self._weights: dict[str, Tensor] | None = None
         if progress.records[-1]["best"] and distributed.rank() == 0:
             state = learner.evaluated.state_dict()
-            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+            self._weights = {
+                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in state.items()
+            }
 
     def __call__(self) -> None:
         if self._weights is not None:

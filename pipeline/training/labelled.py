@@ -144,7 +144,7 @@ class DrawImages:
         Raises:
             UserError: no image can be used.
         """
-        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), positions)
+        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), table, positions)
 
     def draw(
         self, table: pa.Table, epoch: int, position: int, skipped: dict[str, None]

@@ -29,8 +29,11 @@ class Totals(NamedTuple):
 def totals(labels: Tensor, *, ignore_index: int, class_weights: Tensor | None = None) -> Totals:
     """The divisors of a batch of labels, int64 [batch, height, width]; at least 1e-6, for a batch of ignored pixels."""
     labelled = labels != ignore_index
-    pixels = labelled.float() if class_weights is None else class_weights[torch.where(labelled, labels, 0)] * labelled
-    return Totals(pixels.sum().clamp(min=1e-6), torch.tensor(float(len(labels)), device=labels.device))
+    if class_weights is None:
+        pixels = labelled.sum().float()
+    else:
+        pixels = (class_weights[torch.where(labelled, labels, 0)] * labelled).sum()
+    return Totals(pixels.clamp(min=1e-6), torch.tensor(float(len(labels)), device=labels.device))
 
 
 def segmentation_loss(

@@ -14,13 +14,15 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.classes import Classes
 from pipeline.datasets import BadLabelError, Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
 from pipeline.transforms import Augmentation, augment, copy_paste, cutmix
 
-THREADS = 8  # fetches at a time in a task
+REMOTE_THREADS = 8  # fetches at a time in a task: remote storage answers late
+LOCAL_THREADS = 2  # of local files; more of them only contend, and a crop costs a third more CPU
 
 
 class Crops(NamedTuple):
@@ -73,7 +75,7 @@ class DrawCrops:
         Raises:
             UserError: a label map contradicts its image or the class file, or no image can be used.
         """
-        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), positions)
+        return draw_all(lambda position, skipped: self.draw(table, epoch, position, skipped), table, positions)
 
     def draw(
         self, table: pa.Table, epoch: int, position: int, skipped: dict[str, None]
@@ -123,17 +125,24 @@ def draw_crops(draw: DrawCrops, table: pa.Table, epoch: int, positions: range) -
 Drawn = tuple[NDArray[np.uint8], NDArray, str]  # pixels, labels, key
 
 
-def draw_all(draw: Callable[[int, dict[str, None]], Drawn], positions: range) -> Crops:
+def draw_all(draw: Callable[[int, dict[str, None]], Drawn], table: pa.Table, positions: range) -> Crops:
     """The examples at some positions, fetched at the same time.
 
     Args:
         draw: one of them; lines of images that cannot be used are added to its second argument.
+        table: of samples, whose `image` says what storage they lie on.
         positions: in the epoch.
     """
     skipped: dict[str, None] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        pixels, labels, keys = zip(*pool.map(lambda p: draw(p, skipped), positions), strict=True)
+    pool = _threads(LOCAL_THREADS if storage.is_local(table["image"][0].as_py()) else REMOTE_THREADS)
+    pixels, labels, keys = zip(*pool.map(lambda p: draw(p, skipped), positions), strict=True)
     return Crops(np.stack(pixels), np.stack(labels), list(keys), list(skipped))
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Kept from task to task: a new thread's memory is new, too, and costs page faults."""
+    return ThreadPoolExecutor(count)
 
 
 T = TypeVar("T")
