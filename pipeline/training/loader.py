@@ -105,8 +105,8 @@ class Loader:
     def _collect(self, references: list[Any]) -> Batch:
         crops: list[Crops] = ray.get(references)
         pixels = torch.from_numpy(np.concatenate([c.pixels for c in crops]))
-        # numpy widens them, not torch: on a CPU torch would start OpenMP's threads for this thread too, and with more
-        # of them than cores every parallel loop of the learning thread sleeps at its end (a step took 1.3 times as long).
+        # numpy widens them, not torch: on a CPU torch would start OpenMP's threads for this thread, too, and with more
+        # of them than cores every parallel loop of the learning thread ends in a sleep: steps took 1.3 times as long.
         labels = torch.from_numpy(np.concatenate([c.labels for c in crops], dtype=np.int64))
         if self._device.type == "cuda":
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
