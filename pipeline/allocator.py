@@ -1,22 +1,17 @@
-"""The C library's memory allocator, told how tensors use it."""
+"""How the C library's memory allocator treats the tensors of a process that computes on CPUs."""
 
-import ctypes
+from typing import Any
 
-# <malloc.h>
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-LARGEST = 2**30
+KEEP_FREED_MEMORY: dict[str, Any] = {
+    "env_vars": {
+        # One arena: only the main one can hold buffers above 64 MB.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(2**40),
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    }
+}
+"""A Ray runtime environment whose processes use freed memory again before it goes back to the operating system.
 
-
-def keep_freed_memory() -> None:
-    """Let this process use freed memory again before it goes back to the operating system.
-
-    Every step frees buffers of many megabytes and asks for the same again. glibc returns such buffers at once, and the
-    system clears each page anew: a training step of DeepLab v3 on a CPU takes 0.87 times as long without that, with
-    the same peak memory. For processes whose buffers come back in the same sizes. Does nothing where the C library
-    is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST)
-        mallopt(M_TRIM_THRESHOLD, LARGEST)
+Every batch frees buffers of many megabytes and asks for the same again. glibc returns such buffers at once, and the
+system clears each page anew; see docs/decisions.md for what that costs. Other C libraries do not know these variables.
+"""

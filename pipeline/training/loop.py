@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline import cluster, storage
-from pipeline.allocator import keep_freed_memory
 from pipeline.errors import UserError, find_user_error
 from pipeline.training import distributed
 from pipeline.training.checkpoints import restore, store
@@ -59,7 +58,6 @@ def _train(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if not config.scaling.use_gpu:
-        keep_freed_memory()
         # Ray sets one thread per reserved CPU; a laptop's cores would idle.
         torch.set_num_threads(max(1, cluster.cpu_count() // context.get_local_world_size()))
     torch.manual_seed(config.seed)

@@ -8,8 +8,10 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster, models, storage
+from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.errors import UserError
 from pipeline.training import checkpoints
 from pipeline.training.config import RunConfig
@@ -118,7 +120,9 @@ def _check_network(config: RunConfig, task: Task) -> None:
 
 
 def _fit(config: RunConfig, task: Task, steps: int, records: list[dict[str, Any]]) -> None:
-    monitor = Monitor.remote()  # type: ignore[attr-defined]
+    # On the driver's node: on another, the loss of that node would be the end of the run.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor = Monitor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     fs, path = storage.filesystem(config.output)
     scaling = config.scaling
     lean = copy.copy(task)
@@ -146,6 +150,7 @@ def _fit(config: RunConfig, task: Task, steps: int, records: list[dict[str, Any]
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            worker_runtime_env=None if scaling.use_gpu else KEEP_FREED_MEMORY,
         ),
     )
     with (
