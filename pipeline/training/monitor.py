@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Pace(NamedTuple):
@@ -63,3 +64,9 @@ class Monitor:
     def progress(self, seen: int) -> tuple[Pace, list[Epoch]]:
         """The pace, and the epochs beyond the first `seen`."""
         return self._pace, self._epochs[seen:]
+
+
+def start_monitor() -> Any:
+    """A handle of a new `Monitor` on the driver's node: on another, the loss of that node would end the run."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Monitor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]

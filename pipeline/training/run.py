@@ -8,7 +8,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster, models, storage
 from pipeline.allocator import KEEP_FREED_MEMORY
@@ -18,7 +17,7 @@ from pipeline.training.config import RunConfig
 from pipeline.training.display import Display
 from pipeline.training.learner import Learner
 from pipeline.training.loop import train_worker
-from pipeline.training.monitor import Monitor
+from pipeline.training.monitor import start_monitor
 from pipeline.training.network import build_network
 from pipeline.training.records import claim_output, read_records
 from pipeline.training.report import REPORT, write_report
@@ -120,9 +119,7 @@ def _check_network(config: RunConfig, task: Task) -> None:
 
 
 def _fit(config: RunConfig, task: Task, steps: int, records: list[dict[str, Any]]) -> None:
-    # On the driver's node: on another, the loss of that node would be the end of the run.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    monitor = Monitor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    monitor = start_monitor()
     fs, path = storage.filesystem(config.output)
     scaling = config.scaling
     lean = copy.copy(task)
