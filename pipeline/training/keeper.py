@@ -31,6 +31,7 @@ class Keeper:
         self._weights: dict[str, Tensor] | None = None
         if progress.records[-1]["best"] and distributed.rank() == 0:
             state = learner.evaluated.state_dict()
+            # Contiguous already here: the background thread must not run torch's parallel loops (docs/decisions.md).
             self._weights = {
                 name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in state.items()
