@@ -105,14 +105,15 @@ class Loader:
     def _collect(self, references: list[Any]) -> Batch:
         crops: list[Crops] = ray.get(references)
         pixels = torch.from_numpy(np.concatenate([c.pixels for c in crops]))
-        # numpy widens them, not torch: on a CPU torch would start OpenMP's threads for this thread, too, and with more
-        # of them than cores every parallel loop of the learning thread ends in a sleep: steps took 1.3 times as long.
-        labels = torch.from_numpy(np.concatenate([c.labels for c in crops], dtype=np.int64))
-        if self._device.type == "cuda":
+        # A GPU gets labels as narrow as they are and widens them. On a CPU NumPy does: torch would start OpenMP threads
+        # for this thread, too, and with more of them than cores the learning thread's loops end in a sleep.
+        cuda = self._device.type == "cuda"
+        labels = torch.from_numpy(np.concatenate([c.labels for c in crops], dtype=None if cuda else np.int64))
+        if cuda:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
         return Batch(
             pixels.to(self._device, non_blocking=True),
-            labels.to(self._device, non_blocking=True),
+            labels.to(self._device, non_blocking=True).long(),
             [key for c in crops for key in c.keys],
             [line for c in crops for line in c.skipped],
         )
