@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.crf.inference import Refined, infer
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.pruning import count_best
-from pipeline.crf.rows import Rows, rows_of
+from pipeline.crf.rows import Rows, best_classes, rows_of
+from pipeline.crf.samples import Samples
 from pipeline.crf.tiles import MAX_BYTES, Tile, bytes_per_pixel, tiles
 
 MAX_CLASSES = 1000
@@ -49,27 +49,25 @@ def dense_crf(
     params = params or CRFParams()
     pixels = image_array(image)
     given = _given(probabilities, unary, pixels.shape[:2])
-    classes, of_probabilities = len(given), unary is None
+    of_probabilities = unary is None
     whole: NDArray = np.empty(pixels.shape[:2], np.int32)
     if output == "probabilities":
         whole = np.empty(given.shape, np.float32)
-    for tile in image_tiles(pixels, params, classes=classes, max_bytes=max_bytes):
+    for tile in image_tiles(pixels, params, classes=len(given), max_bytes=max_bytes):
         refined = _refine(pixels[tile.outer], given[:, *tile.outer], params, mode, of_probabilities)
-        found = refined.labels() if output == "labels" else refined.probabilities(classes)
+        found = refined.labels() if output == "labels" else refined.probabilities()
         whole[..., *tile.inner] = found[..., *tile.kept]
     return whole
 
 
 def _refine(pixels: NDArray, given: NDArray, params: CRFParams, mode: Mode, of_probabilities: bool) -> Refined:
-    classes = len(given)
+    def rows_at(samples: Samples, order: NDArray[np.intp], rest: float) -> Rows:
+        return rows_of(given, samples, order, probabilities=of_probabilities, rest=rest)
 
-    def rows_at(order: NDArray[np.intp], rest: float, grid: slice) -> Rows:
-        return rows_of(given[:, grid, grid], order, probabilities=of_probabilities, rest=rest)
+    def raw() -> NDArray[np.int32]:
+        return best_classes(given, smallest=not of_probabilities)
 
-    def wins() -> NDArray[np.int64]:
-        return count_best(given.reshape(classes, -1), smallest=not of_probabilities)
-
-    return infer(pixels, rows_at, wins, classes=classes, params=params, mode=mode)
+    return infer(pixels, rows_at, raw, classes=len(given), params=params, mode=mode)
 
 
 def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: int, align: int = 1) -> Iterator[Tile]:

@@ -1,11 +1,12 @@
-"""Values through a lattice: the loops of the mean field, one compiled variant per number of lanes.
+"""The loops of the mean field, one compiled variant per number of lanes.
 
-Arrays are flat and hold rows of float32: a pixel's classes, or a lattice point's. A row is `width` numbers, a multiple
-of `len(lanes)`, which is what goes through the processor's registers at once. Vertices are given as the offsets of
-their rows. `corners` is a tuple as long as a pixel has vertices, so that loops over them are unrolled.
+Arrays are flat and hold rows of float32: a sample's classes, or a lattice point's. A row is `width` numbers, a multiple
+of `len(lanes)`, which is what goes through the processor's registers at once. (Of a lattice the first `len(lanes)`
+numbers of all points come first, then the next: a point's number times a constant finds it.) `corners` is a tuple as
+long as a sample has vertices, so that loops over them are unrolled.
 
-A step goes over the pixels in blocks, and over a block in short loops: in one long loop per pixel the processor would
-wait for each pixel's chain of additions, maximum, exponential and sum before it saw the next one.
+A step goes over the samples in blocks, and over a block in short loops: in one long loop per sample the processor would
+wait for each one's chain of additions, maximum, exponential and sum before it saw the next.
 """
 
 from typing import NamedTuple
@@ -14,31 +15,51 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import exponential, largest, load, multiply_add, peek, poke, scale_add, store, total, zeros
+from pipeline.crf.lanes import (
+    divide,
+    exponential,
+    largest,
+    load,
+    logarithm,
+    multiply_add,
+    peek,
+    poke,
+    row_of,
+    scale_add,
+    store,
+    total,
+)
 
-BLOCK = 16  # pixels
+BLOCK = 16  # samples
+OF_BLOCK = (0,) * BLOCK  # as lanes
 NOTHING = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
+LEAST_DOUBT = np.float32(1e-7)  # what float32 tells of 1 - max Q
+CONTESTED = np.float32(1.7)  # 1 / max Q
 
 
 class Passage(NamedTuple):
-    """A kernel during a step: values of the last step are sliced, those of the next are splat.
+    """A kernel's lattice during a step: values of the last step are sliced, those of the next are splat.
 
     Attributes:
-        vertices: int32 [pixels · (d + 1)], offsets of lattice points' rows.
-        into, out: float32 [pixels · (d + 1)], weights of the splat and of the slice; they hold the kernel's weight and
-            normalisation already.
+        vertices: int32 [samples · 2 (d + 1)], for each sample the numbers of the d + 1 points around it, and the bits of
+            their weights in the slice, which lie beside them in memory.
+        weights: float32, the same memory.
+        ratios: float32 [samples], of the weights in the splat to those in the slice.
         corners: d + 1 zeros.
-        old, new: float32 [(points + 1) · width], the lattice's values; the last row is zeros.
+        old: float32 [points · width], splat and blurred.
+        new: float32 [points · width], splat; each step begins with what has settled.
+        settled: float32 [points · width], the splat of samples that are not visited any more.
     """
 
     vertices: NDArray[np.int32]
-    into: NDArray[np.float32]
-    out: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    ratios: NDArray[np.float32]
     corners: tuple[int, ...]
     old: NDArray[np.float32]
     new: NDArray[np.float32]
+    settled: NDArray[np.float32]
 
 
 class Compatibility(NamedTuple):
@@ -59,77 +80,103 @@ def blur(values, chains, width, lanes):
 
     Chains are short: with a branch at their ends the processor would guess wrong at every other point.
     """
-    for part in range(0, width, len(lanes)):
+    for part in range(0, len(values), len(values) // width * len(lanes)):
         j = np.int64(peek(chains, 0))
         i = j ^ (j >> 63)
-        here = load(values, i * width + part, lanes)
+        here = load(values, i * len(lanes) + part, lanes)
         before, half_before = here, NOTHING
         for k in range(1, len(chains)):
             half_after = HALF if j >= 0 else NOTHING
-            at = i * width + part
+            at = i * len(lanes) + part
             j = np.int64(peek(chains, k))
             i = j ^ (j >> 63)
-            after = load(values, i * width + part, lanes)
+            after = load(values, i * len(lanes) + part, lanes)
             store(values, at, scale_add(after, half_after, scale_add(before, half_before, here)))
             before, here, half_before = here, after, half_after
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def step(scores, first, second, factors, matrix, labels, classes, width, lanes):
-    """A mean-field step in one pass over the pixels: slice both kernels, add the scores, softmax, splat into both.
-
-    Where labels are not None the best classes are written to them. Returns how many pixels had another label.
-    """
-    rows, sums, changed = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32), 0
-    for start in range(0, len(scores) // width, BLOCK):
-        count = min(BLOCK, len(scores) // width - start)
-        _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
-        if labels is not None:
-            changed += _best(labels[start : start + count], rows, classes, width)
-        _exponentials(rows, sums, count, width, lanes)
-        _scatter(rows, sums, start, count, first, width, lanes)
-        _scatter(rows, sums, start, count, second, width, lanes)
-    return changed
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def first_step(scores, first, second, width, lanes):
+def begin(scores, certainty, first, second, width, lanes):
     """Splat the softmax of the scores."""
-    rows, sums = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, len(scores) // width, BLOCK):
-        count = min(BLOCK, len(scores) // width - start)
+    rows, sums, samples = np.empty(BLOCK * width, np.float32), np.ones(BLOCK, np.float32), len(scores) // width
+    for start in range(0, samples, BLOCK):
+        count = min(BLOCK, samples - start)
         _copy(rows, start, count, scores, width)
         _exponentials(rows, sums, count, width, lanes)
-        _scatter(rows, sums, start, count, first, width, lanes)
-        _scatter(rows, sums, start, count, second, width, lanes)
+        store(certainty, start, logarithm(_odds(sums), ONE))
+        _scatter(first.new, rows, sums, start, count, first, width, lanes)
+        _scatter(second.new, rows, sums, start, count, second, width, lanes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def labels_of(labels, scores, first, second, factors, matrix, classes, width, lanes):
-    """The last slice (without kernels, none): write the best classes, int32 [pixels]."""
-    rows = np.empty(BLOCK * width, np.float32)
-    for start in range(0, len(labels), BLOCK):
-        count = min(BLOCK, len(labels) - start)
+def step(
+    scores, blocks, certainty, labels, first, second, factors, matrix, tolerance, patience, width, lanes
+):  # fmt: skip
+    """A mean-field step in one pass over the samples: slice both kernels, add the scores, softmax, splat into both.
+
+    Blocks of samples whose probabilities have settled are splat for good and need not be visited again.
+
+    Args:
+        scores: float32 [samples · width], log-probabilities.
+        blocks: int32, the first sample of each block to visit. Those to visit in the next step are moved to the front.
+        certainty: float32 [samples, rounded up to whole blocks], log 1 / (1 - max Q); updated.
+        labels: int32 [samples], best classes, updated to count how many change; or None.
+        first, second: the two kernels.
+        factors, matrix: see `Compatibility`.
+        tolerance, patience: see `_settled`.
+        width, lanes: of a row.
+
+    Returns:
+        How many blocks to visit in the next step, and how many samples have another label.
+    """
+    rows, sums, samples = np.empty(BLOCK * width, np.float32), np.ones(BLOCK, np.float32), len(scores) // width
+    changed = left = 0
+    for i in range(len(blocks)):
+        start = np.int64(peek(blocks, i))
+        count = min(BLOCK, samples - start)
+        _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
+        if labels is not None:
+            changed += _relabel(labels, rows, start, count, width, width)
+        _exponentials(rows, sums, count, width, lanes)
+        _scatter(first.new, rows, sums, start, count, first, width, lanes)
+        _scatter(second.new, rows, sums, start, count, second, width, lanes)
+        if _settled(sums, certainty, start, tolerance, patience):
+            _scatter(first.settled, rows, sums, start, count, first, width, lanes)
+            _scatter(second.settled, rows, sums, start, count, second, width, lanes)
+        else:
+            poke(blocks, left, np.int32(start))
+            left += 1
+    return left, changed
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def labels_of(scores, first, second, factors, matrix, classes, width, lanes):
+    """The last slice (without kernels, none): the best classes, int32 [samples]."""
+    rows, samples = np.empty(BLOCK * width, np.float32), len(scores) // width
+    labels = np.zeros(samples, np.int32)
+    for start in range(0, samples, BLOCK):
+        count = min(BLOCK, samples - start)
         if first is None:
             _copy(rows, start, count, scores, width)
         else:
             _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
-        _best(labels[start : start + count], rows, classes, width)
+        _relabel(labels, rows, start, count, classes, width)
+    return labels
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def probabilities_of(result, scores, first, second, factors, matrix, width, lanes):
-    """The last slice (without kernels, none): write the softmax to float32 [classes, pixels]."""
-    classes, pixels = result.shape
+    """The last slice (without kernels, none): write the softmax to float32 [lanes, samples]."""
+    used, samples = result.shape
     rows, sums = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, pixels, BLOCK):
-        count = min(BLOCK, pixels - start)
+    for start in range(0, samples, BLOCK):
+        count = min(BLOCK, samples - start)
         if first is None:
             _copy(rows, start, count, scores, width)
         else:
             _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
         _exponentials(rows, sums, count, width, lanes)
-        for c in range(classes):
+        for c in range(used):
             for q in range(count):
                 result[c, start + q] = rows[q * width + c] / sums[q]
 
@@ -141,23 +188,51 @@ def _copy(rows, start, count, scores, width):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _odds(sums):
+    """1 / (1 - max Q) of a block, where the sum of e^(x - max x) is 1 / max Q."""
+    sum = load(sums, 0, OF_BLOCK)
+    return divide(sum, scale_add(row_of(ONE, OF_BLOCK), LEAST_DOUBT - ONE, sum))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _settled(sums, certainty, start, tolerance, patience):
+    """Whether all samples of a block have settled; and note their certainty.
+
+    With e = 1 - max Q, a logit that moves by D against the others changes no probability by more than e (exp D - 1):
+    there is room for D = log(1 + tolerance / e). Settled is a sample that would need as many steps as patience tells to
+    go that far at the pace of its last one. Paces slacken from step to step.
+    """
+    odds = _odds(sums)
+    now, none = logarithm(odds, ONE), row_of(NOTHING, OF_BLOCK)
+    pace = scale_add(load(certainty, start, OF_BLOCK), -ONE, now)
+    store(certainty, start, now)
+    room = logarithm(scale_add(odds, tolerance, row_of(ONE, OF_BLOCK)), ONE)
+    over = max(
+        largest(scale_add(pace, patience, scale_add(room, -ONE, none))),
+        largest(scale_add(pace, -patience, scale_add(room, -ONE, none))),
+    )
+    return over < 0 and largest(load(sums, 0, OF_BLOCK)) < CONTESTED
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes):
-    """Scores plus messages of a block of pixels; see `Compatibility` for factors and matrix."""
+    """Scores plus messages of a block of samples; see `Compatibility` for factors and matrix."""
     for part in range(0, width, len(lanes)):
-        for q in range(count):
-            score = load(scores, (start + q) * width + part, lanes)
-            x = score if factors is None and matrix is None else zeros(lanes)
-            at = (start + q) * len(first.corners)
+        in_first, in_second = len(first.old) // width * part, len(second.old) // width * part
+        for k in range(count):
+            score = load(scores, (start + k) * width + part, lanes)
+            x = score if factors is None and matrix is None else row_of(NOTHING, lanes)
+            at = (start + k) * 2 * len(first.corners)
             for r in range(len(first.corners)):
-                y = load(first.old, np.int64(peek(first.vertices, at + r)) + part, lanes)
-                x = scale_add(y, peek(first.out, at + r), x)
-            at = (start + q) * len(second.corners)
+                y = load(first.old, np.int64(peek(first.vertices, at + r)) * len(lanes) + in_first, lanes)
+                x = scale_add(y, peek(first.weights, at + len(first.corners) + r), x)
+            at = (start + k) * 2 * len(second.corners)
             for r in range(len(second.corners)):
-                y = load(second.old, np.int64(peek(second.vertices, at + r)) + part, lanes)
-                x = scale_add(y, peek(second.out, at + r), x)
+                y = load(second.old, np.int64(peek(second.vertices, at + r)) * len(lanes) + in_second, lanes)
+                x = scale_add(y, peek(second.weights, at + len(second.corners) + r), x)
             if factors is not None:
                 x = multiply_add(x, load(factors, part, lanes), score)
-            store(rows, q * width + part, x)
+            store(rows, k * width + part, x)
     if matrix is not None:
         _mix(rows, start, count, scores, matrix, width, lanes)
 
@@ -166,71 +241,75 @@ def _logits(rows, start, count, scores, first, second, factors, matrix, width, l
 def _mix(rows, start, count, scores, matrix, width, lanes):
     """Scores plus the matrix times the messages, in place of the messages."""
     message = np.empty(width, np.float32)
-    for q in range(count):
-        message[:] = rows[q * width : (q + 1) * width]
+    for k in range(count):
+        message[:] = rows[k * width : (k + 1) * width]
         for part in range(0, width, len(lanes)):
-            x = load(scores, (start + q) * width + part, lanes)
+            x = load(scores, (start + k) * width + part, lanes)
             for c in range(width):
                 x = scale_add(load(matrix[c], part, lanes), message[c], x)
-            store(rows, q * width + part, x)
+            store(rows, k * width + part, x)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _exponentials(rows, sums, count, width, lanes):
     """Rows become e^(x - max x), sums their sums."""
-    for q in range(count):
-        shift = largest(load(rows, q * width, lanes))
+    for k in range(count):
+        shift = largest(load(rows, k * width, lanes))
         for part in range(len(lanes), width, len(lanes)):
-            shift = max(shift, largest(load(rows, q * width + part, lanes)))
-        poke(sums, q, shift)
-    for q in range(count):
-        shift = peek(sums, q)
+            shift = max(shift, largest(load(rows, k * width + part, lanes)))
+        poke(sums, k, shift)
+    for k in range(count):
+        shift = peek(sums, k)
         for part in range(0, width, len(lanes)):
-            at = q * width + part
+            at = k * width + part
             store(rows, at, exponential(load(rows, at, lanes), shift))
-    for q in range(count):
-        sum = total(load(rows, q * width, lanes))
+    for k in range(count):
+        sum = total(load(rows, k * width, lanes))
         for part in range(len(lanes), width, len(lanes)):
-            sum += total(load(rows, q * width + part, lanes))
-        poke(sums, q, sum)
+            sum += total(load(rows, k * width + part, lanes))
+        poke(sums, k, sum)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scatter(rows, sums, start, count, passage, width, lanes):
-    """Add each row, divided by its sum, times the weights, to the values at the pixel's vertices."""
+def _scatter(values, rows, sums, start, count, passage, width, lanes):
+    """Add each row, divided by its sum, times the weights, to the values at the sample's vertices."""
+    n = len(passage.corners)
     for part in range(0, width, len(lanes)):
-        for q in range(count):
-            x = load(rows, q * width + part, lanes)
-            inverse = ONE / peek(sums, q)
-            at = (start + q) * len(passage.corners)
+        base = len(values) // width * part
+        for k in range(count):
+            x = load(rows, k * width + part, lanes)
+            scale, at = peek(passage.ratios, start + k) / peek(sums, k), (start + k) * 2 * n
             for r in range(len(passage.corners)):
-                to = np.int64(peek(passage.vertices, at + r)) + part
-                y = load(passage.new, to, lanes)
-                store(passage.new, to, scale_add(x, peek(passage.into, at + r) * inverse, y))
+                i = np.int64(peek(passage.vertices, at + r)) * len(lanes) + base
+                y = load(values, i, lanes)
+                store(values, i, scale_add(x, peek(passage.weights, at + n + r) * scale, y))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _best(labels, rows, classes, width):
-    """Write the classes of the largest numbers; returns how many pixels had another label."""
+def _relabel(labels, rows, start, count, classes, width):
+    """Write the classes of the largest numbers; returns how many samples had another label."""
     changed = 0
-    for q in range(len(labels)):
-        best, highest = 0, peek(rows, q * width)
+    for k in range(count):
+        best, highest = 0, peek(rows, k * width)
         for c in range(1, classes):
-            x = peek(rows, q * width + c)
+            x = peek(rows, k * width + c)
             if x > highest:
                 best, highest = c, x
-        changed += labels[q] != best
-        labels[q] = best
+        changed += peek(labels, start + k) != best
+        poke(labels, start + k, np.int32(best))
     return changed
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def blurred_ones(vertices, weights, points, chains):
-    """Splat and blur ones: float32 [points + 1], the last of which is 0."""
-    values = np.zeros(points + 1, np.float32)
-    for p in range(len(vertices)):
-        for r in range(vertices.shape[1]):
-            values[vertices[p, r]] += weights[p, r]
+def blurred_ones(vertices, weights, counts, points, chains, corners):
+    """Splat and blur as many ones as each sample stands for: float32 [points]. Vertices and weights as in `Passage`."""
+    values = np.zeros(points, np.float32)
+    n = len(corners)
+    for p in range(len(counts)):
+        count = peek(counts, p)
+        for r in range(len(corners)):
+            i = np.int64(peek(vertices, 2 * n * p + r))
+            poke(values, i, peek(values, i) + count * peek(weights, 2 * n * p + n + r))
     for chain in chains:
         j = np.int64(peek(chain, 0))
         i = j ^ (j >> 63)
@@ -247,15 +326,22 @@ def blurred_ones(vertices, weights, points, chains):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def normalised(ones, vertices, weights, factor, gain, power):
-    """Weights times a factor, over a power (0, 1/2 or 1) of each pixel's sum over all others: the slice of the ones."""
-    result = np.empty_like(weights)
-    for p in range(len(vertices)):
-        sum = np.float32(0)
-        for r in range(vertices.shape[1]):
-            sum += weights[p, r] * ones[vertices[p, r]]
+def normalise(vertices, weights, ratios, ones, factor, gain, before, after, corners):
+    """Multiply the weights, in place, by a factor and by a power (0, -1/2 or -1) of each sample's sum over all others,
+    which is the slice of the ones; and the ratios by what the splat has instead."""
+    n = len(corners)
+    for p in range(len(ratios)):
+        sum = NOTHING
+        for r in range(len(corners)):
+            sum += peek(weights, 2 * n * p + n + r) * peek(ones, np.int64(peek(vertices, 2 * n * p + r)))
         sum = max(sum * gain, np.float32(1e-20))
-        scale = factor if power == 0 else (factor / np.sqrt(sum) if power == HALF else factor / sum)
-        for r in range(vertices.shape[1]):
-            result[p, r] = weights[p, r] * scale
-    return result
+        scale = factor * _power(sum, after)
+        for r in range(len(corners)):
+            poke(weights, 2 * n * p + n + r, peek(weights, 2 * n * p + n + r) * scale)
+        if before != after:
+            poke(ratios, p, peek(ratios, p) * _power(sum, before) / _power(sum, after))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _power(x, exponent):
+    return ONE if exponent == 0 else (ONE / np.sqrt(x) if exponent == -HALF else ONE / x)

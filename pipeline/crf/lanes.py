@@ -112,6 +112,16 @@ def poke(typing_context: Any, array: Any, index: Any, value: Any) -> tuple[Any, 
 
 
 @intrinsic
+def divide(typing_context: Any, x: Any, y: Any) -> tuple[Any, Callable]:
+    """x / y, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _each(builder, builder.fdiv, *arguments)
+
+    return x(x, y), generate
+
+
+@intrinsic
 def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> tuple[Any, Callable]:
     """The row of `len(lanes)` numbers at an offset of a flat float32 array."""
     width = len(lanes)
@@ -137,14 +147,14 @@ def store(typing_context: Any, array: Any, offset: Any, x: Any) -> tuple[Any, Ca
 
 
 @intrinsic
-def zeros(typing_context: Any, lanes: Any) -> tuple[Any, Callable]:
-    """The row of `len(lanes)` zeros."""
+def row_of(typing_context: Any, scalar: Any, lanes: Any) -> tuple[Any, Callable]:
+    """The row of `len(lanes)` equal numbers."""
     width = len(lanes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _row(builder, [_constant(0.0, ir.VectorType(F32, n)) for n in _parts(width)])
+        return _row(builder, [_all(builder, arguments[0], ir.VectorType(F32, n)) for n in _parts(width)])
 
-    return Lanes(width)(lanes), generate
+    return Lanes(width)(types.float32, lanes), generate
 
 
 @intrinsic

@@ -19,6 +19,8 @@ from pipeline.crf.lanes import peek, poke
 FREE = np.int64(-(2**63))  # no key
 NONE = np.int32(-1)
 BLOCK = 128  # pixels
+RECENT_BITS = 9
+RECENT = 1 << RECENT_BITS
 MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
 
 
@@ -27,7 +29,7 @@ class Features(NamedTuple):
 
     Attributes:
         values: float32 [pixels, d], finite.
-        low, high: float32 [d], bounds of theirs, and of any that are looked up later.
+        low, high: float32 [d], bounds of theirs.
     """
 
     values: NDArray[np.float32]
@@ -57,23 +59,20 @@ class Lattice(NamedTuple):
 
     Attributes:
         points: how many lattice points are in use.
-        vertices: int32 [pixels, d + 1], the points around each pixel.
-        weights: float32 [pixels, d + 1], its barycentric weights; they sum to 1.
+        places: int32 [pixels, 2, d + 1], the points around each pixel, and the bits of its float32 barycentric weights,
+            which sum to 1: what belongs together lies together.
         chains: for each of the d + 1 directions the points, int32, in the order of a walk along it. The last point i of
             a chain is written as ~i; chains of a single point, which a blur leaves as they are, are left out. One more
             point follows the last.
-        finder: finds the points.
     """
 
     points: int
-    vertices: NDArray[np.int32]
-    weights: NDArray[np.float32]
+    places: NDArray[np.int32]
     chains: tuple[NDArray[np.int32], ...]
-    finder: Index
 
     @property
     def dimensions(self) -> int:
-        return self.vertices.shape[1] - 1
+        return self.places.shape[2] - 1
 
     @property
     def gain(self) -> float:
@@ -87,29 +86,17 @@ def build_lattice(features: Features) -> Lattice:
     Raises:
         ValueError: features that span too many widths.
     """
-    vertices, weights = _unplaced(features)
+    places = np.empty((len(features.values), 2, len(features.low) + 1), np.int32)
+    vertices, weights = places.reshape(-1), places.reshape(-1).view(np.float32)
     index = _empty_index(features)
     done = points = 0
     while True:
-        done, points = _embed(features.values, done, points, True, index, vertices, weights, _corners(features))
-        if done == len(vertices):
+        done, points = _embed(features.values, done, points, index, vertices, weights, _corners(features))
+        if done == len(places):
             break
         index = _with_more_room(index, points)
     chains = tuple(_walk(points, index, step) for step in _steps(index.radix))
-    return Lattice(points, vertices, weights, chains, index)
-
-
-def look_up(lattice: Lattice, features: Features) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The vertices and weights of other pixels within the same bounds. A vertex that the lattice does not have is given
-    as `points`."""
-    vertices, weights = _unplaced(features)
-    _embed(features.values, 0, lattice.points, False, lattice.finder, vertices, weights, _corners(features))
-    return vertices, weights
-
-
-def _unplaced(features: Features) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    shape = (len(features.values), len(features.low) + 1)
-    return np.empty(shape, np.int32), np.empty(shape, np.float32)
+    return Lattice(points, places, chains)
 
 
 def _corners(features: Features) -> tuple[int, ...]:
@@ -123,11 +110,11 @@ def _empty_index(features: Features) -> Index:
         raise ValueError(f"the image spans {span:.3g} widths of a Gaussian, more than {MAX_SPAN}: take a larger width")
     scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
     radix, origin = _packing(features.low * scale, features.high * scale)
-    return Index(scale, radix, origin, np.full(1 << 14, FREE), np.full(1 << 17, NONE))
+    return Index(scale, radix, origin, np.full(1 << 15, FREE), np.full(1 << 17, NONE))
 
 
 def _with_more_room(index: Index, points: int) -> Index:
-    keys, table = np.full(4 * len(index.keys), FREE), np.full(4 * len(index.table), NONE)
+    keys, table = np.full(2 * len(index.keys), FREE), np.full(2 * len(index.table), NONE)
     keys[:points] = index.keys[:points]
     larger = index._replace(keys=keys, table=table)
     _fill(larger, points)
@@ -168,16 +155,15 @@ def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def _home(key, table):
-    """Where a key's search in a table begins (Fibonacci hashing)."""
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64((mixed >> np.uint64(24)) & np.uint64(len(table) - 1))
+def _mixed(key):
+    """Fibonacci hashing: the upper bits are as good as random."""
+    return np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(nogil=True, cache=True)
 def _slot(key, keys, table):
     """Where a key is in a table, or the free place where it belongs."""
-    slot = _home(key, table)
+    slot = np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
     number = peek(table, slot)
     while number >= 0 and peek(keys, np.int64(number)) != key:
         slot = (slot + 1) & (len(table) - 1)
@@ -189,47 +175,48 @@ def _slot(key, keys, table):
 def _fill(index, points):
     """Enter the first points."""
     for i in range(points):
-        index.table[_slot(index.keys[i], index.keys, index.table)] = i
+        poke(index.table, _slot(peek(index.keys, i), index.keys, index.table), np.int32(i))
 
 
 @njit(nogil=True, cache=True)
-def _embed(features, start, points, insert, index, vertices, weights, corners):
+def _embed(features, start, points, index, vertices, weights, corners):
     """Fill vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
     done and the points. Pixels go in blocks, so that all but the look-up is vector instructions over a block."""
     pixels, n = len(features), len(corners)
-    keys, simplex = np.empty(n * BLOCK, np.int64), np.empty(n * BLOCK, np.float32)
-    recent = np.zeros(n, np.int32)
-    while start < pixels and (points + n * BLOCK <= len(index.keys) or not insert):
+    keys, simplex = np.empty((n, BLOCK), np.int64), np.empty((n, BLOCK), np.float32)
+    recent = np.zeros(RECENT, np.int32)
+    while start < pixels and points + n * BLOCK <= len(index.keys):
         count = min(BLOCK, pixels - start)
-        _simplices(features, start, count, index, keys.reshape(n, BLOCK), simplex.reshape(n, BLOCK), corners)
-        at = slice(start, start + count)
-        places = vertices[at].reshape(-1), weights[at].reshape(-1)
-        points = _number(count, points, insert, keys, simplex, index, recent, *places, corners)
+        _simplices(features, start, count, index, keys, simplex, corners)
+        points = _number(
+            start, count, points, keys.reshape(-1), simplex.reshape(-1), index.keys, index.table, recent,
+            vertices, weights, corners,
+        )  # fmt: skip
         start += count
     return start, points
 
 
 @njit(nogil=True, cache=True)
-def _number(count, points, insert, block_keys, block_weights, index, recent, vertices, weights, corners):
-    """Numbers for the keys of a block. Neighbouring pixels share vertices: the last pixel's are tried first."""
-    n, keys, table = len(corners), index.keys, index.table
+def _number(start, count, points, block_keys, block_weights, keys, table, recent, vertices, weights, corners):
+    """Numbers for the keys of a block. Neighbouring pixels share vertices: a small table of recent ones, which stays in
+    the first cache, is asked first."""
+    n = len(corners)
     for q in range(count):
-        for r in range(n):
+        for r in range(len(corners)):
             key = peek(block_keys, r * BLOCK + q)
-            number = peek(recent, r)
+            place = np.int64(_mixed(key) >> np.uint64(64 - RECENT_BITS))
+            number = peek(recent, place)
             if peek(keys, np.int64(number)) != key:
                 slot = _slot(key, keys, table)
                 number = peek(table, slot)
                 if number < 0:
                     number = np.int32(points)
-                    if insert:
-                        poke(table, slot, number)
-                        poke(keys, points, key)
-                        points += 1
-                if number < points:
-                    poke(recent, r, number)
-            poke(vertices, n * q + r, number)
-            poke(weights, n * q + r, peek(block_weights, r * BLOCK + q))
+                    poke(table, slot, number)
+                    poke(keys, points, key)
+                    points += 1
+                poke(recent, place, number)
+            poke(vertices, 2 * n * (start + q) + r, number)
+            poke(weights, 2 * n * (start + q) + n + r, peek(block_weights, r * BLOCK + q))
     return points
 
 
@@ -274,36 +261,37 @@ def _simplices(features, start, count, index, keys, weights, corners):
             rank[j, q] = moved + shift
             base[j, q] += shift
             beyond[j, q] = (elevated[j, q] - np.float32(base[j, q])) * down
-    # Vertex r is base + r, less d + 1 in the coordinates whose rank exceeds d - r.
-    for r in range(n):
+    # Sort by rank what goes into a weight and into a key.
+    falling, steps = np.empty(n * BLOCK, np.float32), np.empty(n * BLOCK, np.int64)
+    ranks, remainders = rank.reshape(-1), beyond.reshape(-1)
+    for j in range(n):
+        step = n * radix[j] if j < d else 0
         for q in range(BLOCK):
-            weights[r, q] = np.float32(r == 0)
-            keys[r, q] = 0
-        for j in range(n):
-            for q in range(BLOCK):
-                here = np.float32(rank[j, q] == d - r) - np.float32(rank[j, q] == (n - r if r else 0))
-                weights[r, q] += here * beyond[j, q]
-        for j in range(d):
-            for q in range(BLOCK):
-                coordinate = base[j, q] + r - n * np.int32(rank[j, q] > d - r)
-                keys[r, q] += (np.int64(coordinate) - origin[j]) * radix[j]
+            at = np.int64(peek(ranks, j * BLOCK + q)) * BLOCK + q
+            poke(falling, at, peek(remainders, j * BLOCK + q))
+            poke(steps, at, np.int64(step))
+    # Vertex r is base + r, less d + 1 in the coordinates whose rank exceeds d - r.
+    for q in range(BLOCK):
+        keys[0, q] = 0
+        weights[0, q] = np.float32(1) + falling[d * BLOCK + q] - falling[q]
+    for j in range(d):
+        for q in range(BLOCK):
+            keys[0, q] += (np.int64(base[j, q]) - origin[j]) * radix[j]
+    ones = radix.sum()
+    for r in range(1, n):
+        for q in range(BLOCK):
+            keys[r, q] = keys[r - 1, q] + ones - steps[(n - r) * BLOCK + q]
+            weights[r, q] = falling[(d - r) * BLOCK + q] - falling[(n - r) * BLOCK + q]
 
 
 @njit(nogil=True, cache=True)
 def _walk(points, index, step):
     """A direction's chains of two points or more, one after the other."""
-    following = np.empty(points, np.int32)
-    first = np.ones(points, np.uint8)
-    keys, table = index.keys, index.table
-    for i in range(points):
-        number = peek(table, _slot(peek(keys, i) + step, keys, table))
-        poke(following, i, number)
-        if number >= 0:
-            poke(first, np.int64(number), np.uint8(0))
+    following, first = _neighbours(points, index.keys, index.table, step)
     chain = np.empty(points + 1, np.int32)
     n = 0
     for i in range(points):
-        if first[i] and following[i] >= 0:
+        if peek(first, i) and peek(following, i) >= 0:
             j = np.int32(i)
             while j >= 0:
                 after = peek(following, np.int64(j))
@@ -312,3 +300,22 @@ def _walk(points, index, step):
                 j = after
     chain[n] = 0
     return chain[: n + 1].copy()
+
+
+@njit(nogil=True, cache=True)
+def _neighbours(points, keys, table, step):
+    """The next point of each in a direction, or -1, and whether it has none before it. Half have one: as a branch that
+    would be guessed wrong every other time."""
+    following = np.empty(points, np.int32)
+    first = np.ones(points + 1, np.uint8)  # the last is for those without a neighbour
+    for i in range(points):
+        key = peek(keys, i) + step
+        slot = np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
+        number = np.int64(peek(table, slot))
+        found = np.int64(number >= 0) & np.int64(peek(keys, number & ~(number >> 63)) == key)
+        if np.int64(number >= 0) & (1 - found):  # another key is in its place
+            number = np.int64(peek(table, _slot(key, keys, table)))
+            found = np.int64(number >= 0)
+        poke(following, i, np.int32(number if found else -1))
+        poke(first, number if found else points, np.uint8(0))
+    return following, first

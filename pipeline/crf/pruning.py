@@ -1,32 +1,36 @@
-"""Leaving classes out of a dense CRF that do not win a pixel.
+"""What a dense CRF can leave out: classes that do not win a pixel, and pixels that are settled beforehand.
 
-Every class costs its share of each step, and of a data set's classes most are not in an image. A coarse CRF of all
-classes, on one pixel of 16, tells which ones are; a class that wins pixels before the CRF is kept as well, for what is
-smaller than the coarse grid. The others are not dropped but go on as one lane, which holds their probability's sum:
-they cannot win, but they still weigh in the softmax. (Dropped, they would change 40 times as many labels.) That sum's
-message is not theirs: of n classes alike, each has 1/n of it, so it is multiplied by sum q² / (sum q)².
+A coarse CRF of all classes, on one pixel of 16, tells.
+
+Classes: every one costs its share of each step, and of a data set's classes most are not in an image. Kept are those
+that the coarse CRF finds likely anywhere, and for what is smaller than its grid those that win pixels before the CRF.
+The others are not dropped but go on as one lane, which holds their probability's sum: they cannot win, but they still
+weigh in the softmax. (Dropped, they would change 40 times as many labels.) That sum's message is not theirs: of n
+classes alike, each has 1/n of it, so it is multiplied by sum q² / (sum q)².
+
+Pixels, in fast mode: where a block of 4x4 pixels and those around it are all of one class, before the coarse CRF and
+after it, one pixel of 2x2 stands for them. Whatever is not that clear is seen at full resolution.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.params import CRFParams
+from pipeline.crf.samples import BLOCK, Samples, blocks_with_middle
 
-EVERY = 4  # of the coarse grid, in pixels
-GRID = slice(EVERY // 2, None, EVERY)
 STEPS = 3  # of the coarse CRF
 LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
 WINS = 1e-4  # share of pixels, before the CRF
-CHUNK = 1 << 12  # pixels
+SURE = 0.95  # probability after the coarse CRF
+SETTLED_SIDE = 2  # pixels
 
 
 def can_prune(pixels: NDArray, params: CRFParams) -> bool:
     """Whether the image has a coarse grid, and the classes messages of their own."""
     matrix = params.compatibility is not None and isinstance(params.compatibility[0], tuple)
-    return min(pixels.shape[:2]) >= 8 * EVERY and params.steps > 0 and not matrix
+    return min(pixels.shape[:2]) >= 8 * BLOCK and params.steps > 0 and not matrix
 
 
 class Kept(NamedTuple):
@@ -45,31 +49,34 @@ def choose(coarse: NDArray[np.float32], wins: NDArray[np.int64]) -> Kept:
     """Choose the classes of an image.
 
     Args:
-        coarse: probabilities after a coarse CRF, [classes, height, width].
-        wins: for each class at how many of its pixels it is the best one before the CRF.
+        coarse: probabilities after a coarse CRF, [classes, samples].
+        wins: for each class at how many pixels it is the best one before the CRF.
     """
-    likely = (coarse >= LIKELY * coarse.max(axis=0)).any(axis=(1, 2))
+    likely = (coarse >= LIKELY * coarse.max(axis=0)).any(axis=1)
     order = np.flatnonzero(likely | (wins > WINS * wins.sum()))
-    mass = np.delete(coarse.mean(axis=(1, 2)), order)
+    mass = np.delete(coarse.mean(axis=1), order)
     return Kept(order, float((mass**2).sum() / max(mass.sum() ** 2, 1e-30)))
 
 
-def count_best(given: NDArray, *, smallest: bool) -> NDArray[np.int64]:
-    """For each class at how many pixels of [classes, pixels] it has the largest number, or the smallest."""
-    wins = np.zeros(len(given), np.int64)
-    for start in range(0, given.shape[1], CHUNK):
-        part = np.ascontiguousarray(given[:, start : start + CHUNK], np.float32)
-        _count(-part if smallest else part, wins)
-    return wins
+def sides_of(blocks: Samples, coarse: NDArray[np.float32], raw: NDArray[np.int32]) -> NDArray[np.int32]:
+    """In what squares the pixels of each block of 4x4 are to be seen, int32 [ceil(height / 4), ceil(width / 4)].
 
-
-@njit(nogil=True, cache=True)
-def _count(part, wins):
-    best, label = part[0].copy(), np.zeros(part.shape[1], np.int32)
-    for c in range(1, len(part)):
-        for q in range(part.shape[1]):
-            better = part[c, q] > best[q]
-            best[q] = part[c, q] if better else best[q]
-            label[q] = c if better else label[q]
-    for q in range(part.shape[1]):
-        wins[label[q]] += 1
+    Args:
+        blocks: one sample of each block.
+        coarse: their probabilities after a coarse CRF, [classes, samples].
+        raw: the best classes before the CRF, [height, width].
+    """
+    height, width = blocks.size
+    sides = np.ones((-(-height // BLOCK), -(-width // BLOCK)), np.int32)
+    label = np.full(blocks_with_middle(height, width), -1, np.int32)
+    at = blocks.ys // BLOCK, blocks.xs // BLOCK
+    label[at] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
+    rows, columns = height // BLOCK, width // BLOCK  # that are whole
+    whole = raw[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    around = np.pad(label, 1, mode="edge")
+    settled = (whole == label[:rows, None, :columns, None]).all(axis=(1, 3))
+    for y in range(3):
+        for x in range(3):
+            settled &= around[y : y + rows, x : x + columns] == label[:rows, :columns]
+    sides[:rows, :columns][settled & (label[:rows, :columns] >= 0)] = SETTLED_SIDE
+    return sides

@@ -1,26 +1,28 @@
-"""Class scores as rows: a pixel's classes beside each other, padded to whole vectors."""
+"""Class scores as rows: a sample's classes beside each other, padded to whole vectors."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import aligned, load, logarithm, poke, store
-from pipeline.crf.strips import STRIP, strips
+from pipeline.crf.lanes import aligned, load, logarithm, peek, poke, row_of, scale_add, store
+from pipeline.crf.samples import Samples
 
 WIDEST = 32  # lanes that stay in the processor's registers
 ABSENT = np.float32(-1e4)  # the score of lanes that hold no class
 MIN_PROBABILITY = np.float32(1e-8)  # log 0 would rule a class out whatever its neighbours are
+BLOCK = 1024  # samples
+CHUNK = 1 << 12  # pixels
+AT_ONCE = (0,) * 16  # lanes
+ONE, NOTHING = np.float32(1), np.float32(0)
 
 
 class Rows(NamedTuple):
-    """Log-probabilities of an image's pixels up to a constant of each.
+    """Log-probabilities of samples up to a constant of each.
 
     Attributes:
-        size: (height, width) of the image.
-        scores: float32 [pixels · width], in the order of `strips`; lanes that hold no class have a large negative
+        scores: float32 [samples · width], in the order of the samples; lanes that hold no class have a large negative
             number.
         order: int [classes], the classes in the order of the lanes. Where some are left out, one more lane holds the
             log of their probabilities' sum.
@@ -30,7 +32,6 @@ class Rows(NamedTuple):
         lanes: as many zeros as numbers go through a register at once.
     """
 
-    size: tuple[int, int]
     scores: NDArray[np.float32]
     order: NDArray[np.intp]
     of: int
@@ -48,86 +49,104 @@ class Rows(NamedTuple):
         return len(self.order) + (len(self.order) < self.of)
 
     @property
-    def pixels(self) -> int:
-        return self.size[0] * self.size[1]
-
-    def strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The columns of each strip, and its rows [height, columns, width]."""
-        for columns, places in strips(*self.size):
-            rows = self.scores.reshape(-1, self.width)[places]
-            yield columns, rows.reshape(self.size[0], -1, self.width)
+    def samples(self) -> int:
+        return len(self.scores) // self.width
 
 
-def empty_rows(size: tuple[int, int], order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
-    """Rows for an image's pixels, of the width that wastes least."""
-    lanes = len(order) + (len(order) < of)
+def empty_rows(samples: Samples, order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
+    """Rows for samples, of the width that wastes least."""
+    width, lanes = shape_of(len(order) + (len(order) < of))
+    return Rows(aligned(len(samples.ys) * width), order, of, rest, width, lanes)
+
+
+def shape_of(lanes: int) -> tuple[int, tuple[int, ...]]:
+    """Width and lanes of rows of so many numbers."""
     width = vector = -(-lanes // 8) * 8
     if width > WIDEST:
         width, vector = min((-(-lanes // n) * n, n) for n in (32, 24, 16))
-    return Rows(size, aligned(size[0] * size[1] * width), order, of, rest, width, (0,) * vector)
+    return width, (0,) * vector
 
 
-def rows_of(given: NDArray, order: NDArray[np.intp], *, probabilities: bool, rest: float = 0.0) -> Rows:
-    """Rows of probabilities, or of unary energies, [classes, height, width], of the classes in an order."""
-    classes, *size = given.shape
+def rows_of(
+    given: NDArray, samples: Samples, order: NDArray[np.intp], *, probabilities: bool, rest: float = 0.0
+) -> Rows:
+    """Rows of the classes in an order, of probabilities, or of unary energies, [classes, height, width]."""
+    classes = len(given)
+    rows = empty_rows(samples, order, of=classes, rest=rest)
     others = np.setdiff1d(np.arange(classes), order)
-    rows = empty_rows((size[0], size[1]), order, of=classes, rest=rest)
-    for columns, table in rows.strips():
-        strip = given[..., columns]
-        part = (strip[order] if len(others) else strip).astype(np.float32)
-        if len(others):
-            part = np.concatenate([part, _sum(strip[others], probabilities=probabilities)])
-        if not probabilities:
-            np.negative(part, out=part)
-        _enter(part.reshape(len(part), -1), table.reshape(-1), probabilities, rows.lanes)
+    height, line = samples.size
+    _enter(_planes(given), height * line, line, *samples[1:], order, others, probabilities, rows.scores, rows.width, rows.lanes)
     return rows
 
 
-def _sum(part: NDArray, *, probabilities: bool) -> NDArray[np.float32]:
-    """The sum of probabilities, or -log of it, [1, …]."""
-    if probabilities:
-        return part.sum(axis=0, keepdims=True, dtype=np.float32)
-    part = part.astype(np.float32)
-    least = part.min(axis=0)
-    return (least - np.log(np.exp(least - part).sum(axis=0)))[None]
+@njit(nogil=True, cache=True, error_model="numpy")
+def _enter(planes, pixels, line, ys, xs, sides, order, others, probabilities, table, width, lanes):
+    """Log-probabilities at the samples into flat rows, so many at a time that they stay in the cache."""
+    places = np.zeros(BLOCK, np.int64)
+    for start in range(0, len(ys), BLOCK):
+        count = min(BLOCK, len(ys) - start)
+        for k in range(count):
+            middle = peek(sides, start + k) >> 1
+            poke(places, k, np.int64(peek(ys, start + k) + middle) * line + peek(xs, start + k) + middle)
+        for c in range(len(order)):
+            plane = order[c] * pixels
+            for k in range(count):
+                poke(table, (start + k) * width + c, peek(planes, plane + peek(places, k)))
+        for at in range(start * width, (start + count) * width, len(lanes)):
+            x = load(table, at, lanes)
+            logs = logarithm(x, MIN_PROBABILITY) if probabilities else scale_add(x, -ONE, row_of(NOTHING, lanes))
+            store(table, at, logs)
+        for k in range(count):
+            for c in range(len(order), width):
+                poke(table, (start + k) * width + c, ABSENT)
+        if len(others):
+            _enter_rest(planes, pixels, places, others, probabilities, table, start, count, width, len(order))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _enter_rest(planes, pixels, places, others, probabilities, table, start, count, width, lane):
+    """The log of the others' summed probability, into one lane of a block's rows."""
+    sums, least = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    if not probabilities:
+        least[:] = np.inf
+        for c in range(len(others)):
+            for k in range(count):
+                poke(least, k, min(peek(least, k), peek(planes, others[c] * pixels + peek(places, k))))
+    for c in range(len(others)):
+        plane = others[c] * pixels
+        for k in range(count):
+            x = peek(planes, plane + peek(places, k))
+            poke(sums, k, peek(sums, k) + (x if probabilities else np.exp(peek(least, k) - x)))
+    for k in range(0, BLOCK, len(AT_ONCE)):
+        store(sums, k, logarithm(load(sums, k, AT_ONCE), MIN_PROBABILITY))
+    for k in range(count):
+        poke(table, (start + k) * width + lane, peek(sums, k) - peek(least, k))
+
+
+def best_classes(given: NDArray, *, smallest: bool) -> NDArray[np.int32]:
+    """The class with the largest number of [classes, height, width] at each pixel, or the smallest."""
+    classes, *size = given.shape
+    labels = np.zeros((size[0], size[1]), np.int32)
+    _mark_best(_planes(given).reshape(classes, -1), np.float32(-1 if smallest else 1), labels.reshape(-1))
+    return labels
 
 
 @njit(nogil=True, cache=True)
-def _enter(part, table, logs, lanes):
-    """Numbers [classes, pixels], or their logarithms, into flat rows; block by block, which stay in the cache."""
-    classes, pixels = part.shape
-    width = len(table) // pixels
-    for start in range(0, pixels, 16):
-        stop = min(start + 16, pixels)
-        for c in range(classes):
-            for p in range(start, stop):
-                poke(table, p * width + c, part[c, p])
-        for p in range(start, stop):
-            if logs:
-                for at in range(p * width, (p + 1) * width, len(lanes)):
-                    store(table, at, logarithm(load(table, at, lanes), MIN_PROBABILITY))
-            for c in range(classes, width):
-                poke(table, p * width + c, ABSENT)
+def _mark_best(planes, sign, labels):
+    best = np.empty(CHUNK, np.float32)
+    for start in range(0, len(labels), CHUNK):
+        here = labels[start : start + CHUNK]
+        for c in range(len(planes)):
+            part = planes[c, start : start + CHUNK]
+            for q in range(len(here)):
+                x = sign * part[q]
+                better = c == 0 or x > best[q]
+                best[q] = x if better else best[q]
+                here[q] = c if better else here[q]
 
 
-def halved(rows: Rows) -> NDArray[np.float32]:
-    """The means of squares of 2x2 pixels (at odd ends, of what there is), in the order of strips of half the width."""
-    height, width = rows.size
-    half = aligned(-(-height // 2) * -(-width // 2) * rows.width)
-    table = half.reshape(-1, rows.width)
-    places = strips(-(-height // 2), -(-width // 2), strip=STRIP // 2)
-    for (_, full), (_, place) in zip(rows.strips(), places, strict=True):
-        _halve(full, table[place].reshape(-(-height // 2), -1, rows.width))
-    return half
-
-
-@njit(nogil=True, cache=True)
-def _halve(full, half):
-    height, width, n = full.shape
-    for y in range(half.shape[0]):
-        below = min(2 * y + 1, height - 1)
-        for x in range(half.shape[1]):
-            right = min(2 * x + 1, width - 1)
-            for c in range(n):
-                sum = full[2 * y, 2 * x, c] + full[2 * y, right, c] + full[below, 2 * x, c] + full[below, right, c]
-                half[y, x, c] = np.float32(0.25) * sum
+def _planes(given: NDArray) -> NDArray[np.float32]:
+    """Flat float32, of one type for Numba whether or not the caller's may be written."""
+    planes = np.ascontiguousarray(given, np.float32).reshape(-1).view()
+    planes.flags.writeable = False
+    return planes

@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.crf.dense import MAX_CLASSES, image_array, image_tiles
 from pipeline.crf.inference import infer
+from pipeline.crf.lanes import load, row_of, scale_add, store
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.crf.rows import ABSENT, Rows, empty_rows
+from pipeline.crf.samples import Samples
 from pipeline.crf.tiles import MAX_BYTES
 
 
@@ -69,17 +71,13 @@ def _refine(
     pixels: NDArray, coarse: NDArray[np.float32], stride: int, params: CRFParams, mode: Mode
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The refined labels, and the best classes before, [height, width]."""
-    height, width, _ = pixels.shape
-    classes = coarse.shape[2]
-    raw, wins = np.empty((height, width), np.int32), np.zeros(classes, np.int64)
-    _best(coarse, stride, raw, wins)
-    ys, xs = np.arange(height), np.arange(width)
+    raw = np.empty(pixels.shape[:2], np.int32)
+    _best(coarse, stride, raw)
 
-    def rows_at(order: NDArray[np.intp], rest: float, grid: slice) -> Rows:
-        return _interpolate(coarse, order, rest, stride, ys[grid], xs[grid])
+    def rows_at(samples: Samples, order: NDArray[np.intp], rest: float) -> Rows:
+        return _interpolate(coarse, samples, order, rest, stride)
 
-    refined = infer(pixels, rows_at, lambda: wins, classes=classes, params=params, mode=mode)
-    return refined.labels(), raw
+    return infer(pixels, rows_at, lambda: raw, classes=coarse.shape[2], params=params, mode=mode).labels(), raw
 
 
 def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
@@ -97,20 +95,19 @@ def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArr
 
 
 def _interpolate(
-    coarse: NDArray[np.float32], order: NDArray[np.intp], rest: float, stride: int, ys: NDArray, xs: NDArray
+    coarse: NDArray[np.float32], samples: Samples, order: NDArray[np.intp], rest: float, stride: int
 ) -> Rows:
-    """Rows of some classes at some pixels. The lane of the others is the log of the sum of their e^score, interpolated
-    like a score: a correction to the softmax, for which that is near enough."""
+    """Rows of some classes. The lane of the others is the log of the sum of their e^score, interpolated like a score: a
+    correction to the softmax, for which that is near enough."""
     classes = coarse.shape[2]
-    rows = empty_rows((len(ys), len(xs)), order, of=classes, rest=rest)
+    rows = empty_rows(samples, order, of=classes, rest=rest)
     lanes = np.full((*coarse.shape[:2], rows.width), ABSENT, np.float32)
     lanes[..., : len(order)] = coarse[..., order]
     if rows.used > len(order):
         others = np.delete(coarse, order, axis=2)
         highest = others.max(axis=2, keepdims=True)
         lanes[..., len(order)] = highest[..., 0] + np.log(np.exp(others - highest).sum(axis=2))
-    for columns, table in rows.strips():
-        _fill(lanes, stride, ys, xs[columns], table)
+    _fill(lanes.reshape(-1), *coarse.shape[:2], stride, *samples[1:], rows.scores, rows.width, rows.lanes)
     return rows
 
 
@@ -123,22 +120,23 @@ def _between(position, stride, size):
 
 
 @njit(nogil=True, cache=True)
-def _fill(coarse, stride, ys, xs, rows):
-    height, width, lanes = coarse.shape
-    line = np.empty((width, lanes), np.float32)
+def _fill(coarse, height, width, stride, ys, xs, sides, table, row, lanes):
+    one, nothing = np.float32(1), row_of(np.float32(0), lanes)
     for i in range(len(ys)):
-        above, below, weight = _between(ys[i], stride, height)
-        for x in range(width):
-            for c in range(lanes):
-                line[x, c] = coarse[above, x, c] + weight * (coarse[below, x, c] - coarse[above, x, c])
-        for j in range(len(xs)):
-            left, right, weight = _between(xs[j], stride, width)
-            for c in range(lanes):
-                rows[i, j, c] = line[left, c] + weight * (line[right, c] - line[left, c])
+        above, below, down = _between(ys[i] + sides[i] // 2, stride, height)
+        left, right, along = _between(xs[i] + sides[i] // 2, stride, width)
+        for part in range(0, row, len(lanes)):
+            a = load(coarse, (above * width + left) * row + part, lanes)
+            b = load(coarse, (above * width + right) * row + part, lanes)
+            c = load(coarse, (below * width + left) * row + part, lanes)
+            d = load(coarse, (below * width + right) * row + part, lanes)
+            upper = scale_add(b, along, scale_add(a, one - along, nothing))
+            lower = scale_add(d, along, scale_add(c, one - along, nothing))
+            store(table, i * row + part, scale_add(lower, down, scale_add(upper, one - down, nothing)))
 
 
 @njit(nogil=True, cache=True)
-def _best(coarse, stride, labels, wins):
+def _best(coarse, stride, labels):
     """The best class of each pixel. Where the four scores around it have one best class, it is that: no other can
     overtake between them."""
     height, width, classes = coarse.shape
@@ -160,4 +158,3 @@ def _best(coarse, stride, labels, wins):
                     if score > highest:
                         label, highest = c, score
             labels[y, x] = label
-            wins[label] += 1
