@@ -17,9 +17,9 @@ from pipeline.crf.rows import Rows
 from pipeline.crf.samples import Samples, every_pixel, one_of_each_block, squares
 
 SETTLING: dict[Mode, Settling] = {
-    "exact": Settling(1e-6, 8),
-    "pruned": Settling(1e-4, 4),
-    "fast": Settling(1e-3, 4),
+    "exact": Settling(1e-5, 4),
+    "pruned": Settling(1e-3, 4),
+    "fast": Settling(1e-2, 4),
 }
 
 

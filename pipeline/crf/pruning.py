@@ -23,8 +23,7 @@ from pipeline.crf.samples import BLOCK, Samples, blocks_with_middle
 STEPS = 3  # of the coarse CRF
 LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
 WINS = 1e-4  # share of pixels, before the CRF
-SURE = 0.95  # probability after the coarse CRF
-SETTLED_SIDE = 2  # pixels
+SURE = 0.99  # probability after the coarse CRF
 
 
 def can_prune(pixels: NDArray, params: CRFParams) -> bool:
@@ -68,15 +67,22 @@ def sides_of(blocks: Samples, coarse: NDArray[np.float32], raw: NDArray[np.int32
     """
     height, width = blocks.size
     sides = np.ones((-(-height // BLOCK), -(-width // BLOCK)), np.int32)
-    label = np.full(blocks_with_middle(height, width), -1, np.int32)
-    at = blocks.ys // BLOCK, blocks.xs // BLOCK
-    label[at] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
     rows, columns = height // BLOCK, width // BLOCK  # that are whole
+    label = np.full(blocks_with_middle(height, width), -1, np.int32)
+    label[blocks.ys // BLOCK, blocks.xs // BLOCK] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
+    label = label[:rows, :columns]
     whole = raw[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    around = np.pad(label, 1, mode="edge")
-    settled = (whole == label[:rows, None, :columns, None]).all(axis=(1, 3))
-    for y in range(3):
-        for x in range(3):
-            settled &= around[y : y + rows, x : x + columns] == label[:rows, :columns]
-    sides[:rows, :columns][settled & (label[:rows, :columns] >= 0)] = SETTLED_SIDE
+    clear = (whole == label[:, None, :, None]).all(axis=(1, 3))
+    clear &= _around(label, np.maximum) == _around(label, np.minimum)
+    sides[:rows, :columns][clear] = 2
+    sides[:rows, :columns][_around(clear, np.minimum)] = 4
     return sides
+
+
+def _around(values: NDArray, extreme: np.ufunc) -> NDArray:
+    """The largest or smallest of each value and the eight around it."""
+    for axis in (0, 1):
+        padded = np.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        parts = [padded.take(range(i, i + values.shape[axis]), axis=axis) for i in range(3)]
+        values = extreme(extreme(parts[0], parts[1]), parts[2])
+    return values

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 BLOCK = 4  # pixels; the largest square has this side
-STRIP = 16  # blocks
+STRIP = 8  # blocks
 
 
 class Samples(NamedTuple):
