@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from pipeline.crf.lanes import peek, poke
 from pipeline.crf.lattice import Features
+from pipeline.crf.memory import scratch
 from pipeline.crf.samples import Samples
 
 NO_COLOURS = np.zeros((0, 0, 0), np.uint8)
@@ -31,10 +32,11 @@ def _bounds(samples: Samples, sigma: float) -> tuple[NDArray[np.float32], NDArra
 
 
 def _filled(pixels: NDArray, samples: Samples, sigma: float, sigma_colour: float) -> NDArray[np.float32]:
-    values = np.empty((len(samples.ys), 2 + pixels.shape[2]), np.float32)
+    dimensions = 2 + pixels.shape[2]
+    values = scratch(f"features of {dimensions}", (len(samples.ys), dimensions))
     _fill(
         pixels.reshape(-1), samples.size[1], *samples[1:], np.float32(1 / sigma), np.float32(1 / sigma_colour),
-        values.shape[1], values.reshape(-1),
+        dimensions, values.reshape(-1),
     )  # fmt: skip
     return values
 

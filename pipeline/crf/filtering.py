@@ -104,8 +104,7 @@ def begin(scores, certainty, first, second, width, lanes):
         _copy(rows, start, count, scores, width)
         _exponentials(rows, sums, count, width, lanes)
         store(certainty, start, logarithm(_odds(sums), ONE))
-        _scatter(first.new, rows, sums, start, count, first, width, lanes)
-        _scatter(second.new, rows, sums, start, count, second, width, lanes)
+        _scatter(rows, sums, start, count, first, first.new, second, second.new, width, lanes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -138,11 +137,9 @@ def step(
         if labels is not None:
             changed += _relabel(labels, rows, start, count, width, width)
         _exponentials(rows, sums, count, width, lanes)
-        _scatter(first.new, rows, sums, start, count, first, width, lanes)
-        _scatter(second.new, rows, sums, start, count, second, width, lanes)
+        _scatter(rows, sums, start, count, first, first.new, second, second.new, width, lanes)
         if _settled(sums, certainty, start, tolerance, patience):
-            _scatter(first.settled, rows, sums, start, count, first, width, lanes)
-            _scatter(second.settled, rows, sums, start, count, second, width, lanes)
+            _scatter(rows, sums, start, count, first, first.settled, second, second.settled, width, lanes)
         else:
             poke(blocks, left, np.int32(start))
             left += 1
@@ -271,18 +268,22 @@ def _exponentials(rows, sums, count, width, lanes):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scatter(values, rows, sums, start, count, passage, width, lanes):
-    """Add each row, divided by its sum, times the weights, to the values at the sample's vertices."""
-    n = len(passage.corners)
+def _scatter(rows, sums, start, count, first, in_first, second, in_second, width, lanes):
+    """Add each row, divided by its sum, times the weights, to the values of two lattices at the sample's vertices. Both
+    in one loop: where samples share a point, the next addition to it waits for the last."""
+    n, m = len(first.corners), len(second.corners)
     for part in range(0, width, len(lanes)):
-        base = len(values) // width * part
+        first_part, second_part = len(in_first) // width * part, len(in_second) // width * part
         for k in range(count):
-            x = load(rows, k * width + part, lanes)
-            scale, at = peek(passage.ratios, start + k) / peek(sums, k), (start + k) * 2 * n
-            for r in range(len(passage.corners)):
-                i = np.int64(peek(passage.vertices, at + r)) * len(lanes) + base
-                y = load(values, i, lanes)
-                store(values, i, scale_add(x, peek(passage.weights, at + n + r) * scale, y))
+            x, inverse = load(rows, k * width + part, lanes), ONE / peek(sums, k)
+            scale, at = peek(first.ratios, start + k) * inverse, (start + k) * 2 * n
+            for r in range(len(first.corners)):
+                i = np.int64(peek(first.vertices, at + r)) * len(lanes) + first_part
+                store(in_first, i, scale_add(x, peek(first.weights, at + n + r) * scale, load(in_first, i, lanes)))
+            scale, at = peek(second.ratios, start + k) * inverse, (start + k) * 2 * m
+            for r in range(len(second.corners)):
+                i = np.int64(peek(second.vertices, at + r)) * len(lanes) + second_part
+                store(in_second, i, scale_add(x, peek(second.weights, at + m + r) * scale, load(in_second, i, lanes)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -116,7 +116,8 @@ def _regular_position_kernel(
     normalisation: Normalisation,
 ) -> Kernel:
     samples = regular(*size)
-    return kernel_between(samples, position_features(samples, sigma), weight, normalisation)
+    kernel = kernel_between(samples, position_features(samples, sigma), weight, normalisation)
+    return kernel._replace(places=kernel.places.copy())  # out of what the next lattice uses
 
 
 def _lane_compatibility(params: CRFParams, rows: Rows) -> Compatibility:

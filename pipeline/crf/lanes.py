@@ -13,11 +13,9 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
-from numpy.typing import NDArray
 
 F32, I32 = ir.FloatType(), ir.IntType(32)
 
@@ -275,10 +273,3 @@ def _logarithm(builder: Any, value: Any, least: Any) -> Any:
     for coefficient in _LOG[-2::-1]:
         quotient = _fused(builder, quotient, f, _constant(coefficient, vector))
     return _fused(builder, builder.sitofp(n, vector), _constant(_LN_2, vector), builder.fmul(quotient, f))
-
-
-def aligned(size: int) -> NDArray[np.float32]:
-    """Float32 zeros that begin on a cache line of 64 bytes, so that rows of 16 lie on one line each."""
-    raw = np.zeros(size + 16, np.float32)
-    start = -(raw.ctypes.data // 4) % 16
-    return raw[start : start + size]

@@ -15,10 +15,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.lanes import peek, poke
+from pipeline.crf.memory import scratch
 
 FREE = np.int64(-(2**63))  # no key
 NONE = np.int32(-1)
 BLOCK = 128  # pixels
+FEWEST_KEYS = 1 << 15
 RECENT_BITS = 9
 RECENT = 1 << RECENT_BITS
 MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
@@ -81,12 +83,13 @@ class Lattice(NamedTuple):
 
 
 def build_lattice(features: Features) -> Lattice:
-    """Lay out the lattice of some pixels.
+    """Lay out the lattice of some pixels. Its places are `scratch` memory.
 
     Raises:
         ValueError: features that span too many widths.
     """
-    places = np.empty((len(features.values), 2, len(features.low) + 1), np.int32)
+    d = len(features.low)
+    places = scratch(f"places of {d}", (len(features.values), 2, d + 1), np.int32)
     vertices, weights = places.reshape(-1), places.reshape(-1).view(np.float32)
     index = _empty_index(features)
     done = points = 0
@@ -110,11 +113,18 @@ def _empty_index(features: Features) -> Index:
         raise ValueError(f"the image spans {span:.3g} widths of a Gaussian, more than {MAX_SPAN}: take a larger width")
     scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
     radix, origin = _packing(features.low * scale, features.high * scale)
-    return Index(scale, radix, origin, np.full(1 << 15, FREE), np.full(1 << 17, NONE))
+    return Index(scale, radix, origin, *_empty_tables(FEWEST_KEYS))
+
+
+def _empty_tables(room: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    keys, table = scratch(f"keys for {room}", room, np.int64), scratch(f"table for {room}", 4 * room, np.int32)
+    keys.fill(FREE)
+    table.fill(NONE)
+    return keys, table
 
 
 def _with_more_room(index: Index, points: int) -> Index:
-    keys, table = np.full(2 * len(index.keys), FREE), np.full(2 * len(index.table), NONE)
+    keys, table = _empty_tables(2 * len(index.keys))
     keys[:points] = index.keys[:points]
     larger = index._replace(keys=keys, table=table)
     _fill(larger, points)

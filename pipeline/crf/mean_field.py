@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.crf import filtering
 from pipeline.crf.filtering import Compatibility, Passage
-from pipeline.crf.lanes import aligned
 from pipeline.crf.lattice import Features, build_lattice
+from pipeline.crf.memory import scratch
 from pipeline.crf.params import CRFParams, Normalisation
 from pipeline.crf.rows import Rows
 from pipeline.crf.samples import Samples
@@ -48,9 +48,12 @@ class Kernel(NamedTuple):
     chains: tuple[NDArray[np.int32], ...]
 
     def passage(self, width: int) -> Passage:
-        """For the values of rows, which are zero to begin with."""
+        """For the values of rows; what is splat is zero to begin with."""
         vertices = self.places.reshape(-1)
-        old, new, settled = (aligned(self.points * width) for _ in range(3))
+        size, dimensions = self.points * width, self.places.shape[2] - 1
+        old, new, settled = (scratch(f"{which} values of {dimensions}", size) for which in ("old", "new", "settled"))
+        new.fill(0)
+        settled.fill(0)
         return Passage(vertices, vertices.view(np.float32), self.ratios, (0,) * len(self.chains), old, new, settled)
 
 

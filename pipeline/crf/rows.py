@@ -6,7 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import aligned, load, logarithm, peek, poke, row_of, scale_add, store
+from pipeline.crf.lanes import load, logarithm, peek, poke, row_of, scale_add, store
+from pipeline.crf.memory import scratch
 from pipeline.crf.samples import Samples
 
 WIDEST = 32  # lanes that stay in the processor's registers
@@ -56,7 +57,7 @@ class Rows(NamedTuple):
 def empty_rows(samples: Samples, order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
     """Rows for samples, of the width that wastes least."""
     width, lanes = shape_of(len(order) + (len(order) < of))
-    return Rows(aligned(len(samples.ys) * width), order, of, rest, width, lanes)
+    return Rows(scratch("scores", len(samples.ys) * width), order, of, rest, width, lanes)
 
 
 def shape_of(lanes: int) -> tuple[int, tuple[int, ...]]:
