@@ -171,9 +171,15 @@ def _mixed(key):
 
 
 @njit(nogil=True, cache=True)
+def _home(key, table):
+    """Where a key's search in a table begins."""
+    return np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
+
+
+@njit(nogil=True, cache=True)
 def _slot(key, keys, table):
     """Where a key is in a table, or the free place where it belongs."""
-    slot = np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
+    slot = _home(key, table)
     number = peek(table, slot)
     while number >= 0 and peek(keys, np.int64(number)) != key:
         slot = (slot + 1) & (len(table) - 1)
@@ -296,36 +302,41 @@ def _simplices(features, start, count, index, keys, weights, corners):
 
 @njit(nogil=True, cache=True)
 def _walk(points, index, step):
-    """A direction's chains of two points or more, one after the other."""
-    following, first = _neighbours(points, index.keys, index.table, step)
-    chain = np.empty(points + 1, np.int32)
-    n = 0
+    """A direction's chains of two points or more, one after the other. In loops with one thing to wait for each."""
+    following = _neighbours(points, index.keys, index.table, step)
+    first = np.ones(points + 1, np.uint8)  # the last is for those without a neighbour
     for i in range(points):
-        if peek(first, i) and peek(following, i) >= 0:
-            j = np.int32(i)
-            while j >= 0:
-                after = peek(following, np.int64(j))
-                poke(chain, n, j if after >= 0 else ~j)
-                n += 1
-                j = after
-    chain[n] = 0
-    return chain[: n + 1].copy()
+        after = np.int64(peek(following, i))
+        poke(first, after if after >= 0 else points, np.uint8(0))
+    starts, chains, length = np.empty(points, np.int32), 0, 0
+    for i in range(points):
+        poke(starts, chains, np.int32(i))
+        longer = np.int64(peek(following, i) >= 0)
+        chains += longer & np.int64(peek(first, i))
+        length += longer
+    chain = np.empty(length + chains + 1, np.int32)
+    n = 0
+    for k in range(chains):
+        j = peek(starts, k)
+        while j >= 0:
+            after = peek(following, np.int64(j))
+            poke(chain, n, j if after >= 0 else ~j)
+            n += 1
+            j = after
+    poke(chain, n, np.int32(0))
+    return chain
 
 
 @njit(nogil=True, cache=True)
 def _neighbours(points, keys, table, step):
-    """The next point of each in a direction, or -1, and whether it has none before it. Half have one: as a branch that
-    would be guessed wrong every other time."""
+    """The next point of each in a direction, or -1. Half have one: a branch would be guessed wrong every other time."""
     following = np.empty(points, np.int32)
-    first = np.ones(points + 1, np.uint8)  # the last is for those without a neighbour
     for i in range(points):
         key = peek(keys, i) + step
-        slot = np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
-        number = np.int64(peek(table, slot))
+        number = np.int64(peek(table, _home(key, table)))
         found = np.int64(number >= 0) & np.int64(peek(keys, number & ~(number >> 63)) == key)
         if np.int64(number >= 0) & (1 - found):  # another key is in its place
             number = np.int64(peek(table, _slot(key, keys, table)))
             found = np.int64(number >= 0)
         poke(following, i, np.int32(number if found else -1))
-        poke(first, number if found else points, np.uint8(0))
-    return following, first
+    return following
