@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.crf.params import CRFParams
 from pipeline.crf.samples import BLOCK, Samples, blocks_with_middle
 
-STEPS = 3  # of the coarse CRF
+STEPS = 2  # of the coarse CRF
 LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
 WINS = 1e-4  # share of pixels, before the CRF
 SURE = 0.99  # probability after the coarse CRF
