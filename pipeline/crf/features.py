@@ -35,7 +35,7 @@ def _filled(pixels: NDArray, samples: Samples, sigma: float, sigma_colour: float
     dimensions = 2 + pixels.shape[2]
     values = scratch(f"features of {dimensions}", (len(samples.ys), dimensions))
     _fill(
-        pixels.reshape(-1), samples.size[1], *samples[1:], np.float32(1 / sigma), np.float32(1 / sigma_colour),
+        pixels.reshape(-1), samples.size[1], *samples.squares, np.float32(1 / sigma), np.float32(1 / sigma_colour),
         dimensions, values.reshape(-1),
     )  # fmt: skip
     return values

@@ -36,15 +36,15 @@ NOTHING = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
 LEAST_DOUBT = np.float32(1e-7)  # what float32 tells of 1 - max Q
-CONTESTED = np.float32(1.7)  # 1 / max Q
+CONTESTED = np.float32(1.7)  # 1 / max Q of a sample that never settles
 
 
 class Passage(NamedTuple):
     """A kernel's lattice during a step: values of the last step are sliced, those of the next are splat.
 
     Attributes:
-        vertices: int32 [samples · 2 (d + 1)], for each sample the numbers of the d + 1 points around it, and the bits of
-            their weights in the slice, which lie beside them in memory.
+        vertices: int32 [samples · 2 (d + 1)], for each sample the numbers of the d + 1 points around it; then, beside
+            them in memory, the bits of their weights in the slice.
         weights: float32, the same memory.
         ratios: float32 [samples], of the weights in the splat to those in the slice.
         corners: d + 1 zeros.
@@ -196,8 +196,9 @@ def _settled(sums, certainty, start, tolerance, patience):
     """Whether all samples of a block have settled; and note their certainty.
 
     With e = 1 - max Q, a logit that moves by D against the others changes no probability by more than e (exp D - 1):
-    there is room for D = log(1 + tolerance / e). Settled is a sample that would need as many steps as patience tells to
-    go that far at the pace of its last one. Paces slacken from step to step.
+    there is room for D = log(1 + tolerance / e). Settled is a sample that would take as many steps as patience tells to
+    go that far at the pace of its last one. Paces slacken from step to step; a sample that settles too early is put
+    right by the last slice, and weighs on others by what it is wrong.
     """
     odds = _odds(sums)
     now, none = logarithm(odds, ONE), row_of(NOTHING, OF_BLOCK)
@@ -299,50 +300,3 @@ def _relabel(labels, rows, start, count, classes, width):
         changed += peek(labels, start + k) != best
         poke(labels, start + k, np.int32(best))
     return changed
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def blurred_ones(vertices, weights, counts, points, chains, corners):
-    """Splat and blur as many ones as each sample stands for: float32 [points]. Vertices and weights as in `Passage`."""
-    values = np.zeros(points, np.float32)
-    n = len(corners)
-    for p in range(len(counts)):
-        count = peek(counts, p)
-        for r in range(len(corners)):
-            i = np.int64(peek(vertices, 2 * n * p + r))
-            poke(values, i, peek(values, i) + count * peek(weights, 2 * n * p + n + r))
-    for chain in chains:
-        j = np.int64(peek(chain, 0))
-        i = j ^ (j >> 63)
-        here = peek(values, i)
-        before, half_before = here, NOTHING
-        for k in range(1, len(chain)):
-            half_after, at = HALF if j >= 0 else NOTHING, i
-            j = np.int64(peek(chain, k))
-            i = j ^ (j >> 63)
-            after = peek(values, i)
-            poke(values, at, here + half_before * before + half_after * after)
-            before, here, half_before = here, after, half_after
-    return values
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def normalise(vertices, weights, ratios, ones, factor, gain, before, after, corners):
-    """Multiply the weights, in place, by a factor and by a power (0, -1/2 or -1) of each sample's sum over all others,
-    which is the slice of the ones; and the ratios by what the splat has instead."""
-    n = len(corners)
-    for p in range(len(ratios)):
-        sum = NOTHING
-        for r in range(len(corners)):
-            sum += peek(weights, 2 * n * p + n + r) * peek(ones, np.int64(peek(vertices, 2 * n * p + r)))
-        sum = max(sum * gain, np.float32(1e-20))
-        scale = factor * _power(sum, after)
-        for r in range(len(corners)):
-            poke(weights, 2 * n * p + n + r, peek(weights, 2 * n * p + n + r) * scale)
-        if before != after:
-            poke(ratios, p, peek(ratios, p) * _power(sum, before) / _power(sum, after))
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _power(x, exponent):
-    return ONE if exponent == 0 else (ONE / np.sqrt(x) if exponent == -HALF else ONE / x)

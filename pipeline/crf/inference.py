@@ -13,8 +13,8 @@ from pipeline.crf.filtering import Compatibility, Passage
 from pipeline.crf.mean_field import Kernel, Settling, kernel_between, mean_field
 from pipeline.crf.params import CRFParams, Mode, Normalisation
 from pipeline.crf.pruning import STEPS, can_prune, choose, sides_of
-from pipeline.crf.rows import Rows
-from pipeline.crf.samples import Samples, every_pixel, one_of_each_block, squares
+from pipeline.crf.rows import Rows, count_labels
+from pipeline.crf.samples import BLOCK, Samples, equal_squares, squares
 
 SETTLING: dict[Mode, Settling] = {
     "exact": Settling(1e-5, 4),
@@ -75,14 +75,15 @@ def infer(
         params, mode: of the CRF.
     """
     size, order, rest = (pixels.shape[0], pixels.shape[1]), np.arange(classes), 0.0
-    samples = every_pixel(*size)
+    samples = equal_squares(*size, 1)
     if mode != "exact" and can_prune(pixels, params):
-        blocks = one_of_each_block(*size)
-        coarse = refine(pixels, blocks, rows_at(blocks, order, rest), params.model_copy(update={"steps": STEPS}), SETTLING[mode])
-        before, after = raw(), coarse.lanes()
-        order, rest = choose(after, np.bincount(before.reshape(-1), minlength=classes))
+        blocks = equal_squares(*size, BLOCK)
+        few = params.model_copy(update={"steps": STEPS})
+        coarse = refine(pixels, blocks, rows_at(blocks, order, rest), few, SETTLING[mode]).lanes()
+        before = raw()
+        order, rest = choose(coarse, count_labels(before.reshape(-1), classes))
         if mode == "fast":
-            samples = squares(*size, sides_of(blocks, after, before))
+            samples = squares(*size, sides_of(blocks, coarse, before))
     return refine(pixels, samples, rows_at(samples, order, rest), params, SETTLING[mode])
 
 
@@ -100,22 +101,18 @@ def refine(pixels: NDArray, samples: Samples, rows: Rows, params: CRFParams, set
 
 
 def _position_kernel(samples: Samples, sigma: float, weight: float, normalisation: Normalisation) -> Kernel:
-    """The kernel over position alone. Where the samples depend on the image's size only, so does it, and is kept."""
-    for regular in (every_pixel, one_of_each_block):
-        if samples is regular(*samples.size):
-            return _regular_position_kernel(regular, samples.size, sigma, weight, normalisation)
-    return kernel_between(samples, position_features(samples, sigma), weight, normalisation)
+    """The kernel over position alone."""
+    if samples.side is None:
+        return kernel_between(samples, position_features(samples, sigma), weight, normalisation)
+    return _kept_position_kernel(samples.size, samples.side, sigma, weight, normalisation)
 
 
 @lru_cache(maxsize=4)
-def _regular_position_kernel(
-    regular: Callable[[int, int], Samples],
-    size: tuple[int, int],
-    sigma: float,
-    weight: float,
-    normalisation: Normalisation,
+def _kept_position_kernel(
+    size: tuple[int, int], side: int, sigma: float, weight: float, normalisation: Normalisation
 ) -> Kernel:
-    samples = regular(*size)
+    """That of equal squares: it depends on the image's size only and is kept for the next one."""
+    samples = equal_squares(*size, side)
     kernel = kernel_between(samples, position_features(samples, sigma), weight, normalisation)
     return kernel._replace(places=kernel.places.copy())  # out of what the next lattice uses
 

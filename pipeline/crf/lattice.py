@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.chains import chains_along
+from pipeline.crf.hashing import enter, mixed, slot_of
 from pipeline.crf.lanes import peek, poke
 from pipeline.crf.memory import scratch
 
@@ -21,8 +23,7 @@ FREE = np.int64(-(2**63))  # no key
 NONE = np.int32(-1)
 BLOCK = 128  # pixels
 FEWEST_KEYS = 1 << 15
-RECENT_BITS = 9
-RECENT = 1 << RECENT_BITS
+RECENT_BITS = 9  # of the number of points that are remembered as recent ones
 MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
 
 
@@ -46,7 +47,7 @@ class Index(NamedTuple):
         scale: float32 [d], from features to the lattice's coordinates.
         radix, origin: int64 [d], from coordinates to a key; see `_packing`.
         keys: int64, of the points by number, and room for more.
-        table: int32, a hash table of numbers; its length is a power of two.
+        table: int32, a hash table of numbers; see `hashing`.
     """
 
     scale: NDArray[np.float32]
@@ -98,7 +99,7 @@ def build_lattice(features: Features) -> Lattice:
         if done == len(places):
             break
         index = _with_more_room(index, points)
-    chains = tuple(_walk(points, index, step) for step in _steps(index.radix))
+    chains = tuple(chains_along(points, index.keys, index.table, step) for step in _steps(index.radix))
     return Lattice(points, places, chains)
 
 
@@ -126,9 +127,8 @@ def _empty_tables(room: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
 def _with_more_room(index: Index, points: int) -> Index:
     keys, table = _empty_tables(2 * len(index.keys))
     keys[:points] = index.keys[:points]
-    larger = index._replace(keys=keys, table=table)
-    _fill(larger, points)
-    return larger
+    enter(keys, points, table)
+    return index._replace(keys=keys, table=table)
 
 
 def _packing(low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -165,42 +165,12 @@ def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
 
 
 @njit(nogil=True, cache=True)
-def _mixed(key):
-    """Fibonacci hashing: the upper bits are as good as random."""
-    return np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-
-
-@njit(nogil=True, cache=True)
-def _home(key, table):
-    """Where a key's search in a table begins."""
-    return np.int64((_mixed(key) >> np.uint64(24)) & np.uint64(len(table) - 1))
-
-
-@njit(nogil=True, cache=True)
-def _slot(key, keys, table):
-    """Where a key is in a table, or the free place where it belongs."""
-    slot = _home(key, table)
-    number = peek(table, slot)
-    while number >= 0 and peek(keys, np.int64(number)) != key:
-        slot = (slot + 1) & (len(table) - 1)
-        number = peek(table, slot)
-    return slot
-
-
-@njit(nogil=True, cache=True)
-def _fill(index, points):
-    """Enter the first points."""
-    for i in range(points):
-        poke(index.table, _slot(peek(index.keys, i), index.keys, index.table), np.int32(i))
-
-
-@njit(nogil=True, cache=True)
 def _embed(features, start, points, index, vertices, weights, corners):
     """Fill vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
     done and the points. Pixels go in blocks, so that all but the look-up is vector instructions over a block."""
     pixels, n = len(features), len(corners)
     keys, simplex = np.empty((n, BLOCK), np.int64), np.empty((n, BLOCK), np.float32)
-    recent = np.zeros(RECENT, np.int32)
+    recent = np.zeros(1 << RECENT_BITS, np.int32)
     while start < pixels and points + n * BLOCK <= len(index.keys):
         count = min(BLOCK, pixels - start)
         _simplices(features, start, count, index, keys, simplex, corners)
@@ -220,10 +190,10 @@ def _number(start, count, points, block_keys, block_weights, keys, table, recent
     for q in range(count):
         for r in range(len(corners)):
             key = peek(block_keys, r * BLOCK + q)
-            place = np.int64(_mixed(key) >> np.uint64(64 - RECENT_BITS))
+            place = np.int64(mixed(key) >> np.uint64(64 - RECENT_BITS))
             number = peek(recent, place)
             if peek(keys, np.int64(number)) != key:
-                slot = _slot(key, keys, table)
+                slot = slot_of(key, keys, table)
                 number = peek(table, slot)
                 if number < 0:
                     number = np.int32(points)
@@ -298,45 +268,3 @@ def _simplices(features, start, count, index, keys, weights, corners):
         for q in range(BLOCK):
             keys[r, q] = keys[r - 1, q] + ones - steps[(n - r) * BLOCK + q]
             weights[r, q] = falling[(d - r) * BLOCK + q] - falling[(n - r) * BLOCK + q]
-
-
-@njit(nogil=True, cache=True)
-def _walk(points, index, step):
-    """A direction's chains of two points or more, one after the other. In loops with one thing to wait for each."""
-    following = _neighbours(points, index.keys, index.table, step)
-    first = np.ones(points + 1, np.uint8)  # the last is for those without a neighbour
-    for i in range(points):
-        after = np.int64(peek(following, i))
-        poke(first, after if after >= 0 else points, np.uint8(0))
-    starts, chains, length = np.empty(points, np.int32), 0, 0
-    for i in range(points):
-        poke(starts, chains, np.int32(i))
-        longer = np.int64(peek(following, i) >= 0)
-        chains += longer & np.int64(peek(first, i))
-        length += longer
-    chain = np.empty(length + chains + 1, np.int32)
-    n = 0
-    for k in range(chains):
-        j = peek(starts, k)
-        while j >= 0:
-            after = peek(following, np.int64(j))
-            poke(chain, n, j if after >= 0 else ~j)
-            n += 1
-            j = after
-    poke(chain, n, np.int32(0))
-    return chain
-
-
-@njit(nogil=True, cache=True)
-def _neighbours(points, keys, table, step):
-    """The next point of each in a direction, or -1. Half have one: a branch would be guessed wrong every other time."""
-    following = np.empty(points, np.int32)
-    for i in range(points):
-        key = peek(keys, i) + step
-        number = np.int64(peek(table, _home(key, table)))
-        found = np.int64(number >= 0) & np.int64(peek(keys, number & ~(number >> 63)) == key)
-        if np.int64(number >= 0) & (1 - found):  # another key is in its place
-            number = np.int64(peek(table, _slot(key, keys, table)))
-            found = np.int64(number >= 0)
-        poke(following, i, np.int32(number if found else -1))
-    return following

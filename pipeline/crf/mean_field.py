@@ -5,9 +5,9 @@
 
 where K is a Gaussian filter over all pixels, by a permutohedral lattice: K Q is a splat, a blur and a slice.
 
-Two things make it fast. The passes over the pixels are fused: one slices the lattices, takes the softmax and splats for
-the next step. And what is splat and blurred is the change of Q since the last step, K being linear: a pixel whose
-messages have not moved far enough to change its Q by `TOLERANCE` is not visited. After two steps most are not.
+The passes over the pixels are fused: one slices the last step's lattices, takes the softmax and splats the next's. And
+as K is linear, pixels whose Q has settled are splat once for all steps to come; after two or three most have. The last
+slice, which makes the result, is of all pixels again.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,15 @@ from pipeline.crf import filtering
 from pipeline.crf.filtering import Compatibility, Passage
 from pipeline.crf.lattice import Features, build_lattice
 from pipeline.crf.memory import scratch
+from pipeline.crf.normalisation import blurred_ones, normalise
 from pipeline.crf.params import CRFParams, Normalisation
 from pipeline.crf.rows import Rows
 from pipeline.crf.samples import Samples
 
+
 class Settling(NamedTuple):
-    """When a pixel is not visited any more: see `filtering._settled`."""
+    """When a pixel is not visited any more: when at the pace of the last step it would take as many steps as `patience`
+    to change a probability by `tolerance`."""
 
     tolerance: float
     patience: float
@@ -66,13 +69,11 @@ def kernel_between(samples: Samples, features: Features, weight: float, normalis
     lattice = build_lattice(features)
     vertices, corners = lattice.places.reshape(-1), (0,) * len(lattice.chains)
     weights, ratios = vertices.view(np.float32), samples.sides.astype(np.float32) ** 2
-    ones = filtering.blurred_ones(vertices, weights, ratios, lattice.points, lattice.chains, corners)
+    ones = blurred_ones(vertices, weights, ratios, lattice.points, lattice.chains, corners)
     gain = np.float32(lattice.gain)
     before = np.float32({"symmetric": -0.5, "before": -1.0}.get(normalisation, 0.0))
     after = np.float32({"symmetric": -0.5, "after": -1.0}.get(normalisation, 0.0))
-    filtering.normalise(
-        vertices, weights, ratios, ones, np.float32((weight * gain) ** 0.5), gain, before, after, corners
-    )
+    normalise(vertices, weights, ratios, ones, np.float32((weight * gain) ** 0.5), gain, before, after, corners)
     return Kernel(lattice.points, lattice.places, ratios, lattice.chains)
 
 
@@ -97,7 +98,7 @@ def mean_field(
     """
     shape = (rows.width, rows.lanes)
     first, second = (kernel.passage(rows.width) for kernel in kernels)
-    blocks = np.arange(0, rows.samples, filtering.BLOCK, np.int32)
+    blocks = np.arange(0, rows.samples, filtering.BLOCK, dtype=np.int32)
     certainty = np.empty(len(blocks) * filtering.BLOCK, np.float32)
     labels = np.full(rows.samples, -1, np.int32) if params.stop_below else None
     limits = [np.float32(limit) for limit in settling]
@@ -116,4 +117,4 @@ def mean_field(
         count, changed = filtering.step(
             rows.scores, blocks, certainty, labels, first, second, *compatibility, *limits, *shape
         )
-        blocks, stop = blocks[:count], changed < params.stop_below * rows.samples
+        blocks, stop = blocks[:count], not count or changed < params.stop_below * rows.samples

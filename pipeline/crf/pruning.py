@@ -15,10 +15,11 @@ after it, one pixel of 2x2 stands for them. Whatever is not that clear is seen a
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.params import CRFParams
-from pipeline.crf.samples import BLOCK, Samples, blocks_with_middle
+from pipeline.crf.samples import BLOCK, Samples, blocks
 
 STEPS = 2  # of the coarse CRF
 LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
@@ -57,26 +58,40 @@ def choose(coarse: NDArray[np.float32], wins: NDArray[np.int64]) -> Kept:
     return Kept(order, float((mass**2).sum() / max(mass.sum() ** 2, 1e-30)))
 
 
-def sides_of(blocks: Samples, coarse: NDArray[np.float32], raw: NDArray[np.int32]) -> NDArray[np.int32]:
+def sides_of(samples: Samples, coarse: NDArray[np.float32], raw: NDArray[np.int32]) -> NDArray[np.int32]:
     """In what squares the pixels of each block of 4x4 are to be seen, int32 [ceil(height / 4), ceil(width / 4)].
 
     Args:
-        blocks: one sample of each block.
+        samples: one of each block.
         coarse: their probabilities after a coarse CRF, [classes, samples].
         raw: the best classes before the CRF, [height, width].
     """
-    height, width = blocks.size
+    height, width = samples.size
     sides = np.ones((-(-height // BLOCK), -(-width // BLOCK)), np.int32)
     rows, columns = height // BLOCK, width // BLOCK  # that are whole
-    label = np.full(blocks_with_middle(height, width), -1, np.int32)
-    label[blocks.ys // BLOCK, blocks.xs // BLOCK] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
+    label = np.full(blocks(height, width), -1, np.int32)
+    label[samples.ys // BLOCK, samples.xs // BLOCK] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
     label = label[:rows, :columns]
-    whole = raw[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    clear = (whole == label[:, None, :, None]).all(axis=(1, 3))
+    clear = _alone(label, raw)
     clear &= _around(label, np.maximum) == _around(label, np.minimum)
     sides[:rows, :columns][clear] = 2
     sides[:rows, :columns][_around(clear, np.minimum)] = 4
     return sides
+
+
+@njit(nogil=True, cache=True)
+def _alone(label, raw):
+    """Whether a block's label is that of each of its pixels."""
+    alone = np.ones(label.shape, np.bool_)
+    for row in range(label.shape[0]):
+        for y in range(row * BLOCK, (row + 1) * BLOCK):
+            for column in range(label.shape[1]):
+                here, at = label[row, column], column * BLOCK
+                same = here == raw[y, at]
+                for x in range(at + 1, at + BLOCK):
+                    same &= here == raw[y, x]
+                alone[row, column] &= same
+    return alone
 
 
 def _around(values: NDArray, extreme: np.ufunc) -> NDArray:

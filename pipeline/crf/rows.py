@@ -76,7 +76,18 @@ def rows_of(
     rows = empty_rows(samples, order, of=classes, rest=rest)
     others = np.setdiff1d(np.arange(classes), order)
     height, line = samples.size
-    _enter(_planes(given), height * line, line, *samples[1:], order, others, probabilities, rows.scores, rows.width, rows.lanes)
+    _enter(
+        _planes(given),
+        height * line,
+        line,
+        *samples.squares,
+        order,
+        others,
+        probabilities,
+        rows.scores,
+        rows.width,
+        rows.lanes,
+    )
     return rows
 
 
@@ -144,6 +155,15 @@ def _mark_best(planes, sign, labels):
                 better = c == 0 or x > best[q]
                 best[q] = x if better else best[q]
                 here[q] = c if better else here[q]
+
+
+@njit(nogil=True, cache=True)
+def count_labels(labels, classes):
+    """How many there are of each, int64 [classes]."""
+    counts = np.zeros(classes, np.int64)
+    for q in range(len(labels)):
+        counts[labels[q]] += 1
+    return counts
 
 
 def _planes(given: NDArray) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """Which pixels of an image a mean field runs on, and the order in which it visits them.
 
-Every pixel; or, where a part of the image is settled, one for a whole square of them. The order is by blocks of 4x4
-pixels, down one vertical strip after the other: the pixels of a few short lines share most of their lattice points, and
-these then stay in the processor's first cache; along whole lines they would not.
+Every pixel; or, where the image is settled beforehand, one for a whole square of them. The order is by blocks of 4x4
+pixels, down one vertical strip after the other: near pixels share most of their lattice points, and these then stay in
+the processor's first cache; along whole lines they would not.
 """
 
 from functools import lru_cache
@@ -17,55 +17,50 @@ STRIP = 8  # blocks
 
 
 class Samples(NamedTuple):
-    """Squares of pixels, each seen by one pixel in its middle (of an even side, the one right and below of it).
+    """Squares of pixels, each seen by the pixel in its middle (of an even side, the one right and below of it).
 
     Attributes:
         size: (height, width) of the image.
+        side: of all squares, in pixels; None where they differ.
         ys, xs: int32 [samples], their first line and column.
-        sides: int32 [samples]: 1, 2 or 4. A square of 4 may reach beyond the image, its middle does not.
+        sides: int32 [samples]: 1, 2 or 4. A square may reach beyond the image, its middle does not.
     """
 
     size: tuple[int, int]
+    side: int | None
     ys: NDArray[np.int32]
     xs: NDArray[np.int32]
     sides: NDArray[np.int32]
 
+    @property
+    def squares(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        return self.ys, self.xs, self.sides
+
     def paint(self, values: NDArray) -> NDArray:
         """An image [height, width] in which each square has its sample's value."""
         image = np.empty(self.size, values.dtype)
-        _paint(image, self.ys, self.xs, self.sides, values)
+        _paint(image, *self.squares, values)
         return image
 
 
 @lru_cache(maxsize=4)
-def every_pixel(height: int, width: int) -> Samples:
-    """All pixels, each for itself. Depends on the size alone, and is kept for the next image."""
-    return _samples(height, width, np.ones((-(-height // BLOCK), -(-width // BLOCK)), np.int32))
+def equal_squares(height: int, width: int, side: int) -> Samples:
+    """The whole image in squares of a side, 1 or 4. It depends on the size alone, and is kept for the next image."""
+    rows, columns = blocks(height, width) if side == BLOCK else (-(-height // BLOCK), -(-width // BLOCK))
+    return squares(height, width, np.full((rows, columns), side, np.int32))._replace(side=side)
 
 
-@lru_cache(maxsize=4)
-def one_of_each_block(height: int, width: int) -> Samples:
-    """One pixel of 16."""
-    rows, columns = blocks_with_middle(height, width)
-    return _samples(height, width, np.full((rows, columns), BLOCK, np.int32))
-
-
-def blocks_with_middle(height: int, width: int) -> tuple[int, int]:
+def blocks(height: int, width: int) -> tuple[int, int]:
     """How many rows and columns of blocks of 4x4 pixels have their middle in the image."""
     return (height + BLOCK // 2 - 1) // BLOCK, (width + BLOCK // 2 - 1) // BLOCK
 
 
 def squares(height: int, width: int, sides: NDArray[np.int32]) -> Samples:
-    """Squares of a side for each block of 4x4 pixels [ceil(height / 4), ceil(width / 4)], 1 in blocks that the image's
-    edge cuts."""
-    return _samples(height, width, sides)
-
-
-def _samples(height: int, width: int, sides: NDArray[np.int32]) -> Samples:
-    capacity = int(sum(((BLOCK // side) ** 2) * np.count_nonzero(sides == side) for side in (1, 2, 4)))
-    ys, xs, own = (np.empty(capacity, np.int32) for _ in range(3))
+    """The squares in which to see the pixels of each block of 4x4, given their sides [rows, columns]."""
+    room = int(np.sum((BLOCK // sides) ** 2))
+    ys, xs, own = (np.empty(room, np.int32) for _ in range(3))
     count = _visit(height, width, sides, ys, xs, own)
-    return Samples((height, width), ys[:count], xs[:count], own[:count])
+    return Samples((height, width), None, ys[:count], xs[:count], own[:count])
 
 
 @njit(nogil=True, cache=True)

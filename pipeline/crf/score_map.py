@@ -107,7 +107,7 @@ def _interpolate(
         others = np.delete(coarse, order, axis=2)
         highest = others.max(axis=2, keepdims=True)
         lanes[..., len(order)] = highest[..., 0] + np.log(np.exp(others - highest).sum(axis=2))
-    _fill(lanes.reshape(-1), *coarse.shape[:2], stride, *samples[1:], rows.scores, rows.width, rows.lanes)
+    _fill(lanes.reshape(-1), *coarse.shape[:2], stride, *samples.squares, rows.scores, rows.width, rows.lanes)
     return rows
 
 

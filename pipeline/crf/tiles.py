@@ -27,11 +27,11 @@ class Tile(NamedTuple):
 
 
 def bytes_per_pixel(classes: int, channels: int) -> int:
-    """What the mean field takes at most, about: the features, their place in two lattices, the scores, and the values
-    of two lattices with as many points as pixels, of the last step and the next."""
+    """What the mean field takes at most, about: the features, their place in two lattices, the scores, and the keys and
+    three sets of values of lattices with as many points as pixels."""
     row = 4 * max(8, classes + 8)
     corners = (3 + channels) + 3
-    return 4 * (2 + channels) + 16 * corners + row + 2 * row
+    return 4 * (2 + channels) + 8 * corners + row + 3 * row + 64
 
 
 def tiles(height: int, width: int, *, max_pixels: int, overlap: int, align: int = 1) -> Iterator[Tile]:
