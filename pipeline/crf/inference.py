@@ -16,6 +16,8 @@ from pipeline.crf.pruning import STEPS, can_prune, choose, sides_of
 from pipeline.crf.rows import Rows, count_labels
 from pipeline.crf.samples import BLOCK, Samples, equal_squares, squares
 
+# Measured on the cases of `benchmarks.crf` and on photographs of streets: in exact mode nothing that can be told from
+# float32's rounding, in pruned mode under 1 label of 10,000.
 SETTLING: dict[Mode, Settling] = {
     "exact": Settling(1e-5, 4),
     "pruned": Settling(1e-3, 4),
