@@ -110,7 +110,7 @@ def test_squares_grow_with_the_distance_from_what_is_not_settled() -> None:
     few = equal_squares(50, 64, 4)
     coarse = np.full((2, len(few.ys)), 0.001)
     coarse[raw[few.ys + 2, few.xs + 2], np.arange(len(few.ys))] = 0.999
-    coarse[0, (few.ys // 4 == 9) & (few.xs // 4 == 4)] = 0.9
+    coarse[0, (few.ys // 4 == 9) & (few.xs // 4 == 4)] = 0.8
     sides = sides_of(few, coarse, raw)
     assert sides.shape == (13, 16)
     assert sides[2, 3] == 1, "a pixel of another class"
@@ -118,7 +118,8 @@ def test_squares_grow_with_the_distance_from_what_is_not_settled() -> None:
     assert (sides[8:11, 3:6] == 1).all(), "not sure, and so is nothing beside it"
     assert (sides[:, 11:13] == 1).all(), "an edge between classes"
     assert (sides[12] == 1).all(), "cut by the image's edge"
-    assert sides[6, 8] == sides[5, 14] == 4
+    assert sides[5, 10:].tolist() == [2, 1, 1, 2, 2, 4]
+    assert sides[6, 8] == sides[11, 0] == 4
     assert set(np.unique(sides)) == {1, 2, 4}
 
 
