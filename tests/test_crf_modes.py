@@ -71,6 +71,17 @@ def test_pruning_keeps_the_weight_of_what_it_leaves_out() -> None:
     assert (pruned.argmax(axis=0) != exact).mean() < 1e-3
 
 
+@pytest.mark.parametrize("mode", ["pruned", "fast"])
+def test_energies_give_what_their_probabilities_give(mode: str) -> None:
+    image, scores = street()
+    probabilities = probabilities_of(scores, image.shape)
+    told = {"params": PARAMS, "mode": mode, "output": "probabilities"}
+    expected = dense_crf(image, probabilities=probabilities, **told)
+    assert (expected == 0).all(axis=(1, 2)).any(), "a class is left out"
+    found = dense_crf(image, unary=2 - np.log(probabilities.astype(np.float64)), **told)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_which_classes_are_kept() -> None:
     coarse = np.array([[0.9, 0.1], [0.05, 0.88], [0.09, 0.009], [0.02, 0.031]], np.float32)
     kept, rest = choose(coarse, np.array([5000, 4999, 0, 1]))
@@ -110,7 +121,7 @@ def test_squares_grow_with_the_distance_from_what_is_not_settled() -> None:
     few = equal_squares(50, 64, 4)
     coarse = np.full((2, len(few.ys)), 0.001)
     coarse[raw[few.ys + 2, few.xs + 2], np.arange(len(few.ys))] = 0.999
-    coarse[0, (few.ys // 4 == 9) & (few.xs // 4 == 4)] = 0.8
+    coarse[0, (few.ys // 4 == 9) & (few.xs // 4 == 4)] = 0.9
     sides = sides_of(few, coarse, raw)
     assert sides.shape == (13, 16)
     assert sides[2, 3] == 1, "a pixel of another class"

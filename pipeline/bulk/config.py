@@ -168,7 +168,7 @@ class SegmentConfig(BulkConfig):
     crf_mode: Mode = Field(
         default="pruned",
         description="exact; pruned: without the classes that are not in an image (differs at under 1 of 10,000 "
-        "pixels); fast: that, and with squares of pixels far from edges (differs at 1 of 500)",
+        "pixels); fast: that, and with squares of pixels far from edges (differs at 1 of 400)",
     )
     crf_params: CRFParams = CRFParams()
 

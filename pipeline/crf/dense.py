@@ -27,7 +27,8 @@ def dense_crf(
 ) -> NDArray:
     """Mean-field inference in the fully connected CRF (Krähenbühl & Koltun 2011; DeepLab v1, section 3.2).
 
-    The same input always gives the same result. The loops hold no GIL: threads run at the same time.
+    The same input always gives the same result. The loops hold no GIL: threads run at the same time. Each keeps some
+    working memory for its next image.
 
     Args:
         image: [height, width] or [height, width, channels], uint8 or float, in grey levels 0..255.
@@ -61,6 +62,8 @@ def dense_crf(
 
 
 def _refine(pixels: NDArray, given: NDArray, params: CRFParams, mode: Mode, of_probabilities: bool) -> Refined:
+    given = np.ascontiguousarray(given)
+
     def rows_at(samples: Samples, order: NDArray[np.intp], rest: float) -> Rows:
         return rows_of(given, samples, order, probabilities=of_probabilities, rest=rest)
 
@@ -100,7 +103,7 @@ def _given(probabilities: ArrayLike | None, unary: ArrayLike | None, size: tuple
     if (probabilities is None) == (unary is None):
         raise ValueError("expected either probabilities or unary")
     name = "probabilities" if unary is None else "unary"
-    given = np.asarray(probabilities if unary is None else unary)
+    given = np.asarray(probabilities if unary is None else unary).astype(np.float32, copy=False)
     if given.ndim != 3 or given.shape[1:] != size or not 1 <= len(given) <= MAX_CLASSES:
         raise ValueError(
             f"{name}: expected [classes, {size[0]}, {size[1]}] with 1 to {MAX_CLASSES} classes, as the image is, "

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.crf.lanes import load, logarithm, peek, poke, row_of, scale_add, store
+from pipeline.crf.lanes import exponential, load, logarithm, peek, poke, row_of, scale_add, store
 from pipeline.crf.memory import scratch
 from pipeline.crf.samples import Samples
 
@@ -77,17 +77,9 @@ def rows_of(
     others = np.setdiff1d(np.arange(classes), order)
     height, line = samples.size
     _enter(
-        _planes(given),
-        height * line,
-        line,
-        *samples.squares,
-        order,
-        others,
-        probabilities,
-        rows.scores,
-        rows.width,
-        rows.lanes,
-    )
+        _planes(given), height * line, line, *samples.squares, order, others, probabilities,
+        rows.scores, rows.width, rows.lanes,
+    )  # fmt: skip
     return rows
 
 
@@ -118,7 +110,7 @@ def _enter(planes, pixels, line, ys, xs, sides, order, others, probabilities, ta
 @njit(nogil=True, cache=True, error_model="numpy")
 def _enter_rest(planes, pixels, places, others, probabilities, table, start, count, width, lane):
     """The log of the others' summed probability, into one lane of a block's rows."""
-    sums, least = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    sums, least, numbers = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     if not probabilities:
         least[:] = np.inf
         for c in range(len(others)):
@@ -127,9 +119,13 @@ def _enter_rest(planes, pixels, places, others, probabilities, table, start, cou
     for c in range(len(others)):
         plane = others[c] * pixels
         for k in range(count):
-            x = peek(planes, plane + peek(places, k))
-            poke(sums, k, peek(sums, k) + (x if probabilities else np.exp(peek(least, k) - x)))
-    for k in range(0, BLOCK, len(AT_ONCE)):
+            poke(numbers, k, peek(planes, plane + peek(places, k)))
+        for k in range(0, count, len(AT_ONCE)):
+            x = load(numbers, k, AT_ONCE)
+            if not probabilities:
+                x = exponential(scale_add(x, -ONE, load(least, k, AT_ONCE)), NOTHING)
+            store(sums, k, scale_add(x, ONE, load(sums, k, AT_ONCE)))
+    for k in range(0, count, len(AT_ONCE)):
         store(sums, k, logarithm(load(sums, k, AT_ONCE), MIN_PROBABILITY))
     for k in range(count):
         poke(table, (start + k) * width + lane, peek(sums, k) - peek(least, k))
