@@ -26,8 +26,8 @@ SETTLING: dict[Mode, Settling] = {
 
 
 class Refined(NamedTuple):
-    """An image's scores and the messages that are still to be sliced; without steps there are none. All lie in `scratch`
-    memory: they hold until the next mean field."""
+    """An image's scores and the messages that are still to be sliced; without steps there are none. They lie in `scratch`
+    memory and hold until the next mean field."""
 
     samples: Samples
     rows: Rows
