@@ -26,8 +26,10 @@ SETTLING: dict[Mode, Settling] = {
 
 
 class Refined(NamedTuple):
-    """An image's scores and the messages that are still to be sliced; without steps there are none. They lie in `scratch`
-    memory and hold until the next mean field."""
+    """An image's scores and the messages that are still to be sliced; without steps there are none.
+
+    They lie in `scratch` memory and hold until the next mean field.
+    """
 
     samples: Samples
     rows: Rows
