@@ -13,7 +13,7 @@ from pipeline.crf.filtering import Compatibility, Passage
 from pipeline.crf.mean_field import Kernel, Settling, kernel_between, mean_field
 from pipeline.crf.params import CRFParams, Mode, Normalisation
 from pipeline.crf.pruning import STEPS, can_prune, choose, sides_of
-from pipeline.crf.rows import Rows, count_labels
+from pipeline.crf.rows import Rows
 from pipeline.crf.samples import BLOCK, Samples, equal_squares, squares
 
 # Measured on the cases of `benchmarks.crf` and on photographs of streets: in exact mode nothing that can be told from
@@ -86,7 +86,7 @@ def infer(
         few = params.model_copy(update={"steps": STEPS})
         coarse = refine(pixels, blocks, rows_at(blocks, order, rest), few, SETTLING[mode]).lanes()
         before = raw()
-        order, rest = choose(coarse, count_labels(before.reshape(-1), classes))
+        order, rest = choose(coarse, np.bincount(before.reshape(-1), minlength=classes))
         if mode == "fast":
             samples = squares(*size, sides_of(blocks, coarse, before))
     return refine(pixels, samples, rows_at(samples, order, rest), params, SETTLING[mode])

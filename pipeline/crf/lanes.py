@@ -110,16 +110,6 @@ def poke(typing_context: Any, array: Any, index: Any, value: Any) -> tuple[Any, 
 
 
 @intrinsic
-def divide(typing_context: Any, x: Any, y: Any) -> tuple[Any, Callable]:
-    """x / y, lane by lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _each(builder, builder.fdiv, *arguments)
-
-    return x(x, y), generate
-
-
-@intrinsic
 def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> tuple[Any, Callable]:
     """The row of `len(lanes)` numbers at an offset of a flat float32 array."""
     width = len(lanes)
@@ -174,6 +164,16 @@ def multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> tuple[Any, Call
         return _each(builder, lambda a, b, c: _fused(builder, a, b, c), *arguments)
 
     return x(x, y, z), generate
+
+
+@intrinsic
+def divide(typing_context: Any, x: Any, y: Any) -> tuple[Any, Callable]:
+    """x / y, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _each(builder, builder.fdiv, *arguments)
+
+    return x(x, y), generate
 
 
 @intrinsic

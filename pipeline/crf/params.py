@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Normalisation = Literal["symmetric", "before", "after", "none"]
 
 # exact: the mean field of all classes. pruned: classes that do not win go on as one. fast: that, and parts of the image
-# that are settled beforehand are seen in squares of 2x2 and 4x4 pixels; see `pruning`. With a matrix of compatibility,
-# and on images of under 32 pixels, all three are exact. In all of them steps leave out pixels that have settled; see
-# `mean_field.Settling`.
+# that are settled beforehand are seen in squares of 2x2 and 4x4 pixels, which get one result; see `pruning`. With a
+# matrix of compatibility, and on images of under 32 pixels, all three are exact. In all of them steps leave out pixels
+# that have settled; see `mean_field.Settling`.
 Mode = Literal["exact", "pruned", "fast"]
 
 

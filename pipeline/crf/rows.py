@@ -56,16 +56,11 @@ class Rows(NamedTuple):
 
 def empty_rows(samples: Samples, order: NDArray[np.intp], *, of: int, rest: float) -> Rows:
     """Rows for samples, of the width that wastes least."""
-    width, lanes = shape_of(len(order) + (len(order) < of))
-    return Rows(scratch("scores", len(samples.ys) * width), order, of, rest, width, lanes)
-
-
-def shape_of(lanes: int) -> tuple[int, tuple[int, ...]]:
-    """Width and lanes of rows of so many numbers."""
+    lanes = len(order) + (len(order) < of)
     width = vector = -(-lanes // 8) * 8
     if width > WIDEST:
         width, vector = min((-(-lanes // n) * n, n) for n in (32, 24, 16))
-    return width, (0,) * vector
+    return Rows(scratch("scores", len(samples.ys) * width), order, of, rest, width, (0,) * vector)
 
 
 def rows_of(
@@ -151,15 +146,6 @@ def _mark_best(planes, sign, labels):
                 better = c == 0 or x > best[q]
                 best[q] = x if better else best[q]
                 here[q] = c if better else here[q]
-
-
-@njit(nogil=True, cache=True)
-def count_labels(labels, classes):
-    """How many there are of each, int64 [classes]."""
-    counts = np.zeros(classes, np.int64)
-    for q in range(len(labels)):
-        counts[labels[q]] += 1
-    return counts
 
 
 def _planes(given: NDArray) -> NDArray[np.float32]:
