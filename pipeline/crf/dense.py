@@ -103,7 +103,8 @@ def _given(probabilities: ArrayLike | None, unary: ArrayLike | None, size: tuple
     if (probabilities is None) == (unary is None):
         raise ValueError("expected either probabilities or unary")
     name = "probabilities" if unary is None else "unary"
-    given = np.asarray(probabilities if unary is None else unary).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
+        given = np.asarray(probabilities if unary is None else unary).astype(np.float32, copy=False)
     if given.ndim != 3 or given.shape[1:] != size or not 1 <= len(given) <= MAX_CLASSES:
         raise ValueError(
             f"{name}: expected [classes, {size[0]}, {size[1]}] with 1 to {MAX_CLASSES} classes, as the image is, "
