@@ -18,12 +18,12 @@ from PIL import Image
 
 from pipeline import bundle, cluster
 from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.segmenting import segment
-from pipeline.classes import Classes
+from pipeline.bulk.segmentation.run import segment
+from pipeline.data.classes import Classes
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.demo.scenes import PALETTE, draw_scene
-from pipeline.inference import normalise
 from pipeline.models import configure
-from pipeline.preprocessing import Preprocessing
+from pipeline.predict.segmenter import normalise
 
 WIDTH, HEIGHT = 480, 360
 

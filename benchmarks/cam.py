@@ -18,15 +18,16 @@ from torch import nn
 from torchcam.methods import CAM
 
 from benchmarks.bulk import draw, timed
-from pipeline import bundle, cam, cluster
+from pipeline import bundle, cluster
 from pipeline.bulk.config import LocalizeConfig
-from pipeline.bulk.localizing import localize
-from pipeline.classes import Classes
-from pipeline.classifier import Classifier
-from pipeline.images import encode_heatmap
-from pipeline.inference import normalise
+from pipeline.bulk.localization.run import localize
+from pipeline.cam import activation
+from pipeline.data.classes import Classes
+from pipeline.data.images import encode_heatmap
+from pipeline.data.preprocessing import ClassifierInput, Preprocessing
 from pipeline.models import configure
-from pipeline.preprocessing import ClassifierInput, Preprocessing
+from pipeline.predict.classifier import Classifier
+from pipeline.predict.segmenter import normalise
 
 SIDE = 224
 BATCH = 16
@@ -117,7 +118,7 @@ def cost_of_maps(network: nn.Module, takes: ClassifierInput, images: Path) -> tu
             best = int(answer.probabilities.argmax())
             if maps:
                 raw = answer.maps([best])
-                cam.normalise(raw, "relu_max")
+                activation.normalise(raw, "relu_max")
                 encode_heatmap(raw[0])
         times[maps].append(time.perf_counter() - start)
     return float(np.median(times[False][1:])), float(np.median(times[True][1:]))

@@ -160,7 +160,7 @@ def interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[list[float
 
 def against_oracle() -> None:
     """Labels of a small picture against splat, blur and slice as scipy.sparse matrices."""
-    from tests import crf_oracles as oracle
+    from tests.support import crf_oracles as oracle
 
     scene = draw(64, 48, classes=5, present=4, seed=0)
     probabilities, params = probabilities_of(scene), CRFParams(sigma_alpha=20, sigma_beta=8)

@@ -22,13 +22,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline import cluster
+from pipeline.data.transforms import Augmentation
 from pipeline.demo.scenes import CLASS_FILE, draw_scene
 from pipeline.models import configure
 from pipeline.models.upsampling import upsample
 from pipeline.training.config import Optimiser, Scaling, Split, TrainConfig
 from pipeline.training.run import train
-from pipeline.training.segmentation import segmentation_task
-from pipeline.transforms import Augmentation
+from pipeline.training.segmentation.task import segmentation_task
 
 CROP = (240, 320)
 SIZE = (480, 360)  # width, height of the scenes

@@ -5,7 +5,7 @@ jobs/check_detector.py --model BUNDLE --positive URL --negative URL [--truth URL
 """
 
 from pipeline import cli
-from pipeline.bulk.detector import REPORT, DetectorConfig, check_detector, describe
+from pipeline.bulk.localization.target_check import REPORT, DetectorConfig, check_detector, describe
 
 
 def main(argv: list[str]) -> None:

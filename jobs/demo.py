@@ -9,14 +9,14 @@ import duckdb
 from pipeline import cli
 from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.run import summarise as summarise_segmenting
-from pipeline.bulk.segmenting import segment
+from pipeline.bulk.segmentation.run import segment
+from pipeline.bulk.segmentation.tables import format_report
+from pipeline.data.transforms import Augmentation
 from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
-from pipeline.report.tables import format_report
 from pipeline.training.config import Optimiser, Split, TrainConfig
 from pipeline.training.display import summarise as summarise_training
 from pipeline.training.run import train
-from pipeline.training.segmentation import segmentation_task
-from pipeline.transforms import Augmentation
+from pipeline.training.segmentation.task import segmentation_task
 
 HOME = Path("demo")
 DATA = HOME / "data"

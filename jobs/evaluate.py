@@ -5,8 +5,8 @@ jobs/evaluate.py --run OUTPUT/run_id=… --labels URL
 """
 
 from pipeline import cli
-from pipeline.bulk.evaluate import EvaluateConfig, evaluate
-from pipeline.report.tables import format_report
+from pipeline.bulk.segmentation.evaluate import EvaluateConfig, evaluate
+from pipeline.bulk.segmentation.tables import format_report
 
 
 def main(argv: list[str]) -> None:

@@ -8,8 +8,8 @@ Results lie in OUTPUT/run_id=…/. The same command again resumes a run that was
 
 from pipeline import cli
 from pipeline.bulk.config import LocalizeConfig
-from pipeline.bulk.localization_report import format_scores
-from pipeline.bulk.localizing import localize
+from pipeline.bulk.localization.run import localize
+from pipeline.bulk.localization.tables import format_scores
 from pipeline.bulk.run import summarise
 
 

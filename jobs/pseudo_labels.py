@@ -5,7 +5,7 @@ jobs/pseudo_labels.py --run OUTPUT/run_id=… --output URL
 """
 
 from pipeline import cli
-from pipeline.bulk.pseudo_labels import PseudoLabelsConfig, describe, write_pseudo_labels
+from pipeline.bulk.localization.pseudo_labels import PseudoLabelsConfig, describe, write_pseudo_labels
 
 
 def main(argv: list[str]) -> None:

@@ -9,8 +9,8 @@ Results lie in OUTPUT/run_id=…/. The same command again resumes a run that was
 from pipeline import cli
 from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.run import summarise
-from pipeline.bulk.segmenting import segment
-from pipeline.report.tables import format_report
+from pipeline.bulk.segmentation.run import segment
+from pipeline.bulk.segmentation.tables import format_report
 
 
 def main(argv: list[str]) -> None:

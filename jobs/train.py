@@ -11,7 +11,7 @@ from pipeline import cli
 from pipeline.training.config import TrainConfig
 from pipeline.training.display import summarise
 from pipeline.training.run import train
-from pipeline.training.segmentation import segmentation_task
+from pipeline.training.segmentation.task import segmentation_task
 
 
 def main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ The output becomes the bundle that jobs/localize.py takes. The same command agai
 """
 
 from pipeline import cli
-from pipeline.training.classification import classification_task
+from pipeline.training.classification.task import classification_task
 from pipeline.training.config import ClassifierConfig
 from pipeline.training.display import summarise
 from pipeline.training.run import train

@@ -8,11 +8,11 @@ jobs/train_deeplab.py --train.images URL --train.labels URL --val.images URL --v
 from pydantic import Field
 
 from pipeline import cli
+from pipeline.data.transforms import Augmentation
 from pipeline.training.config import Optimiser, TrainConfig
 from pipeline.training.display import summarise
 from pipeline.training.run import train
-from pipeline.training.segmentation import segmentation_task
-from pipeline.transforms import Augmentation
+from pipeline.training.segmentation.task import segmentation_task
 
 
 class DeepLabConfig(TrainConfig):

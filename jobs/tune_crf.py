@@ -7,7 +7,7 @@ Writes OUTPUT/trials.parquet, and prints the best setting beside the default and
 """
 
 from pipeline import bundle, cli
-from pipeline.tuning import TuneConfig, describe, tune
+from pipeline.bulk.segmentation.tune_crf import TuneConfig, describe, tune
 
 
 def main(argv: list[str]) -> None:

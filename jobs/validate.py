@@ -7,7 +7,7 @@ Exit code 0: no problem found; 1: problems, listed; 2: it could not be read at a
 """
 
 from pipeline import cli
-from pipeline.inspection import InspectConfig, describe, inspect
+from pipeline.training.segmentation.inspection import InspectConfig, describe, inspect
 
 
 def main(argv: list[str]) -> int:

@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from pipeline import __version__, models, storage
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
+from pipeline.data.preprocessing import ClassifierInput, Preprocessing
 from pipeline.errors import UserError
-from pipeline.preprocessing import ClassifierInput, Preprocessing
 
 CARD = "card.json"
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of weights, as against the folder of a bundle

@@ -18,10 +18,10 @@ import torch
 
 from pipeline import storage
 from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
-from tests.jobs import succeed, tiny_training
-from tests.ray_head import RayHead
-from tests.ray_head import ray_head as start_ray_head
-from tests.swift import SwiftServer, swift_server
+from tests.support.jobs import succeed, tiny_training
+from tests.support.ray_head import RayHead
+from tests.support.ray_head import ray_head as start_ray_head
+from tests.support.swift import SwiftServer, swift_server
 
 BUCKET = "test-bucket"
 

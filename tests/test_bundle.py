@@ -15,9 +15,9 @@ from torch import nn
 
 from pipeline import models, storage
 from pipeline.bundle import Card, load_bundle, read_card, read_checkpoint, save_bundle
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserError
-from pipeline.preprocessing import Preprocessing
 
 CLASSES = Classes(names=("a", "b", "c"), colours=((0, 0, 0), (1, 2, 3), (4, 5, 6)), values={0: "ignore", 1: "a"})
 OPTIONS = {"width": 0.125, "output_stride": 8}

@@ -15,7 +15,7 @@ from s3fs import S3FileSystem
 
 from pipeline import storage
 from pipeline.errors import UserError
-from tests.swift import SwiftServer
+from tests.support.swift import SwiftServer
 
 ODD_NAMES = [
     "with space.png",

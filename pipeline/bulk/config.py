@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.cam import Interpolation, Normalisation, Order
-from pipeline.cam_masks import IRN_CRF
+from pipeline.cam.activation import Interpolation, Normalisation, Order
+from pipeline.cam.masks import IRN_CRF
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.images import View
-from pipeline.preprocessing import DType, Instances
+from pipeline.data.images import View
+from pipeline.data.preprocessing import DType, Instances
 from pipeline.storage import Url
 
 # What does not change a row: where and how fast the run goes, and what is only shown.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.bulk.listing import NO_ROW, read_rows
+from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import UserError
-from pipeline.images import DecodedImage, ImageError, decode_image
-from pipeline.inference import NotFiniteError
+from pipeline.predict.segmenter import NotFiniteError
 
 # A shard of at least this many images of which none can be fetched is a store that fails, not bad images.
 TOO_MANY_TO_BE_CHANCE = 4

@@ -20,10 +20,10 @@ from pipeline.bulk.plan import MANIFEST
 from pipeline.bulk.quarantine import MARKS
 from pipeline.bulk.results import THREADS, footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
+from pipeline.bulk.segmentation.tables import Totals, totals_of
 from pipeline.bulk.shards import IMAGES, part_name, parts
 from pipeline.bulk.write import ROW_GROUP, write_part
 from pipeline.report.page import draw_page
-from pipeline.report.tables import Totals, totals_of
 
 TARGET_BYTES = 256 * 2**20  # of pictures in a file: what query engines like
 ERRORS_SHOWN = 50

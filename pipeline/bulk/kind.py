@@ -12,7 +12,7 @@ from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.listing import InputImage
 from pipeline.bundle import Card
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
 
 
 class Model(Protocol):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import datasets, storage
+from pipeline import storage
+from pipeline.data import datasets
 from pipeline.errors import UserError
 
 ID_COLUMN = "image_id"

@@ -15,7 +15,7 @@ from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.listing import InputImage, list_input
 from pipeline.bulk.shards import cut_shards
 from pipeline.bundle import Card
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 
 RUN_FOLDER = "_run"

@@ -13,7 +13,7 @@ from pipeline.bulk.kind import Kind
 from pipeline.bulk.plan import read_plan
 from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.shards import shard_of
-from pipeline.inference import micro_batches
+from pipeline.predict.segmenter import micro_batches
 
 Predictions = dict[int, tuple[Any, float]]  # position -> result and milliseconds
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.images import encode_mask
+from pipeline.data.images import encode_mask
 
 CLASS_FILE = """\
 names: [sky, grass, road, house, tree, car]

@@ -19,12 +19,12 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.models.alexnet import AlexNet
+from pipeline.models.backbones.alexnet import AlexNet
+from pipeline.models.backbones.googlenet import GoogLeNet
+from pipeline.models.backbones.resnet import Depth, ResNet
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
-from pipeline.models.googlenet import GoogLeNet
 from pipeline.models.layers import kaiming, scaled
-from pipeline.models.resnet import Depth, ResNet
-from pipeline.models.vgg import VGG16
 
 Pooling = Literal["gap", "gmp"]
 

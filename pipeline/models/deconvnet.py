@@ -9,8 +9,8 @@ What it introduced: instead of one interpolation from a coarse map, a decoder as
 the switches of the mirrored pooling puts each activation back where it came from; transposed convolutions (3x3,
 stride 1) make the sparse maps dense. Batch normalisation after every layer, no dropout.
 
-The network sees one object at a time: `pipeline.instances` runs it on proposal boxes, and `ensemble` joins it with
-FCN-8s. It also takes whole images: those smaller than 224 pixels a side, or no multiple of 32, are continued by
+The network sees one object at a time: `pipeline.predict.instances` runs it on proposal boxes, and `ensemble` joins it
+with FCN-8s. It also takes whole images: those smaller than 224 pixels a side, or no multiple of 32, are continued by
 their last pixels and the scores cropped.
 
 Parameters: 251.81 M at 21 classes. Output stride 1. The encoder takes torchvision's `vgg16_bn`, and fc6 and fc7 its
@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import (
     BatchNorm2d,
@@ -32,7 +33,6 @@ from pipeline.models.layers import (
     scaled,
 )
 from pipeline.models.upsampling import max_unpooling
-from pipeline.models.vgg import VGG16
 
 DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64, 64))
 INPUT = 224  # what the 7x7 layer needs after five poolings

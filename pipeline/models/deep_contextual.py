@@ -20,9 +20,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, crop_to, kaiming
-from pipeline.models.vgg import VGG16
 
 FACTORS = (2, 4, 8)  # from conv2, conv3 and conv4 to the image
 

@@ -27,9 +27,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, kaiming, scaled
-from pipeline.models.vgg import VGG16
 
 Head = Literal["7x7", "4x4", "4x4_rate8", "large_fov"]
 HEADS: dict[Head, tuple[int, int, int]] = {  # kernel, rate, channels

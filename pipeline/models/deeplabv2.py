@@ -23,11 +23,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, kaiming, scaled
 from pipeline.models.multi_scale import MultiScale
-from pipeline.models.resnet import ResNet
-from pipeline.models.vgg import VGG16
 
 Backbone = Literal["vgg16", "resnet101"]
 RATES: dict[Literal["L", "S"], tuple[int, ...]] = {"L": (6, 12, 18, 24), "S": (2, 4, 8, 12)}

@@ -24,9 +24,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.backbones.resnet import Depth, ResNet
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import BatchTooSmallError, SegmentationOutput, auxiliary_score, conv_bn_relu, scaled
-from pipeline.models.resnet import Depth, ResNet
 
 
 class DeepLabV3Config(ModelConfig):

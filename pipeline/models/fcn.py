@@ -31,10 +31,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, kaiming, scaled, zero
 from pipeline.models.upsampling import bilinear_deconvolution
-from pipeline.models.vgg import VGG16
 
 Geometry = Literal["plain", "paper"]
 AT_ONCE_SCALES = (0.01, 0.0001)  # of pool4 and pool3

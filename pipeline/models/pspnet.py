@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.backbones.resnet import Depth, ResNet
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, auxiliary_score, conv_bn_relu, kaiming, scaled
-from pipeline.models.resnet import Depth, ResNet
 
 BINS = (1, 2, 3, 6)
 

@@ -20,10 +20,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, conv_bn_relu, kaiming, scaled
 from pipeline.models.upsampling import max_unpooling
-from pipeline.models.vgg import VGG16
 
 DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))  # and the scores
 

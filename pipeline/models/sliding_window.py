@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.alexnet import AlexNet
+from pipeline.models.backbones.alexnet import AlexNet
+from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.config import ModelConfig
 from pipeline.models.convolutionalize import without_padding
 from pipeline.models.layers import SegmentationOutput, kaiming, scaled
 from pipeline.models.receptive_field import receptive_field
-from pipeline.models.vgg import VGG16
 
 STRIDE = 32
 

@@ -11,7 +11,7 @@ Ronneberger, Fischer & Brox, "U-Net: Convolutional Networks for Biomedical Image
 What it introduced: a decoder as wide as the encoder, which gets the encoder's maps themselves by concatenation;
 convolutions without padding, so that every score has its whole context, and the overlap-tile strategy that this
 allows: an image of any size is done in tiles that fit together without a seam, the context beyond its border being
-mirrored. The loss weighs narrow gaps between cells (`pipeline.training.losses.border_weights`).
+mirrored. The loss weighs narrow gaps between cells (`pipeline.training.segmentation.losses.border_weights`).
 
 Two variants:
     valid   the paper's: 3x3 convolutions without padding or batch normalisation, skips cropped. The network mirrors

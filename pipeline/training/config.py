@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.preprocessing import DType, Preprocessing
+from pipeline.data.preprocessing import DType, Preprocessing
+from pipeline.data.transforms import Augmentation
+from pipeline.data.transforms.config import Side
 from pipeline.storage import Url
-from pipeline.transforms import Augmentation
-from pipeline.transforms.config import Side
 
 
 class _Group(BaseModel):

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.metrics import Confusion
+from pipeline.metrics.segmentation import Confusion
 
 
 def world_size() -> int:

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import models
 from pipeline.errors import UserError
-from pipeline.inference import autocast, normalise
 from pipeline.models.layers import BatchTooSmallError
+from pipeline.predict.segmenter import autocast, normalise
 from pipeline.training import batch_norm, distributed
 from pipeline.training.config import RunConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate

@@ -3,7 +3,7 @@
 from torch import nn
 
 from pipeline import bundle, models, storage
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.training.config import RunConfig

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import bundle, storage
-from pipeline.inference import pick_device
+from pipeline.predict.segmenter import pick_device
 from pipeline.report.charts import draw_curves
 from pipeline.report.page import page, picture, shown, table
 from pipeline.training.config import RunConfig

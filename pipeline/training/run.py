@@ -10,9 +10,9 @@ import ray.train.torch
 import torch
 
 from pipeline import cluster, models, storage
-from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.errors import UserError
 from pipeline.training import checkpoints
+from pipeline.training.allocator import KEEP_FREED_MEMORY
 from pipeline.training.config import RunConfig
 from pipeline.training.display import Display
 from pipeline.training.learner import Learner

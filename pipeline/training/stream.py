@@ -15,11 +15,11 @@ import ray
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.classes import Classes
-from pipeline.datasets import BadLabelError, Sample, SampleError, read_sample
+from pipeline.data.classes import Classes
+from pipeline.data.datasets import BadLabelError, Sample, SampleError, read_sample
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.transforms import Augmentation, augment, copy_paste, cutmix
 from pipeline.errors import UserError
-from pipeline.preprocessing import Preprocessing
-from pipeline.transforms import Augmentation, augment, copy_paste, cutmix
 
 REMOTE_THREADS = 8  # fetches at a time in a task: remote storage answers late
 LOCAL_THREADS = 2  # of local files; more of them only contend, and a crop costs a third more CPU

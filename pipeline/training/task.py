@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.bundle import Card
-from pipeline.classes import Classes
+from pipeline.data.classes import Classes
 from pipeline.training.stream import Crops
 
 

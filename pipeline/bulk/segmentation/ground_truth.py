@@ -1,0 +1,54 @@
+"""Masks against label maps, image by image, as columns that add up."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.data.classes import Classes
+from pipeline.data.images import ImageError, decode_raw_label
+from pipeline.metrics.segmentation import Confusion, confusion
+
+CONFUSION = pa.list_(pa.struct([("gt", pa.int16()), ("pred", pa.int16()), ("px", pa.int32())]))
+
+
+def read_label(url: str, shape: tuple[int, ...], classes: Classes, *, max_pixels: int) -> NDArray | str:
+    """The class indices and ignore index of the label map at a URL, or why there are none.
+
+    Args:
+        url: of the label map, drawn on the stored pixels.
+        shape: (height, width) that it must have, the image's.
+        classes: of the label map.
+        max_pixels: larger label maps are refused.
+    """
+    try:
+        raw = decode_raw_label(storage.read_bytes(url), max_pixels=max_pixels)
+    except ImageError as error:
+        return str(error)
+    except Exception as error:  # whatever a store raises belongs to this label
+        return storage.explain(error)
+    if raw.shape != shape:
+        sizes = ["x".join(map(str, size[::-1])) for size in (raw.shape, shape)]
+        return f"the label map is {sizes[0]}, the image {sizes[1]}"
+    return classes.index(raw)
+
+
+def count(truth: NDArray, predicted: NDArray, classes: Classes) -> Confusion:
+    """The confusion of a mask with a label map, both [height, width] class indices."""
+    return confusion(truth, predicted, num_classes=len(classes), ignore_index=classes.ignore_index)
+
+
+def ground_truth_columns(counts: Confusion) -> dict[str, Any]:
+    """The columns of ground truth of an image; the confusion matrix without its zeros."""
+    matrix = counts.matrix
+    nonzero = zip(*np.nonzero(matrix), strict=True)
+    return {
+        "tp": np.diag(matrix).tolist(),
+        "gt": matrix.sum(axis=1).tolist(),
+        "pred": matrix.sum(axis=0).tolist(),
+        "ignored_px": counts.ignored,
+        "invalid_label_px": counts.invalid_label,
+        "confusion": [{"gt": int(g), "pred": int(p), "px": int(matrix[g, p])} for g, p in nonzero],
+    }

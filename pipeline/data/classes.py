@@ -1,0 +1,185 @@
+"""The classes of a data set: names, colours, ignore index, and how stored label values map to them."""
+
+import re
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.data.images import default_palette, pack_rgb
+from pipeline.errors import UserError
+from pipeline.storage import read_text
+
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+]
+
+INVALID = -(2**31)  # what a stored value becomes that is neither a class nor ignored
+
+
+class Classes(BaseModel):
+    """The content of a class file (YAML).
+
+    Label maps hold class indices 0..K-1 or the ignore index, unless `values` says otherwise; RGB label maps
+    hold the `colours`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: tuple[str, ...] = Field(min_length=1, max_length=1000, description="class names; position = class index")
+    colours: tuple[Colour, ...] = Field(default=(), description="[r, g, b] per class; default: a generated palette")
+    ignore_index: int = Field(default=255, description="label value that counts nowhere; not one of 0..K-1")
+    ignore_colour: Colour | None = Field(default=None, description="the colour of ignored pixels in RGB label maps")
+    values: dict[int, str] | None = Field(
+        default=None,
+        description="stored value -> class name or 'ignore', where label maps hold other numbers",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Classes":
+        count = len(self.names)
+        if 0 <= self.ignore_index < count:
+            raise ValueError(f"ignore_index {self.ignore_index} is the class '{self.names[self.ignore_index]}'")
+        if self.colours and len(self.colours) != count:
+            raise ValueError(f"{count} names but {len(self.colours)} colours")
+        if len(set(self.colours)) != len(self.colours) or self.ignore_colour in self._colours():
+            raise ValueError("two classes (or a class and ignore) have the same colour")
+        slugs = self.slugs
+        for slug in slugs:
+            if slugs.count(slug) > 1:
+                raise ValueError(f"two class names give the same column name '{slug}'")
+        unknown = sorted(set((self.values or {}).values()) - {*self.names, "ignore"})
+        if unknown:
+            raise ValueError(f"values: {', '.join(unknown)}: neither a class name nor 'ignore'")
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Classes) and self.model_dump() == other.model_dump()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def slugs(self) -> list[str]:
+        """Names fit for column names: lower case, digits and underscores."""
+        return [re.sub(r"\W+", "_", name.strip().lower()) for name in self.names]
+
+    def _colours(self) -> tuple[Colour, ...]:
+        return self.colours or tuple(map(tuple, default_palette(len(self)).tolist()))
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """uint8 [classes, 3]."""
+        return np.array(self.colours, np.uint8) if self.colours else default_palette(len(self))
+
+    @cached_property
+    def _table(self) -> dict[int, int]:
+        """Stored value -> class index or ignore index."""
+        index = {name: i for i, name in enumerate(self.names)} | {"ignore": self.ignore_index}
+        if self.values is not None:
+            table = {value: index[name] for value, name in self.values.items()}
+        else:
+            table = {i: i for i in range(len(self))} | {self.ignore_index: self.ignore_index}
+        table |= {int(pack_rgb(colour)): i for i, colour in enumerate(self.palette)}
+        if self.ignore_colour is not None:
+            table[int(pack_rgb(np.array(self.ignore_colour)))] = self.ignore_index
+        return table
+
+    def index(self, raw: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Stored values (see `images.decode_raw_label`) to class indices.
+
+        Returns:
+            int32 of the same shape: 0..K-1, the ignore index, or `INVALID`.
+        """
+        if raw.size == 0 or (raw.min() >= 0 and raw.max() <= np.iinfo(np.uint16).max):
+            return self._lookup[raw]
+        # Colours: too many for a table, but a label map holds few of them.
+        values, positions = np.unique(raw, return_inverse=True)
+        mapped = np.array([self._table.get(int(v), INVALID) for v in values], np.int32)
+        return mapped[positions].reshape(raw.shape)
+
+    @cached_property
+    def _lookup(self) -> NDArray[np.int32]:
+        """`_table` as an array over every 16-bit value."""
+        lookup = np.full(np.iinfo(np.uint16).max + 1, INVALID, np.int32)
+        for value, index in self._table.items():
+            if 0 <= value < len(lookup):
+                lookup[value] = index
+        return lookup
+
+    def unknown(self, raw: NDArray[np.int32]) -> dict[str, int]:
+        """Stored values that the class file does not explain, as users know them, with their pixel counts."""
+        values, counts = np.unique(raw, return_counts=True)
+        return {
+            describe_value(int(v)): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._table
+        }
+
+
+def describe_value(raw: int) -> str:
+    """`17` for an index, `#aabbcc` for a colour."""
+    return f"#{raw & 0xFFFFFF:06x}" if raw >> 24 == 1 else str(raw)
+
+
+def classes_like(url: str | None, known: Classes, *, of: str) -> Classes:
+    """The classes to read labels with: known ones, or those of a class file, which has the same names.
+
+    Args:
+        url: of the class file, if any.
+        known: a model's or a run's classes.
+        of: "model" or "run", for the message.
+
+    Raises:
+        UserError: the file has other names, or cannot be used at all.
+    """
+    if url is None:
+        return known
+    classes = load_classes(url)
+    if classes.names != known.names:
+        raise UserError(
+            f"class file {url} does not fit the {of}: it has {len(classes)} classes ({', '.join(classes.names[:5])}, "
+            f"…), the {of} {len(known)} ({', '.join(known.names[:5])}, …)"
+        )
+    return classes
+
+
+def with_background(classes: Classes) -> Classes:
+    """The classes of masks that show what was localized: the background, black, before a classifier's classes.
+
+    Raises:
+        UserError: one of them is called so already.
+    """
+    if "background" in classes.slugs:
+        raise UserError("the model has a class 'background', and masks have one of their own; rename it in --classes")
+    black = (0, 0, 0)
+    colours = [tuple(colour) for colour in classes.palette.tolist()]
+    names = ("background", *classes.names)
+    return Classes(names=names, colours=() if black in colours else (black, *colours))
+
+
+def load_classes(url: str) -> Classes:
+    """Read a class file.
+
+    Raises:
+        UserError: it is missing, no YAML, or contradicts itself.
+    """
+    text = read_text(url, what="class file")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"class file {url}: no valid YAML ({' '.join(str(error).split())})") from None
+    if isinstance(content, list):
+        content = {"names": content}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"class file {url}: expected 'names: [...]', found {type(content).__name__}")
+    try:
+        return Classes(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"class file {url}: {place + ': ' if place else ''}{message}") from None

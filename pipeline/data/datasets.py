@@ -1,0 +1,181 @@
+"""What a data set is: images and labels below two roots on any storage, paired by key without suffix."""
+
+import posixpath
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.data import images
+from pipeline.data.classes import INVALID, Classes
+from pipeline.errors import UserError
+
+
+class Sample(NamedTuple):
+    """An image and its label map; both are URLs. `key` is the image's path below its root, without suffix."""
+
+    key: str
+    image: str
+    label: str
+
+
+class Pairing(NamedTuple):
+    """Samples in the order of their keys, and what is left over on either side (keys)."""
+
+    samples: list[Sample]
+    without_label: list[str]
+    without_image: list[str]
+
+
+class SampleError(ValueError):
+    """A sample that cannot be used; the message names the file and says why."""
+
+
+class BadLabelError(SampleError):
+    """A label map that contradicts its image or the class file: the data set is wrong, not just a file."""
+
+
+def key_of(path: str, root: str) -> str:
+    """The path below the root, without suffix: `root/a/b.x.jpg` -> `a/b.x`."""
+    return posixpath.splitext(relative(path, root))[0]
+
+
+def relative(path: str, root: str) -> str:
+    """The path below the root; the bare name where the root is the file itself."""
+    if path == root:
+        return posixpath.basename(path)
+    return path.removeprefix(root.rstrip("/") + "/").lstrip("/")
+
+
+def list_images(url: str, *, root: str | None = None) -> list[storage.StoredFile]:
+    """The image files (by suffix) of a folder or glob, ordered by path; hidden files and folders are left out.
+
+    Args:
+        url: the folder or glob.
+        root: path below which a leading dot hides; the folder by default.
+
+    Raises:
+        UserError: it cannot be listed or holds no image.
+    """
+    with storage.friendly_errors(url, "cannot list"):
+        files = storage.list_files(url)
+    root = root or storage.filesystem(url)[1]
+    found = [f for f in files if _is_image(relative(f.path, root))]
+    if not found:
+        there = f"{len(files)} other files" if files else "nothing; does the bucket or folder exist?"
+        raise UserError(f"no images in {storage.redact(url)} (found {there})")
+    return found
+
+
+def _is_image(key: str) -> bool:
+    hidden = any(part.startswith(".") for part in key.split("/"))
+    return not hidden and posixpath.splitext(key)[1].lower() in images.SUFFIXES
+
+
+def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
+    """Pair the images and the label maps of two folders by key.
+
+    Args:
+        image_root, label_root: folders.
+        keys: take only these, in this order (see `read_list`).
+
+    Raises:
+        UserError: nothing to list, two files of one key, or a listed key that does not exist.
+    """
+    image_urls, label_urls = files_by_key(image_root), files_by_key(label_root)
+    if keys is None:
+        wanted = sorted(image_urls)
+        extra = sorted(set(label_urls) - set(image_urls))
+    else:
+        missing = [key for key in keys if key not in image_urls]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(keys)} listed keys are not in {storage.redact(image_root)}, "
+                f"the first: {missing[0]}"
+            )
+        wanted, extra = list(keys), []
+    samples = [Sample(key, image_urls[key], label_urls[key]) for key in wanted if key in label_urls]
+    return Pairing(samples, [key for key in wanted if key not in label_urls], extra)
+
+
+def files_by_key(root_url: str) -> dict[str, str]:
+    """Key -> URL of every image file below a folder.
+
+    Raises:
+        UserError: nothing to list, or two files of one key.
+    """
+    fs, root = storage.filesystem(root_url)
+    urls: dict[str, str] = {}
+    for file in list_images(root_url):
+        key = key_of(file.path, root)
+        url = storage.url_of(fs, file.path)
+        if key in urls:
+            raise UserError(f"two files have the key '{key}': {urls[key]} and {url}; keep one")
+        urls[key] = url
+    return urls
+
+
+def read_list(url: str) -> list[str]:
+    """The keys of a split: one a line, with or without suffix; blank lines and `#` comments are skipped.
+
+    Raises:
+        UserError: it cannot be read, is empty, or names a key twice.
+    """
+    lines = [line.strip() for line in storage.read_text(url, what="list").removeprefix("\ufeff").splitlines()]
+    keys = [without_image_suffix(line) for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise UserError(f"the list {storage.redact(url)} is empty")
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"the list {storage.redact(url)} names '{twice}' twice")
+    return keys
+
+
+def without_image_suffix(key: str) -> str:
+    """`a/b.jpg` -> `a/b`, and `a/b.2` as it is."""
+    stem, suffix = posixpath.splitext(key)
+    return stem if suffix.lower() in images.SUFFIXES else key
+
+
+def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Fetch and decode an image and its labels, both turned upright.
+
+    Returns:
+        uint8 [height, width, 3] and int32 [height, width] of class indices and the ignore index.
+
+    Raises:
+        SampleError: a file is missing, unreadable or damaged.
+        BadLabelError: the sizes differ, or the label map holds values that the class file does not explain.
+    """
+    pixels, orientation = _decode_image(sample.image)
+    raw = _decode_label(sample.label)
+    labels = classes.index(raw)
+    if (labels == INVALID).any():
+        unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
+        raise BadLabelError(f"{sample.label}: values outside the classes: {unknown}")
+    # Label maps are drawn on the stored pixels, whatever the image's EXIF orientation says.
+    labels = images.to_upright(labels, orientation)
+    if labels.shape != pixels.shape[:2]:
+        size = "x".join(map(str, labels.shape[::-1]))
+        raise BadLabelError(f"{sample.label}: {size}, but its image is {pixels.shape[1]}x{pixels.shape[0]}")
+    return pixels, np.ascontiguousarray(labels)
+
+
+def _decode_image(url: str) -> images.DecodedImage:
+    try:
+        return images.decode_image(storage.read_bytes(url))
+    except images.ImageError as error:
+        raise SampleError(f"{url}: {error}") from None
+    except OSError as error:
+        raise SampleError(f"{url}: {storage.explain(error)}") from None
+
+
+def _decode_label(url: str) -> NDArray[np.int32]:
+    try:
+        return images.decode_raw_label(storage.read_bytes(url))
+    except images.ImageError as error:
+        raise SampleError(f"{url}: {error}") from None
+    except OSError as error:
+        raise SampleError(f"{url}: {storage.explain(error)}") from None

@@ -1,0 +1,157 @@
+"""A network on a device, segmenting decoded images. torch only; bulk runs and validation share it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.data.preprocessing import DType, Instances, Preprocessing
+from pipeline.data.proposals import selective_search
+from pipeline.models.upsampling import upsample
+from pipeline.predict.instances import choose, instance_scores
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    Attributes:
+        labels: uint8 (uint16 above 256 classes) [height, width], the class of largest score.
+        confidence: mean over the score map of the largest softmax probability, 0..1.
+        entropy: mean over the score map of the softmax entropy in nats, 0..log(classes).
+        scores: float16 [classes, ceil(height / stride), ceil(width / stride)], the logits less each pixel's largest;
+            None unless asked for.
+        stride: of the score map.
+    """
+
+    labels: NDArray
+    confidence: float
+    entropy: float
+    scores: NDArray[np.float16] | None
+    stride: int
+
+
+class NotFiniteError(ValueError):
+    """The network's scores of an image hold NaN or infinity."""
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device) * 255
+    return (pixels - mean).div_(std).permute(0, 3, 1, 2)
+
+
+def autocast(device: torch.device, dtype: DType) -> torch.autocast:
+    """The context in which a network computes with a dtype; nothing changes for float32."""
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
+class Segmenter:
+    """Segments images with a network.
+
+    Args:
+        model: in eval mode; moved to the device.
+        preprocessing: the bundle's.
+        device: where to run.
+        dtype: "float32", or "bfloat16" or "float16" for autocast.
+        instances: show the network proposal boxes of each image, not the whole.
+        keep_scores: give the score maps as well.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        dtype: DType = "float32",
+        instances: Instances | None = None,
+        keep_scores: bool = False,
+    ):
+        # channels_last is what both cuDNN and oneDNN convolve fastest.
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing = preprocessing
+        self.device = device
+        self.dtype = dtype
+        self.instances = instances or Instances()
+        self.keep_scores = keep_scores
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Segment images of one shape, each uint8 [height, width, 3].
+
+        A batch that does not fit the GPU's memory is halved until it does.
+
+        Raises:
+            NotFiniteError: the scores of one of the images are not finite.
+            torch.OutOfMemoryError: a single image is too large for the device.
+        """
+        try:
+            return self._forward(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(images) // 2
+        return self(images[:half]) + self(images[half:])
+
+    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        with autocast(self.device, self.dtype):
+            logits, stride = self._scores(images, normalise(batch, self.preprocessing))
+        log_p = torch.log_softmax(logits.float(), dim=1)
+        p = log_p.exp()
+        confidence = p.amax(dim=1).mean(dim=(1, 2))
+        entropy = -(p * log_p).sum(dim=1).mean(dim=(1, 2))
+        if not bool(torch.isfinite(entropy).all()):
+            raise NotFiniteError("the network's scores are not finite")
+        height, width = images[0].shape[:2]
+        labels = self._argmax(logits, (height, width), stride).cpu().numpy()
+        scores: Sequence[NDArray[np.float16] | None] = [None] * len(images)
+        if self.keep_scores:  # the softmax knows no constants, and float16 is finest near 0
+            scores = list((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy())
+        each = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
+        return [Prediction(*of_image, stride) for of_image in each]
+
+    def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
+        """Logits of a batch and their stride."""
+        stride: int = self.model.output_stride
+        if not self.instances.proposals:
+            return self.model(batch).logits, stride
+
+        def score(crops: Tensor) -> Tensor:
+            return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
+
+        boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
+        return torch.stack([instance_scores(score, x, b) for x, b in zip(batch, boxes, strict=True)]), 1
+
+    def _argmax(self, logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+        full = upsample(logits, size, stride=stride)
+        return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
+
+
+def micro_batches(shapes: Sequence[tuple[int, ...]], *, max_pixels: int) -> Iterator[list[int]]:
+    """Cut images into batches of equal shape within a pixel budget, so that mixed sizes batch well.
+
+    Args:
+        shapes: [height, width, …] of each image.
+        max_pixels: of a batch; an image beyond it is a batch of its own.
+
+    Yields:
+        Positions; each exactly once.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        by_shape.setdefault(tuple(shape[:2]), []).append(i)
+    for (height, width), members in by_shape.items():
+        step = max(1, max_pixels // max(1, height * width))
+        for start in range(0, len(members), step):
+            yield members[start : start + step]
+
+
+def pick_device() -> torch.device:
+    """The GPU that this process was given, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,92 @@
+"""The picture sheet: image | ground truth | prediction, a row per image, and the colours' names."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.data.classes import Classes
+from pipeline.data.images import colourize, fit
+
+CELL = (320, 240)  # width, height of a picture
+TEXT = 16
+MARGIN = 8
+
+
+class Picture(NamedTuple):
+    """A row of the sheet.
+
+    Attributes:
+        title: shown above it.
+        pixels: uint8 [height, width, 3].
+        prediction: class indices [height, width].
+        truth: class indices and ignore index [height, width], or None.
+    """
+
+    title: str
+    pixels: NDArray[np.uint8]
+    prediction: NDArray
+    truth: NDArray | None
+
+
+def draw_sheet(pictures: list[Picture], classes: Classes, *, last: str = "prediction") -> bytes:
+    """A PNG with a row per picture; ground truth's column only where there is one. Ignored pixels are black.
+
+    Args:
+        pictures: the rows.
+        classes: whose colours and names are shown.
+        last: heading of the column of predictions.
+    """
+    with_truth = any(picture.truth is not None for picture in pictures)
+    headings = ["image", "ground truth", last] if with_truth else ["image", last]
+    font = ImageFont.load_default(size=TEXT - 3)
+    row_height = CELL[1] + TEXT + MARGIN
+    width = len(headings) * (CELL[0] + MARGIN) + MARGIN
+    legend = _legend_lines(classes, width, font)
+    top = MARGIN + TEXT * (len(legend) + 1) + MARGIN
+    sheet = Image.new("RGB", (width, top + row_height * len(pictures) + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, entries in enumerate(legend):
+        for x, k, name in entries:
+            y = MARGIN + line * TEXT
+            colour = tuple(int(c) for c in classes.palette[k])
+            draw.rectangle((x, y + 2, x + TEXT - 6, y + TEXT - 4), fill=colour, outline="gray")
+            draw.text((x + TEXT - 2, y - 1), name, "black", font)
+    for column, heading in enumerate(headings):
+        draw.text((MARGIN + column * (CELL[0] + MARGIN), top - TEXT - 2), heading, "black", font)
+    for i, picture in enumerate(pictures):
+        y = top + i * row_height
+        draw.text((MARGIN, y), picture.title, "gray", font)
+        cells = [picture.pixels, _truth(picture, classes)] if with_truth else [picture.pixels]
+        cells.append(colourize(picture.prediction, classes.palette))
+        for column, cell in enumerate(cells):
+            sheet.paste(fit(cell, *CELL, smooth=column == 0), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _truth(picture: Picture, classes: Classes) -> NDArray[np.uint8]:
+    if picture.truth is None:
+        return np.full_like(picture.pixels, 255)
+    return colourize(picture.truth, classes.palette)
+
+
+Entry = tuple[int, int, str]  # x, class index, name
+
+
+def _legend_lines(
+    classes: Classes, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[list[Entry]]:
+    lines: list[list[Entry]] = [[]]
+    x = MARGIN
+    for k, name in enumerate(classes.names[:100]):
+        length = TEXT + int(font.getlength(name)) + 2 * MARGIN
+        if x + length > width and lines[-1]:
+            lines.append([])
+            x = MARGIN
+        lines[-1].append((x, k, name))
+        x += length
+    return lines

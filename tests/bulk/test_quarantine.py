@@ -1,0 +1,83 @@
+"""An image that kills its process is found out and left out, and nothing else is lost."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline import bundle
+from pipeline.bulk.config import SegmentConfig
+from pipeline.bulk.plan import make_plan, store_plan
+from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
+from pipeline.bulk.segmentation.run import Segmenting
+from pipeline.data.classes import Classes
+from pipeline.models import configure
+
+DEADLY = (255, 0, 0)
+
+
+def attempt(kind: Segmenting, run: str, result: str) -> None:
+    """One process's try at the shard, as Ray makes it; it dies of a red image as of a crash in a C library."""
+    from pipeline.bulk.predict import Predictor
+    from pipeline.predict.segmenter import Segmenter
+
+    forward = Segmenter._forward
+
+    def crash(self: Segmenter, images: list) -> list:
+        if any((image[0, 0] == DEADLY).all() for image in images):
+            os._exit(139)
+        return forward(self, images)
+
+    Segmenter._forward = crash  # type: ignore[method-assign]
+    table = Predictor(kind=kind, run=run)({"shard": [0]})
+    with pa.OSFile(result, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_a_deadly_image_becomes_an_error_row(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        colour = DEADLY if i == 2 else (0, 40 * i, 90)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "images" / f"{i}.png")
+    card = bundle.Card(
+        architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c"))
+    )
+    bundle.save_bundle(str(tmp_path / "model"), configure(card.architecture, card.options).build(3), card)
+    config = SegmentConfig(
+        model=str(tmp_path / "model"), images=str(tmp_path / "images"), output=str(tmp_path / "runs")
+    )
+    run = str(tmp_path / "runs" / "run_id=x")
+    kind = Segmenting(config, card, card.classes)
+    store_plan(run, make_plan(config, kind.truth), {})
+
+    result = tmp_path / "result.arrow"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pipeline.bulk.predict", "pandas"])  # imported once, not by each process
+    deaths = 0
+    while not result.exists():
+        process = processes.Process(target=attempt, args=(kind, run, str(result)))
+        process.start()
+        process.join()
+        deaths += process.exitcode == 139
+        assert deaths <= ATTEMPTS_BEFORE_CARE + DEATHS_TO_CONVICT
+    rows = pa.ipc.open_file(result).read_all().to_pylist()
+    assert [row["image_id"] for row in rows] == [f"{i}.png" for i in range(5)]
+    assert [row["error_class"] for row in rows] == [None, None, "ProcessDied", None, None]
+    assert all(len(np.frombuffer(row["labels"], np.uint8)) == 256 for row in rows if row["error_class"] is None)
+    assert deaths == ATTEMPTS_BEFORE_CARE + DEATHS_TO_CONVICT
+
+
+def test_a_driver_killed_twice_convicts_nobody(tmp_path):
+    """Marks of attempts alone lead to care, not to error rows."""
+    quarantine = Quarantine(str(tmp_path))
+    assert [quarantine.begin(0) for _ in range(ATTEMPTS_BEFORE_CARE)] == [None] * ATTEMPTS_BEFORE_CARE
+    assert quarantine.begin(0) == {}
+    with quarantine.suspicion(0, 7):
+        pass
+    assert quarantine.begin(0) == {}
+    assert quarantine.begin(1) is None
+    assert not quarantine.convicted(DEATHS_TO_CONVICT - 1)
+    assert Path(tmp_path, "_run/attempts/00000").is_dir()

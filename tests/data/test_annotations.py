@@ -1,0 +1,69 @@
+"""Classes and boxes from tables and XML."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.data.annotations import read_annotations
+from pipeline.errors import UserError
+
+XML = """<annotation><object><name>raccoon</name><bndbox><xmin>81</xmin><ymin>88</ymin><xmax>522</xmax>
+<ymax>408</ymax></bndbox></object><object><name>raccoon</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax>
+<ymax>4</ymax></bndbox></object></annotation>"""
+
+
+def test_a_table_of_boxes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "path,class,xmin,ymin,xmax,ymax\ntrain/a/1.jpg,cat,1,2,3,4\ntrain/a/1.jpg,dog,5,6,7,8\nb.jpg,,,,,\n"
+    )
+    found = read_annotations(str(tmp_path / "a.csv"))
+    one = found.find("train/a/1")
+    assert one.labels == ("cat", "dog")
+    assert one.boxes[1] == ("dog", 5, 6, 7, 8)
+    assert found.find("b").labels == ()
+    assert found.find("c") is None
+
+
+def test_keys_are_found_from_folders_above_and_below(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label\ntrain/a/1.jpg,cat\nval/a/1.jpg,dog\nval/a/2.jpg,newt\n3.jpg,frog\n")
+    found = read_annotations(str(tmp_path / "a.csv"))
+    assert found.find("a/2").labels == ("newt",)
+    assert found.find("2").labels == ("newt",)
+    assert found.find("a/1") is None  # there are two
+    assert found.find("deep/er/3").labels == ("frog",)
+
+
+def test_several_labels_in_text_or_list(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,labels\n1.jpg,cat; dog\n2.jpg,\n")
+    pq.write_table(pa.table({"image_id": ["1", "2"], "labels": [["cat", "dog"], []]}), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        found = read_annotations(str(tmp_path / name))
+        assert found.find("1").labels == ("cat", "dog")
+        assert found.find("2").labels == ()
+
+
+def test_pascal_vocs_xml(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x.xml").write_text(XML)
+    found = read_annotations(str(tmp_path)).find("sub/x")
+    assert found.labels == ("raccoon",)
+    assert [box[1:] for box in found.boxes] == [(81, 88, 522, 408), (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.csv", "image,label,xmin,ymin,xmax,ymax\n1.jpg,cat,5,0,1,9\n", "wrong way round"),
+        ("a.csv", "image,label\n,cat\n", "row 0 names no image"),
+        ("a.csv", "a,b\n1,2\n", "needs a column 'image'"),
+        ("a.xml", "<annotation><object>", "no valid XML"),
+        ("a.xml", "<a><object><name>x</name></object></a>", "a box without the four numbers"),
+        ("a.txt", "nothing", "neither a .csv or .parquet table nor a folder of .xml files"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=expected):
+        read_annotations(str(tmp_path / name) if name.endswith(".csv") else str(tmp_path))

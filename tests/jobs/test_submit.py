@@ -1,0 +1,119 @@
+"""The jobs as users start them: `ray job submit`, exit codes, messages fit for a script."""
+
+import json
+import os
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.jobs import REPO, run_job
+from tests.support.ray_head import BIN, RayHead
+
+pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
+
+
+def submit(head: RayHead, *arguments: str) -> str:
+    """`ray job submit …`, waiting for the job; what it printed."""
+    command = [str(BIN / "ray"), "job", "submit", "--address", head.jobs, *arguments]
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    for _ in range(30):
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPO)
+        if "No available agent" not in result.stderr:  # the head's job agent is still starting
+            break
+        time.sleep(2)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_submitted_with_its_working_directory(trained_on_s3, scenes_on_s3, tmp_path, ray_head):
+    """`ray job submit --working-dir . -- python jobs/segment.py …`; the Parquet is read where it was written."""
+    told = ["--model", trained_on_s3, "--images", f"{scenes_on_s3}/val/images", "--output", str(tmp_path / "runs")]
+    text = submit(ray_head, "--working-dir", ".", "--", "python", "jobs/segment.py", *told)
+    assert "8 images, 0 errors" in text
+    count = duckdb.connect().execute(
+        f"SELECT count(*), sum(px_sky + px_grass + px_road + px_house + px_tree + px_car - width * height) "
+        f"FROM read_parquet('{tmp_path}/runs/*/images/*.parquet', hive_partitioning=true) WHERE status = 'ok'"
+    )
+    assert count.fetchall() == [(8, 0)]
+
+
+def test_submitted_as_a_script_where_the_head_runs_in_the_repository(ray_head):
+    assert "the output folder of the job that trained it" in submit(ray_head, "--", "jobs/segment.py", "--help")
+
+
+def test_every_job_is_executable_and_thin():
+    jobs = sorted(REPO.glob("jobs/*.py"))
+    assert len(jobs) >= 6
+    for job in jobs:
+        assert os.access(job, os.X_OK), job
+        lines = job.read_text().splitlines()
+        assert lines[0] == "#!/usr/bin/env python3"
+        assert len(lines) <= 100
+
+
+def test_an_unknown_option_is_one_line_and_exit_code_2():
+    jobs = ["train", "train_deeplab", "segment", "evaluate", "validate"]
+    with ThreadPoolExecutor() as pool:  # each takes seconds, most of them for the imports
+        results = list(pool.map(lambda job: run_job(job, qqq="x"), jobs))
+    for job, result in zip(jobs, results, strict=True):
+        assert (result.returncode, result.stderr.strip()) == (2, "error: unknown option --qqq; see --help"), job
+
+
+def test_validate_finds_nothing_wrong_with_the_scenes(scenes, tmp_path, ray_head):
+    """And draws crops of them: other ones for another recipe, the same for the same."""
+    told = {"images": f"{scenes}/train/images", "labels": f"{scenes}/train/labels", "classes": f"{scenes}/classes.yaml"}
+    sheets = []
+    for name, recipe in (("one", "frrn_a"), ("two", "pspnet")):
+        told |= {"preview": tmp_path / f"{name}.png", "recipe": REPO / "recipes" / f"{recipe}.yaml"}
+        result = run_job("validate", environment=ray_head.environment, **told)
+        assert result.returncode == 0
+        assert "24 pairs of image and label: no problems" in result.stdout
+        sheets.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
+    assert sheets[0].shape == sheets[1].shape
+    assert sheets[0].shape[0] > 12 * 240
+    assert (sheets[0] != sheets[1]).any()
+
+
+def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_head):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for file in Path(scenes, "val", name).iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "labels" / "scene_00000.png").unlink()
+    (tmp_path / "images" / "scene_00001.jpg").unlink()
+    Image.new("L", (5, 5), 3).save(tmp_path / "labels" / "scene_00002.png")
+    (tmp_path / "images" / "scene_00003.png").write_bytes(b"broken")
+    (tmp_path / "labels" / "scene_00004.png").write_bytes(b"")
+    with Image.open(tmp_path / "labels" / "scene_00005.png") as label:
+        Image.new("L", label.size, 77).save(tmp_path / "labels" / "scene_00005.png")
+    with Image.open(tmp_path / "labels" / "scene_00006.png") as label:
+        Image.new("L", label.size, 255).save(tmp_path / "labels" / "scene_00006.png")
+    told = {
+        "images": tmp_path / "images",
+        "labels": tmp_path / "labels",
+        "classes": f"{scenes}/classes.yaml",
+        "report": tmp_path / "report.json",
+    }
+    result = run_job("validate", environment=ray_head.environment, **told)
+    assert result.returncode == 1
+    found = {
+        (p["kind"], Path(p["where"]).stem): p["what"]
+        for p in json.loads((tmp_path / "report.json").read_text())["problems"]
+    }
+    assert set(found) == {
+        ("image_without_label", "scene_00000"),
+        ("label_without_image", "scene_00001"),
+        ("size_mismatch", "scene_00002"),
+        ("unreadable_image", "scene_00003"),
+        ("unreadable_label", "scene_00004"),
+        ("value_outside_classes", "scene_00005"),
+        ("nothing_labelled", "scene_00006"),
+    }
+    assert found["value_outside_classes", "scene_00005"].startswith("77 (")
+    assert "1 size_mismatch" in result.stdout.splitlines()[-1]

@@ -1,0 +1,394 @@
+"""Backbones and published weights against torchvision's own modules; options; narrow wherever weights do not matter."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.models import ARCHITECTURES, configure
+from pipeline.models.backbones.alexnet import AlexNet
+from pipeline.models.backbones.resnet import BLOCKS, ResNet
+from pipeline.models.backbones.vgg import VGG16
+from pipeline.models.deeplabv3 import DeepLabV3, DeepLabV3Config
+from pipeline.models.fcn import FCN
+from pipeline.models.layers import scaled
+from pipeline.models.pretrained import Loaded, load_pretrained
+from pipeline.models.upsampling import upsample
+from tests.support.networks import NARROW, liven, narrow
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+def random_vgg16() -> nn.Module:
+    """torchvision's VGG16 with random weights, without the seconds of its own initialisation."""
+    with torch.device("meta"):
+        model = torchvision.models.vgg16()
+    model = model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
+        nn.init.uniform_(parameter, -((6 / fan_in) ** 0.5), (6 / fan_in) ** 0.5)
+    return model.eval()
+
+
+def torchvision_resnet_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    x = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    layer3 = model.layer3(model.layer2(model.layer1(x)))
+    return layer3, model.layer4(layer3)
+
+
+@pytest.mark.parametrize(("output_stride", "size"), [(8, (9, 5)), (16, (5, 3)), (32, (3, 2))])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_features_have_the_chosen_stride(depth: int, output_stride: int, size: tuple[int, int]) -> None:
+    features = ResNet(depth=depth, output_stride=output_stride, width=0.125).eval()(torch.randn(1, 3, 70, 40))
+    assert features.layer4.shape[-2:] == size
+    assert features.layer3.shape[-2:] == ((9, 5) if output_stride == 8 else (5, 3))
+
+
+def test_width_scales_channels_in_multiples_of_8() -> None:
+    assert [scaled(64, 1.0), scaled(100, 1.0)] == [64, 100]
+    assert [scaled(64, 0.5), scaled(64, 0.125), scaled(64, 0.01), scaled(512, 0.3)] == [32, 8, 8, 152]
+
+
+# --- against torchvision
+
+
+def test_deeplabv3_resnet50_is_torchvisions() -> None:
+    theirs = liven(
+        torchvision.models.segmentation.deeplabv3_resnet50(
+            weights=None, weights_backbone=None, aux_loss=True, num_classes=21
+        )
+    )
+    ours = DeepLabV3(num_classes=21, depth=50, output_stride=8, auxiliary_head=True).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 48)
+    with torch.inference_mode():
+        expected = theirs(images)
+        logits = upsample(ours(images).logits, (64, 48), stride=8)
+        auxiliary = upsample(ours.aux_classifier(ours.backbone(images).layer3), (64, 48), stride=8)
+    assert expected["out"].std() > 0.01
+    torch.testing.assert_close(logits, expected["out"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(auxiliary, expected["aux"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_features_are_torchvisions(depth: int) -> None:
+    theirs = liven(getattr(torchvision.models, f"resnet{depth}")())
+    ours = ResNet(depth=depth).eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}, strict=True)
+    images = torch.randn(1, 3, 65, 47)
+    with torch.inference_mode():
+        for mine, expected in zip(ours(images), torchvision_resnet_layers(theirs, images), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_every_resnet_has_torchvisions_tensors(depth: int) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")().state_dict()
+        ours = ResNet(depth=depth).state_dict()
+    expected = {name: tensor.shape for name, tensor in theirs.items() if not name.startswith("fc.")}
+    assert {name: tensor.shape for name, tensor in ours.items()} == expected
+
+
+def test_vgg16_checkpoint_becomes_fcn() -> None:
+    theirs = random_vgg16()
+    with torch.device("meta"):
+        ours = FCN(num_classes=3, stride=32)
+    ours = ours.to_empty(device="cpu").eval()
+
+    report = load_pretrained(ours, theirs.state_dict())
+
+    assert sorted(report.fresh) == ["score.bias", "score.weight"]
+    assert sorted(report.unused) == ["classifier.6.bias", "classifier.6.weight"]
+    assert len(report.loaded) == 30
+    images, pool5 = torch.randn(1, 3, 64, 96), torch.rand(1, 512, 7, 7)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.backbone(images).pool5, theirs.features(images))
+        # fc6 sees the whole window only in its middle; the rest is padding.
+        hidden = F.relu(ours.fc7(F.relu(ours.fc6(pool5))))[:, :, 3, 3]
+        expected = theirs.classifier[:5](pool5.flatten(1))
+    assert expected.std() > 0.01
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_vgg16_maps_follow_its_pools() -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.vgg16().features
+    theirs, ours = theirs.to_empty(device="cpu"), VGG16().eval()
+    theirs.load_state_dict(ours.features.state_dict(), strict=True)
+    images = torch.randn(1, 3, 64, 32)
+    with torch.inference_mode():
+        for mine, end in zip(ours(images), (5, 10, 17, 24, 31), strict=True):
+            torch.testing.assert_close(mine, theirs[:end](images))
+
+
+def random_like(model: nn.Module) -> nn.Module:
+    """The meta module on the CPU with random weights and plausible statistics."""
+    model = model.to_empty(device="cpu").eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() > 1:
+            nn.init.normal_(tensor, std=(2 / tensor[0].numel()) ** 0.5)
+        elif tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 1.0)
+        else:
+            tensor.zero_()
+    return model
+
+
+def torchvisions(name: str) -> nn.Module:
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name)
+    return random_like(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("alexnet", lambda: AlexNet()),
+        ("vgg16", lambda: VGG16()),
+        ("vgg16_bn", lambda: VGG16(batch_norm=True)),
+        ("wide_resnet50_2", lambda: ResNet(depth=50, widen=2)),
+    ],
+)
+def test_other_backbones_are_torchvisions(name: str, ours: Callable[[], nn.Module]) -> None:
+    theirs = torchvisions(name)
+    with torch.device("meta"):
+        mine = ours()
+    mine = mine.to_empty(device="cpu").eval()
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith(("classifier.", "fc."))}
+    mine.load_state_dict(state, strict=True)
+    images = torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        expected = torchvision_resnet_layers(theirs, images)[1] if name.startswith("wide") else theirs.features(images)
+        found = mine(images)
+    found = found if isinstance(found, Tensor) else found[-1]
+    assert expected.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("kind", ["alexnet", "vgg16", "resnet"])
+def test_atrous_backbones_hold_the_strided_map_between_their_units(kind: str, output_stride: int) -> None:
+    """Every second (fourth) unit of the finer map is a unit of the coarser one: the same weights see the same pixels.
+
+    Away from the borders, where padding counts in units; ResNet by the rates of a layer throughout, where torchvision
+    leaves the first block of a layer with the rate before.
+    """
+
+    def build(stride: int) -> nn.Module:
+        torch.manual_seed(1)
+        if kind == "alexnet":
+            return AlexNet(width=0.125, output_stride=stride)
+        if kind == "vgg16":
+            return VGG16(width=0.125, output_stride=stride)
+        model = ResNet(depth=18, width=0.125, output_stride=stride)
+        for layer in (model.layer3, model.layer4):
+            rate = layer[1].conv1.dilation
+            layer[0].conv2.dilation = layer[0].conv2.padding = rate
+        return model
+
+    coarse, fine = build(32), build(output_stride)
+    fine.load_state_dict(coarse.state_dict())
+    images = torch.randn(1, 3, 448, 448)
+    with torch.inference_mode():
+        expected, found = (model(images) for model in (liven(coarse), fine.eval()))
+        fine.load_state_dict(coarse.state_dict())
+        found = fine(images)
+    expected, found = ((x if isinstance(x, Tensor) else x[-1]) for x in (expected, found))
+    factor = 32 // output_stride
+    first = factor - 1 if kind == "alexnet" else 0  # whose poolings are not padded
+    found = found[..., first::factor, first::factor]
+    inner = slice(5, 8)
+    torch.testing.assert_close(found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-5)
+
+
+# --- published weights
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "checkpoint", "fresh"),
+    [
+        ("fcn32s", {"geometry": "paper"}, "vgg16", {"score", "upscore"}),
+        ("deeplabv1_7x7", {}, "vgg16", {"score"}),
+        ("deeplabv1_largefov", {}, "vgg16", {"fc6", "fc7", "score"}),
+        ("deeplabv2_vgg16", {"multi_scale": True}, "vgg16", {"aspp"}),
+        ("deeplabv2_resnet101", {}, "resnet101", {"aspp"}),
+        ("deeplabv3_wide_resnet50", {}, "wide_resnet50_2", {"classifier"}),
+        ("pspnet_resnet50", {"deep_stem": False}, "resnet50", {"pyramid", "classifier", "aux_classifier"}),
+        ("segnet", {}, "vgg16_bn", {"decoder", "score"}),
+        ("deep_contextual", {}, "vgg16", {"branches"}),
+        ("sliding_window_alexnet", {}, "alexnet", {"classifier"}),
+        ("sliding_window_vgg16", {}, "vgg16", {"classifier"}),
+    ],
+)
+def test_published_weights_find_their_place(name: str, options: dict, checkpoint: str, fresh: set[str]) -> None:
+    """What is left as initialised is the heads; fully connected layers of the classifier become convolutions."""
+    with torch.device("meta"):
+        state = torchvision.models.get_model(checkpoint).state_dict()
+        model = configure(name, options).build(4)
+    report = load_pretrained(model, state)
+    left = [n for n in report.fresh if not n.endswith("num_batches_tracked")]
+    assert {n.split(".")[0] for n in left} == fresh
+    if name.startswith("sliding"):
+        assert sorted(left) == ["classifier.6.bias", "classifier.6.weight"]
+
+
+def test_deconvnet_takes_the_classifiers_hidden_layers() -> None:
+    with torch.device("meta"):
+        model = configure("deconvnet", {}).build(4)
+        report = load_pretrained(model, torchvision.models.vgg16_bn().state_dict())
+    assert {"fc6.0.weight", "fc6.0.bias", "fc7.0.weight", "fc7.0.bias"} <= set(report.loaded)
+    assert not [n for n in report.fresh if n.startswith("backbone")]
+
+
+def test_a_checkpoint_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of its tensors has a place"):
+        load_pretrained(narrow("unet"), {"conv1.weight": torch.zeros(64, 3, 7, 7)})
+
+
+def test_resnet18_checkpoint_fills_the_backbone() -> None:
+    theirs = liven(torchvision.models.resnet18())
+    model = DeepLabV3(num_classes=4, depth=18, output_stride=16).eval()
+    head = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
+
+    report = load_pretrained(model, theirs.state_dict())
+
+    state = model.state_dict()
+    for name, tensor in theirs.state_dict().items():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(state[f"backbone.{name}"], tensor, rtol=0, atol=0)
+    for name, tensor in head.items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)
+    assert sorted(report.unused) == ["fc.bias", "fc.weight"]
+    assert sorted(report.fresh) == sorted(head)
+    assert len(report.loaded) + len(report.fresh) == len(state)
+
+
+def test_a_checkpoint_without_batch_counters_is_as_good() -> None:
+    """Files from before PyTorch 0.4.1 have no `num_batches_tracked`, and torch itself takes them."""
+    model = narrow("deeplabv3_resnet18")
+    old = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    report = load_pretrained(model, old)
+    assert sorted(report.loaded) == sorted(old)
+
+
+def test_a_checkpoint_of_other_classes_gives_all_but_the_scores() -> None:
+    source = narrow("deeplabv3_resnet18", num_classes=21, auxiliary_head=True)
+    target = narrow("deeplabv3_resnet18", num_classes=5, auxiliary_head=True)
+    report = load_pretrained(target, source.state_dict())
+    scores = ["aux_classifier.4.bias", "aux_classifier.4.weight", "classifier.4.bias", "classifier.4.weight"]
+    assert sorted(report.fresh) == sorted(report.unused) == scores
+    torch.testing.assert_close(target.classifier[1].weight, source.classifier[1].weight)
+
+
+def test_a_checkpoints_auxiliary_head_is_left_out_where_there_is_none() -> None:
+    source = narrow("deeplabv3_resnet18", auxiliary_head=True).state_dict()
+    report = load_pretrained(narrow("deeplabv3_resnet18"), source)
+    assert report.fresh == []
+    assert {name.split(".")[0] for name in report.unused} == {"aux_classifier"}
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "message"),
+    [
+        ("fcn32s", "resnet18", r"'backbone.features.0.weight', is not in it"),
+        ("deeplabv3_resnet18", "vgg16", r"'backbone.conv1.weight', is not in it"),
+        ("deeplabv3_resnet18", "resnet18", r"'backbone.conv1.weight', has shape \(64, 3, 7, 7\), not \(8, 3, 7, 7\)"),
+        ("deeplabv3_resnet18", None, "is not in it"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(name: str, checkpoint: str | None, message: str) -> None:
+    with torch.device("meta"):
+        state = getattr(torchvision.models, checkpoint)().state_dict() if checkpoint else {}
+    model = narrow(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"does not fit this backbone: .*{message}"):
+        load_pretrained(model, state)
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
+
+
+def test_only_fully_connected_layers_are_reshaped() -> None:
+    """As many numbers in another order are another layer."""
+    model = narrow("deeplabv3_resnet50")
+    state = model.state_dict()
+    name = "backbone.layer1.0.conv3.weight"
+    assert state[name].shape == (32, 8, 1, 1)
+    state[name] = state[name].transpose(0, 1)
+    with pytest.raises(ValueError, match=rf"'{name}', has shape \(8, 32, 1, 1\), not \(32, 8, 1, 1\)"):
+        load_pretrained(model, state)
+
+
+def test_the_report_of_a_load_sums_up_by_part() -> None:
+    loaded = Loaded(["backbone.a", "backbone.b"], ["classifier.0.w", "classifier.1.w", "aux_classifier.w"], ["fc.w"])
+    assert str(loaded) == (
+        "2 tensors loaded; 3 left as initialised (aux_classifier, classifier); 1 of the checkpoint not used (fc)"
+    )
+    assert str(Loaded(["backbone.a"], [], [])) == "1 tensors loaded"
+
+
+@pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
+def test_fcn_starts_without_a_preference_and_leaves_that_state_in_two_steps(name: str) -> None:
+    model = configure(name, NARROW).build(3).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    images, targets = torch.randn(2, 3, 64, 64), torch.randint(0, 3, (2, 64, 64))
+    assert model(images).logits.abs().max() == 0
+    start = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for _ in range(2):
+        optimiser.zero_grad()
+        F.cross_entropy(upsample(model(images).logits, (64, 64), stride=model.output_stride), targets).backward()
+        optimiser.step()
+    still = [key for key, tensor in model.state_dict().items() if torch.equal(tensor, start[key])]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_resnet18", "deeplabv3_resnet50"])
+def test_deeplab_says_why_it_cannot_train_on_a_batch_of_one(name: str) -> None:
+    model = narrow(name).train()
+    with pytest.raises(ValueError, match="needs at least 2 images per worker"):
+        model(torch.randn(1, 3, 64, 64))
+    assert model(torch.randn(2, 3, 64, 64)).logits.shape == (2, 5, 4, 4)
+    assert model.eval()(torch.randn(1, 3, 64, 64)).logits.shape == (1, 5, 4, 4)
+
+
+def test_the_auxiliary_head_scores_layer3_only_while_training() -> None:
+    model = narrow("deeplabv3_resnet18", auxiliary_head=True, output_stride=8)
+    (auxiliary,) = model.train()(torch.randn(2, 3, 64, 40)).auxiliary
+    assert auxiliary.shape == (2, 5, 8, 5)
+    assert model.eval()(torch.randn(2, 3, 64, 40)).auxiliary == ()
+
+
+# --- configuration
+
+
+def test_options_change_a_preset_and_keep_the_rest() -> None:
+    config = configure("deeplabv3_resnet50", {"output_stride": 8})
+    assert config == DeepLabV3Config(depth=50, output_stride=8)
+    assert ARCHITECTURES["deeplabv3_resnet50"].output_stride == 16
+    assert configure("fcn16s", {}) == ARCHITECTURES["fcn16s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("unet3", {}, "unknown model 'unet3'; there are .*fcn32s, .*deeplabv3_resnet50"),
+        ("fcn8s", {"output_stride": 8}, r"model 'fcn8s', option 'output_stride': .*\(options: width, stride, geometry"),
+        ("fcn8s", {"stride": 4}, "option 'stride': Input should be 32, 16 or 8"),
+        ("deeplabv3_resnet18", {"output_stride": 32}, "option 'output_stride': Input should be 8 or 16"),
+        ("deeplabv3_resnet18", {"depth": 19}, "option 'depth'"),
+        ("deeplabv3_resnet18", {"width": "wide"}, "option 'width'"),
+        ("deeplabv3_resnet18", {"width": 0}, "option 'width'"),
+        ("fcn8s", {"width": -1.0}, "option 'width'"),
+        ("fcn8s", {"width": float("inf")}, "option 'width'"),
+    ],
+)
+def test_what_an_architecture_does_not_take_is_refused(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        configure(name, options)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,167 @@
+"""Classifiers with global pooling: the papers' sizes, torchvision's weights, and maps that two other ways give too."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchcam.methods import CAM
+
+from pipeline.cam.activation import class_maps
+from pipeline.data.preprocessing import ClassifierInput, Preprocessing
+from pipeline.models import CLASSIFIERS, configure, count_parameters
+from pipeline.models.pretrained import load_pretrained
+from pipeline.predict.classifier import Classifier
+from pipeline.predict.segmenter import NotFiniteError
+from tests.support.networks import liven
+
+SLIM = {name: {"width": 0.125} for name in CLASSIFIERS} | {
+    "wrn_28_10": {"depth": 10, "widen": 2},
+    "wrn_40_4": {"depth": 10, "widen": 1},
+    "wrn_16_4": {"depth": 16, "widen": 1},
+    "resnet110": {"depth": 8},
+}
+# The paper's networks are cut after conv5, conv5_3 and inception_4e: torchvision's parameters up to there, a 3x3
+# convolution to 1024 channels, and the scores.
+CUT = {"alexnet_cam": (2_469_696, 256), "vgg16_cam": (14_714_688, 512), "googlenet_cam": (3_273_920, 832)}
+
+
+@pytest.mark.parametrize("name", list(CUT))
+def test_the_papers_networks_have_a_convolution_of_1024_and_one_linear_layer(name: str) -> None:
+    before, channels = CUT[name]
+    with torch.device("meta"):
+        found = count_parameters(configure(name, {}).build(1000))
+    assert found == before + (9 * channels + 1) * 1024 + 1025 * 1000
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnet18_cam", 11_689_512), ("resnet50_cam", 25_557_032)])
+def test_resnets_are_torchvisions_to_the_last_parameter(name: str, expected: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(configure(name, {}).build(1000)) == expected
+
+
+@pytest.mark.parametrize(("name", "side"), [("alexnet_cam", 13), ("vgg16_cam", 14), ("googlenet_cam", 14)])
+def test_maps_have_the_papers_size(name: str, side: int) -> None:
+    with torch.device("meta"):
+        output = configure(name, {}).build(10).eval()(torch.empty(1, 3, 224, 224))
+    assert output.features.shape == (1, 1024, side, side)
+
+
+def build(name: str, classes: int = 5, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    network = liven(configure(name, SLIM[name] | options).build(classes))
+    nn.init.normal_(network.fc.weight)
+    nn.init.normal_(network.fc.bias)
+    return network
+
+
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+@pytest.mark.parametrize("pooling", ["gap", "gmp"])
+@torch.no_grad()
+def test_a_score_is_its_map_pooled(name: str, pooling: str) -> None:
+    network = build(name, pooling=pooling)
+    output = network(torch.randn(2, 3, 96, 80))
+    stride = network.output_stride
+    assert all(abs(n - size / stride) <= 1 for n, size in zip(output.features.shape[2:], (96, 80), strict=True))
+    if pooling == "gap":
+        maps = class_maps(output.features[1].numpy(), network.fc.weight.numpy(), range(5))
+        expected = output.logits[1] - network.fc.bias
+        np.testing.assert_allclose(maps.mean(axis=(1, 2)), expected, rtol=1e-3, atol=1e-5)
+    else:
+        strongest = output.features.flatten(2).max(dim=2).values
+        torch.testing.assert_close(output.logits, network.fc(strongest))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "googlenet", "alexnet", "resnet18"])
+@torch.no_grad()
+def test_torchvisions_weights_give_torchvisions_features(name: str) -> None:
+    torch.manual_seed(0)
+    told = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    theirs = liven(torchvision.models.get_model(name, **told))
+    network = configure(f"{name}_cam", {"output_stride": 32}).build(10).eval()
+    load_pretrained(network, theirs.state_dict())
+    layer = {"vgg16": "features.29", "googlenet": "inception4e", "alexnet": "features.11", "resnet18": "layer4"}[name]
+    seen: list[torch.Tensor] = []
+    theirs.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    images = torch.randn(2, 3, 128, 160)
+    if name == "googlenet":
+        theirs.transform_input = False
+    theirs(images)
+    torch.testing.assert_close(network._map(images), seen[0], rtol=1e-4, atol=1e-4)
+
+
+def classifier(network: nn.Module, *, multi_label: bool = False, size: int = 64, **told: object) -> Classifier:
+    takes = ClassifierInput(size=(size, size), multi_label=multi_label)
+    device = torch.device("cpu")
+    return Classifier(network, takes=takes, preprocessing=Preprocessing(), device=device, **told)
+
+
+def photographs(count: int, size: int = 64) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["resnet18_cam", "vgg16_cam", "wrn_16_4"])
+def test_maps_are_those_of_a_forward_hook_and_of_torch_cam(name: str) -> None:
+    network = build(name)
+    ours = classifier(network)
+    pixels = photographs(2)
+    answers = ours(pixels)
+
+    layer = {"resnet18_cam": "backbone.layer4", "vgg16_cam": "added", "wrn_16_4": "norm"}[name]
+    seen: list[torch.Tensor] = []
+    hook = network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    mean, std = torch.tensor(Preprocessing().mean), torch.tensor(Preprocessing().std)
+    batch = ((torch.from_numpy(np.stack(pixels)) / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = network(batch).logits
+    hook.remove()
+    by_hand = torch.einsum("bchw,kc->bkhw", seen[0], network.fc.weight.detach())
+    for i, answer in enumerate(answers):
+        np.testing.assert_allclose(answer.maps([3, 1]), by_hand[i, [3, 1]], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(answer.probabilities, logits[i].softmax(0), atol=1e-5)
+
+    class Logits(nn.Module):
+        """torch-cam wants a network that returns a tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images).logits
+
+    with CAM(Logits(), f"network.{layer}", "network.fc", input_shape=(3, 64, 64)) as extractor, torch.no_grad():
+        network(batch)
+        theirs = extractor([3, 1], normalized=False)[0].numpy()
+    # torch-cam sets what is negative to 0, and takes one class for each image.
+    np.testing.assert_allclose(answers[0].maps([3])[0].clip(0), theirs[0].clip(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(answers[1].maps([1])[0].clip(0), theirs[1].clip(0), rtol=1e-4, atol=1e-4)
+
+
+def test_showings_at_scales_and_mirrored_are_averaged() -> None:
+    network = build("resnet18_cam")
+    pixels = photographs(1)
+    (plain,) = classifier(network)(pixels)
+    (mirrored,) = classifier(network)([np.ascontiguousarray(pixels[0][:, ::-1])])
+    (both,) = classifier(network, flip=True)(pixels)
+    np.testing.assert_allclose(both.logits, (plain.logits + mirrored.logits) / 2, rtol=1e-4, atol=1e-4)
+    expected = (plain.maps([2]) + mirrored.maps([2])[..., ::-1]) / 2
+    np.testing.assert_allclose(both.maps([2]), expected, rtol=1e-4, atol=1e-4)
+    (scales,) = classifier(network, scales=(1.0, 2.0), flip=True)(pixels)
+    assert scales.maps([0, 1]).shape == (2, 4, 4)  # of the first showing
+    assert len(scales.features) == 4
+
+
+def test_an_image_whose_scores_are_not_finite_is_refused() -> None:
+    network = build("resnet18_cam")
+    nn.init.constant_(network.fc.bias, float("nan"))
+    with pytest.raises(NotFiniteError):
+        classifier(network)(photographs(1))
+
+
+def test_several_classes_at_once_have_probabilities_of_their_own() -> None:
+    network = build("resnet18_cam", classes=3)
+    (single,) = classifier(network)(photographs(1))
+    (several,) = classifier(network, multi_label=True)(photographs(1))
+    assert single.probabilities.sum() == pytest.approx(1)
+    np.testing.assert_allclose(several.probabilities, 1 / (1 + np.exp(-several.logits)), rtol=1e-5)

@@ -1,0 +1,222 @@
+"""Micro-batches lose nothing; a batch gives what its images give alone; scores that are no numbers are refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.models import configure
+from pipeline.models.layers import SegmentationOutput
+from pipeline.models.upsampling import upsample
+from pipeline.predict.segmenter import NotFiniteError, Segmenter, micro_batches, normalise
+
+CPU = torch.device("cpu")
+PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+def network(name: str = "deeplabv3_resnet18", num_classes: int = 5) -> nn.Module:
+    torch.manual_seed(0)
+    model = configure(name, {"width": 0.125}).build(num_classes)
+    for layer in ("score", "score_pool4", "score_pool3"):  # FCN's start at zero
+        if hasattr(model, layer):
+            nn.init.normal_(getattr(model, layer).weight, std=0.1)
+    return model.eval()
+
+
+def pictures(count: int, height: int = 37, width: int = 50) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def segmenter(model: nn.Module, **options: object) -> Segmenter:
+    return Segmenter(model, preprocessing=PREPROCESSING, device=CPU, **options)
+
+
+class Scores(nn.Module):
+    """A network at stride 2 that answers with the scores that it is given, one vector for all pixels."""
+
+    output_stride = 2
+
+    def __init__(self, *scores: float):
+        super().__init__()
+        self.register_buffer("scores", torch.tensor(scores, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        height, width = (-(-n // 2) for n in images.shape[-2:])
+        return SegmentationOutput(self.scores[None, :, None, None].expand(len(images), -1, height, width))
+
+
+class SmallMemory(Scores):
+    """Has room for so many images at a time; its class tells an image's first pixel."""
+
+    def __init__(self, room: int):
+        super().__init__(0.0, 0.0)
+        self.room = room
+        self.batches: list[int] = []
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        self.batches.append(len(images))
+        bright = images[:, :1, ::2, ::2]
+        return SegmentationOutput(torch.cat([-bright, bright], dim=1))
+
+
+# --- micro-batches
+
+
+def test_micro_batches_take_each_image_once_by_shape_and_within_budget() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = rng.integers(1, 6, (rng.integers(0, 40), 2)) * rng.integers(1, 50)
+        shapes = [(int(h), int(w), 3) for h, w in sizes]
+        budget = int(rng.integers(1, 20_000))
+        batches = list(micro_batches(shapes, max_pixels=budget))
+        assert sorted(i for batch in batches for i in batch) == list(range(len(shapes)))
+        for batch in batches:
+            assert len({shapes[i] for i in batch}) == 1
+            height, width, _ = shapes[batch[0]]
+            assert len(batch) == 1 or len(batch) * height * width <= budget
+
+
+def test_micro_batches_are_as_few_as_the_budget_allows() -> None:
+    shapes = [(10, 10, 3), (5, 20, 3)] * 7
+    batches = list(micro_batches(shapes, max_pixels=399))
+    assert batches == [[0, 2, 4], [6, 8, 10], [12], [1, 3, 5], [7, 9, 11], [13]]
+
+
+def test_an_image_beyond_the_budget_is_a_batch_of_its_own() -> None:
+    assert list(micro_batches([(100, 100)] * 2, max_pixels=1)) == [[0], [1]]
+
+
+# --- input
+
+
+def test_normalise_is_the_formula() -> None:
+    (picture,) = pictures(1, 3, 4)
+    found = normalise(torch.from_numpy(picture[None]), PREPROCESSING)
+    expected = (picture / 255.0 - np.array(PREPROCESSING.mean)) / np.array(PREPROCESSING.std)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- segmentation
+
+
+# One network for each way of being smaller than its image, or not.
+@pytest.mark.parametrize(
+    "name", ["fcn32s", "fcn16s", "fcn8s", "deeplabv3_resnet18", "deeplabv3_resnet50", "segnet", "unet"]
+)
+def test_labels_are_the_argmax_of_the_upsampled_scores(name: str) -> None:
+    model = network(name)
+    images = pictures(2)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PREPROCESSING.mean, PREPROCESSING.std))
+    with torch.inference_mode():
+        batch = torch.stack([(torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std for image in images])
+        logits = model(batch).logits
+        full = upsample(logits, (37, 50), stride=model.output_stride)
+    p = torch.softmax(logits.double(), dim=1)
+    for i, found in enumerate(segmenter(model)(images)):
+        assert found.labels.dtype == np.uint8
+        assert found.labels.shape == (37, 50)
+        assert (found.labels == full[i].argmax(dim=0).numpy()).mean() > 0.999  # but for ties within rounding
+        assert found.confidence == pytest.approx(float(p[i].amax(dim=0).mean()), abs=1e-5)
+        assert found.entropy == pytest.approx(float(-(p[i] * p[i].log()).sum(dim=0).mean()), abs=1e-5)
+    assert len(np.unique(full.argmax(dim=1))) > 1  # one class everywhere would prove nothing
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "deeplabv3_resnet18"])
+def test_a_batch_gives_what_its_images_give_alone(name: str) -> None:
+    segment = segmenter(network(name))
+    images = pictures(5)
+    together = segment(images)
+    assert len(together) == 5
+    for image, one in zip(images, together, strict=True):
+        (alone,) = segment([image])
+        assert (one.labels == alone.labels).mean() > 0.999
+        assert one.confidence == pytest.approx(alone.confidence, abs=1e-5)
+        assert one.entropy == pytest.approx(alone.entropy, abs=1e-5)
+    assert together[0].confidence != together[1].confidence
+
+
+def test_images_that_are_views_segment_like_copies() -> None:
+    segment = segmenter(network())
+    (image,) = pictures(1, 32, 48)
+    turned = image[::-1].swapaxes(0, 1)
+    np.testing.assert_array_equal(segment([turned])[0].labels, segment([turned.copy()])[0].labels)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "deeplabv3_resnet18"])
+def test_bfloat16_gives_nearly_the_labels_of_float32(name: str) -> None:
+    model, images = network(name), pictures(2)
+    for exact, rough in zip(segmenter(model)(images), segmenter(model, dtype="bfloat16")(images), strict=True):
+        assert (exact.labels == rough.labels).mean() > 0.8
+        assert rough.confidence == pytest.approx(exact.confidence, abs=0.02)
+
+
+@pytest.mark.parametrize("scores", [(0, 0, 0), (1, 2, 3), (0, 0, 1000), (-1e4, 1e4, 0), (5, 5, 5)])
+def test_confidence_and_entropy_of_known_scores(scores: tuple[float, ...]) -> None:
+    (found,) = segmenter(Scores(*scores))(pictures(1))
+    weights = [math.exp(s - max(scores)) for s in scores]
+    p = [w / sum(weights) for w in weights]
+    assert found.confidence == pytest.approx(max(p), rel=1e-5)
+    assert found.entropy == pytest.approx(-sum(q * math.log(q) for q in p if q), abs=1e-5)
+    assert (found.labels == scores.index(max(scores))).all()
+
+
+def test_confidence_and_entropy_stay_within_their_bounds() -> None:
+    rng = np.random.default_rng(0)
+    for spread in (0, 1e-3, 1, 10, 1e3, 1e30):
+        (found,) = segmenter(Scores(*(rng.normal(size=7) * spread)))(pictures(1, 9, 9))
+        assert 1 / 7 - 1e-6 <= found.confidence <= 1 + 1e-6
+        assert -1e-6 <= found.entropy <= math.log(7) + 1e-6
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(256, np.uint8), (257, np.uint16), (300, np.uint16)])
+def test_labels_are_wide_enough_for_the_classes(count: int, dtype: type) -> None:
+    (found,) = segmenter(Scores(*range(count)))(pictures(1, 4, 5))
+    assert found.labels.dtype == dtype
+    assert (found.labels == count - 1).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    model = network()
+    with torch.no_grad():
+        model.classifier[4].weight[0, 0, 0, 0] = value
+    with pytest.raises(NotFiniteError, match="not finite"):
+        segmenter(model)(pictures(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_single_score_that_is_no_number_is_refused(value: float) -> None:
+    with pytest.raises(NotFiniteError):
+        segmenter(Scores(0.0, value, 1.0))(pictures(1))
+
+
+# --- a device of little memory
+
+
+@pytest.mark.parametrize(("count", "room"), [(1, 1), (5, 1), (7, 2), (8, 3), (4, 9)])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(count: int, room: int) -> None:
+    model = SmallMemory(room)
+    images = [np.full((4, 6, 3), 255 * (i % 2), np.uint8) for i in range(count)]
+    found = segmenter(model)(images)
+    assert [int(one.labels[0, 0]) for one in found] == [i % 2 for i in range(count)]
+    assert sum(model.batches) == count
+
+
+def test_an_image_that_does_not_fit_alone_is_the_callers_business() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter(SmallMemory(0))(pictures(3, 4, 6))
+
+
+def test_segmenting_leaves_no_graph_behind() -> None:
+    model = network()
+    segmenter(model)(pictures(1))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(buffer.grad_fn is None for buffer in model.buffers())

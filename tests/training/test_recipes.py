@@ -1,0 +1,72 @@
+"""The papers' recipes: each is a complete configuration of its network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import cli
+from pipeline.models import configure, score_layers
+from pipeline.training.config import ClassifierConfig, RunConfig, TrainConfig
+from pipeline.training.optimisation import learning_rate, parameter_groups
+from tests.support.jobs import REPO
+
+RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
+SPLITS = "--train.images i --train.labels l --val.images i --val.labels l"
+WHERE = f"{SPLITS} --classes c.yaml --output o".split()
+
+
+def read(recipe: Path, *more: str) -> RunConfig:
+    if recipe.parent.name == "classifiers":
+        where = ["--train.images", "i", "--val.images", "i", "--output", "o"]
+        return cli.parse(ClassifierConfig, ["--config", str(recipe), *where, *more], description="")
+    return cli.parse(TrainConfig, ["--config", str(recipe), *WHERE, *more], description="")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_complete(recipe: Path) -> None:
+    """It parses, its header tells source, score and data, and every multiplier applies to its network."""
+    header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
+    assert len(header) >= 3
+    assert any(line.startswith(("# Published:", "# Measured:")) for line in header)
+    assert any(line.startswith("# Data:") for line in header)
+    config = read(recipe)
+    architecture = configure(config.model, config.model_options)
+    assert config.batch_size >= architecture.min_training_batch
+    with torch.device("meta"):
+        network = architecture.build(21)
+    assert parameter_groups(network, config.optimiser, score_layers(architecture, 21))
+    steps = config.epochs * config.steps_per_epoch(1000)
+    rates = [learning_rate(config.schedule, lr=config.optimiser.lr, step=step, steps=steps) for step in (0, steps - 1)]
+    assert rates[0] > 0
+    assert rates[1] <= max(rates[0], config.optimiser.lr)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("fcn32s", 100_000),
+        ("fcn8s", 100_000),
+        ("deeplab_v1", 6_000),
+        ("deeplab_v2_resnet101", 20_000),
+        ("deeplab_v3", 30_000),
+        ("deconvnet_1", 20_000),
+        ("deconvnet_2", 40_000),
+        ("segnet", 40_000),
+        ("classifiers/resnet50", 600_000),
+        ("classifiers/wrn_28_10", 78_200),
+        ("classifiers/resnet110", 64_124),
+    ],
+)
+def test_a_recipe_has_the_papers_number_of_steps(name: str, steps: int) -> None:
+    config = read(REPO / "recipes" / f"{name}.yaml")
+    assert config.epochs * config.steps_per_epoch(1) == steps
+
+
+def test_the_command_line_overrides_a_recipe() -> None:
+    config = read(
+        REPO / "recipes" / "pspnet.yaml", "--epochs", "3", "--optimiser.lr", "0.02", "--optimiser.lr_of", "head=5"
+    )
+    assert (config.epochs, config.optimiser.lr, config.optimiser.lr_of) == (3, 0.02, {"head": 5.0})
+    assert config.optimiser.weight_decay == 1e-4
+    assert config.augmentation.blur == 0.5
