@@ -9,18 +9,7 @@ from hypothesis import given, settings, strategies
 from pipeline.crf.dense import dense_crf
 from pipeline.crf.params import CRFParams
 from tests.support import crf_oracles as oracle
-
-
-def scene(height: int = 17, width: int = 22, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth image with an edge, and uncertain probabilities that roughly follow it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    side = x + 0.3 * y > width / 2
-    image = np.where(side[..., None], (200, 90, 40), (50, 120, 180)) + rng.normal(0, 8, (height, width, 3))
-    logits = rng.normal(0, 1.5, (classes, height, width))
-    logits[0] += 1.2 * side
-    logits[1] += 1.2 * ~side
-    return image.clip(0, 255).astype(np.uint8), oracle.softmax(logits).astype(np.float32)
+from tests.support.crf_oracles import scene
 
 
 def reference(

@@ -13,7 +13,7 @@ from pipeline.crf.samples import equal_squares, squares
 from pipeline.crf.tiles import tiles
 from pipeline.crf.warm import warm
 from pipeline.models.upsampling import upsample
-from tests.test_crf import scene
+from tests.support.crf_oracles import scene
 
 STRIDE = 8
 PARAMS = CRFParams(sigma_alpha=20, sigma_beta=8)

@@ -19,7 +19,7 @@ from pipeline.crf import CRFParams, crf_of_scores
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.predict.segmenter import Segmenter
 from tests.support.jobs import succeed
-from tests.test_bulk import rows_of
+from tests.support.runs import rows_of
 
 pytestmark = pytest.mark.timeout(600)
 

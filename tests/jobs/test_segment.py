@@ -26,21 +26,11 @@ from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
 from pipeline.predict.segmenter import Segmenter
 from tests.support.jobs import kill_when, run_job, succeed
+from tests.support.runs import rows_of, the_run
 
 pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
 
 TIMINGS = ["t_fetch_ms", "t_decode_ms", "t_infer_ms"]
-
-
-def the_run(output: str) -> str:
-    """The folder of the only run below an output."""
-    fs, path = storage.filesystem(output)
-    (folder,) = [entry for entry in fs.ls(path, detail=False) if "run_id=" in entry]
-    return storage.url_of(fs, folder)
-
-
-def rows_of(run: str) -> pa.Table:
-    return pa.concat_tables(read_file(run, file["path"]) for file in read_manifest(run)["files"])
 
 
 @pytest.fixture(scope="module")
