@@ -2,6 +2,6 @@
 
 from pipeline.crf.dense import dense_crf
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.score_map import Segmented, crf_of_scores
+from pipeline.crf.score_map import RefinedLabels, crf_of_scores
 
-__all__ = ["CRFParams", "Mode", "Segmented", "crf_of_scores", "dense_crf"]
+__all__ = ["CRFParams", "Mode", "RefinedLabels", "crf_of_scores", "dense_crf"]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.crf.inference import Refined, infer
+from pipeline.crf.inference import infer
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.crf.rows import Rows, best_classes, rows_of
 from pipeline.crf.samples import Samples
@@ -50,27 +50,34 @@ def dense_crf(
     params = params or CRFParams()
     pixels = image_array(image)
     given = _given(probabilities, unary, pixels.shape[:2])
-    of_probabilities = unary is None
     whole: NDArray = np.empty(pixels.shape[:2], np.int32)
     if output == "probabilities":
         whole = np.empty(given.shape, np.float32)
     for tile in image_tiles(pixels, params, classes=len(given), max_bytes=max_bytes):
-        refined = _refine(pixels[tile.outer], given[:, *tile.outer], params, mode, of_probabilities)
+        term = _FullSizeUnary(np.ascontiguousarray(given[:, *tile.outer]), probabilities=unary is None)
+        refined = infer(pixels[tile.outer], term, classes=len(given), params=params, mode=mode)
         found = refined.labels() if output == "labels" else refined.probabilities()
         whole[..., *tile.inner] = found[..., *tile.kept]
     return whole
 
 
-def _refine(pixels: NDArray, given: NDArray, params: CRFParams, mode: Mode, of_probabilities: bool) -> Refined:
-    given = np.ascontiguousarray(given)
+class _FullSizeUnary:
+    """The unary term given as full-size probabilities or energies.
 
-    def rows_at(samples: Samples, order: NDArray[np.intp], rest: float) -> Rows:
-        return rows_of(given, samples, order, probabilities=of_probabilities, rest=rest)
+    Args:
+        values: float32 [classes, height, width], contiguous.
+        probabilities: whether the values are probabilities; otherwise they are energies.
+    """
 
-    def raw() -> NDArray[np.int32]:
-        return best_classes(given, smallest=not of_probabilities)
+    def __init__(self, values: NDArray, *, probabilities: bool):
+        self._values = values
+        self._probabilities = probabilities
 
-    return infer(pixels, rows_at, raw, classes=len(given), params=params, mode=mode)
+    def rows(self, samples: Samples, kept: NDArray[np.intp], rest_factor: float) -> Rows:
+        return rows_of(self._values, samples, kept, probabilities=self._probabilities, rest=rest_factor)
+
+    def best_classes(self) -> NDArray[np.int32]:
+        return best_classes(self._values, smallest=not self._probabilities)
 
 
 def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: int, align: int = 1) -> Iterator[Tile]:

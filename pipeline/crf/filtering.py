@@ -30,8 +30,8 @@ from pipeline.crf.lanes import (
     total,
 )
 
-BLOCK = 16  # samples
-OF_BLOCK = (0,) * BLOCK  # as lanes
+GROUP_SAMPLES = 16  # samples
+GROUP_LANES = (0,) * GROUP_SAMPLES  # as lanes
 NOTHING = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
@@ -98,9 +98,13 @@ def blur(values, chains, width, lanes):
 @njit(nogil=True, cache=True, error_model="numpy")
 def begin(scores, certainty, first, second, width, lanes):
     """Splat the softmax of the scores."""
-    rows, sums, samples = np.empty(BLOCK * width, np.float32), np.ones(BLOCK, np.float32), len(scores) // width
-    for start in range(0, samples, BLOCK):
-        count = min(BLOCK, samples - start)
+    rows, sums, samples = (
+        np.empty(GROUP_SAMPLES * width, np.float32),
+        np.ones(GROUP_SAMPLES, np.float32),
+        len(scores) // width,
+    )
+    for start in range(0, samples, GROUP_SAMPLES):
+        count = min(GROUP_SAMPLES, samples - start)
         _copy(rows, start, count, scores, width)
         _exponentials(rows, sums, count, width, lanes)
         store(certainty, start, logarithm(_odds(sums), ONE))
@@ -128,11 +132,15 @@ def step(
     Returns:
         How many blocks to visit in the next step, and how many samples have another label.
     """
-    rows, sums, samples = np.empty(BLOCK * width, np.float32), np.ones(BLOCK, np.float32), len(scores) // width
+    rows, sums, samples = (
+        np.empty(GROUP_SAMPLES * width, np.float32),
+        np.ones(GROUP_SAMPLES, np.float32),
+        len(scores) // width,
+    )
     changed = left = 0
     for i in range(len(blocks)):
         start = np.int64(peek(blocks, i))
-        count = min(BLOCK, samples - start)
+        count = min(GROUP_SAMPLES, samples - start)
         _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
         if labels is not None:
             changed += _relabel(labels, rows, start, count, width, width)
@@ -149,10 +157,10 @@ def step(
 @njit(nogil=True, cache=True, error_model="numpy")
 def labels_of(scores, first, second, factors, matrix, classes, width, lanes):
     """The last slice (without kernels, none): the best classes, int32 [samples]."""
-    rows, samples = np.empty(BLOCK * width, np.float32), len(scores) // width
+    rows, samples = np.empty(GROUP_SAMPLES * width, np.float32), len(scores) // width
     labels = np.zeros(samples, np.int32)
-    for start in range(0, samples, BLOCK):
-        count = min(BLOCK, samples - start)
+    for start in range(0, samples, GROUP_SAMPLES):
+        count = min(GROUP_SAMPLES, samples - start)
         if first is None:
             _copy(rows, start, count, scores, width)
         else:
@@ -165,9 +173,9 @@ def labels_of(scores, first, second, factors, matrix, classes, width, lanes):
 def probabilities_of(result, scores, first, second, factors, matrix, width, lanes):
     """The last slice (without kernels, none): write the softmax to float32 [lanes, samples]."""
     used, samples = result.shape
-    rows, sums = np.empty(BLOCK * width, np.float32), np.empty(BLOCK, np.float32)
-    for start in range(0, samples, BLOCK):
-        count = min(BLOCK, samples - start)
+    rows, sums = np.empty(GROUP_SAMPLES * width, np.float32), np.empty(GROUP_SAMPLES, np.float32)
+    for start in range(0, samples, GROUP_SAMPLES):
+        count = min(GROUP_SAMPLES, samples - start)
         if first is None:
             _copy(rows, start, count, scores, width)
         else:
@@ -187,8 +195,8 @@ def _copy(rows, start, count, scores, width):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _odds(sums):
     """1 / (1 - max Q) of a block, where the sum of e^(x - max x) is 1 / max Q."""
-    sum = load(sums, 0, OF_BLOCK)
-    return divide(sum, scale_add(row_of(ONE, OF_BLOCK), LEAST_DOUBT - ONE, sum))
+    sum = load(sums, 0, GROUP_LANES)
+    return divide(sum, scale_add(row_of(ONE, GROUP_LANES), LEAST_DOUBT - ONE, sum))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -201,15 +209,15 @@ def _settled(sums, certainty, start, tolerance, patience):
     right by the last slice, and weighs on others by what it is wrong.
     """
     odds = _odds(sums)
-    now, none = logarithm(odds, ONE), row_of(NOTHING, OF_BLOCK)
-    pace = scale_add(load(certainty, start, OF_BLOCK), -ONE, now)
+    now, none = logarithm(odds, ONE), row_of(NOTHING, GROUP_LANES)
+    pace = scale_add(load(certainty, start, GROUP_LANES), -ONE, now)
     store(certainty, start, now)
-    room = logarithm(scale_add(odds, tolerance, row_of(ONE, OF_BLOCK)), ONE)
+    room = logarithm(scale_add(odds, tolerance, row_of(ONE, GROUP_LANES)), ONE)
     over = max(
         largest(scale_add(pace, patience, scale_add(room, -ONE, none))),
         largest(scale_add(pace, -patience, scale_add(room, -ONE, none))),
     )
-    return over < 0 and largest(load(sums, 0, OF_BLOCK)) < CONTESTED
+    return over < 0 and largest(load(sums, 0, GROUP_LANES)) < CONTESTED
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -1,8 +1,7 @@
 """From an image's rows of scores to its refined labels or probabilities."""
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from pipeline.crf.mean_field import Kernel, Settling, kernel_between, mean_field
 from pipeline.crf.params import CRFParams, Mode, Normalisation
 from pipeline.crf.pruning import STEPS, can_prune, choose, sides_of
 from pipeline.crf.rows import Rows
-from pipeline.crf.samples import BLOCK, Samples, equal_squares, squares
+from pipeline.crf.samples import BLOCK_SIDE, Samples, equal_squares, squares
 
 # Measured on the cases of `benchmarks.crf` and on photographs of streets: in exact mode nothing that can be told from
 # float32's rounding, in pruned mode under 1 label of 10,000.
@@ -23,6 +22,24 @@ SETTLING: dict[Mode, Settling] = {
     "pruned": Settling(1e-3, 4),
     "fast": Settling(1e-2, 4),
 }
+
+
+class Unary(Protocol):
+    """The unary term of an image, in whatever form the caller has it."""
+
+    def rows(self, samples: Samples, kept: NDArray[np.intp], rest_factor: float) -> Rows:
+        """Return the scores of some classes at some samples.
+
+        Args:
+            samples: the samples of the image.
+            kept: int [kept], the classes that have lanes of their own.
+            rest_factor: see `Rows.rest`.
+        """
+        ...
+
+    def best_classes(self) -> NDArray[np.int32]:
+        """Return the best class of each pixel before the CRF, int32 [height, width]."""
+        ...
 
 
 class Refined(NamedTuple):
@@ -63,8 +80,7 @@ class Refined(NamedTuple):
 
 def infer(
     pixels: NDArray,
-    rows_at: Callable[[Samples, NDArray[np.intp], float], Rows],
-    raw: Callable[[], NDArray[np.int32]],
+    unary: Unary,
     *,
     classes: int,
     params: CRFParams,
@@ -74,22 +90,21 @@ def infer(
 
     Args:
         pixels: [height, width, channels], uint8 or float32.
-        rows_at: makes rows of some classes at samples; the number is `Rows.rest`.
-        raw: the best classes before the CRF, int32 [height, width].
+        unary: the unary term of the image.
         classes: of the data set.
         params, mode: of the CRF.
     """
     size, order, rest = (pixels.shape[0], pixels.shape[1]), np.arange(classes), 0.0
     samples = equal_squares(*size, 1)
     if mode != "exact" and can_prune(pixels, params):
-        blocks = equal_squares(*size, BLOCK)
+        blocks = equal_squares(*size, BLOCK_SIDE)
         few = params.model_copy(update={"steps": STEPS})
-        coarse = refine(pixels, blocks, rows_at(blocks, order, rest), few, SETTLING[mode]).lanes()
-        before = raw()
+        coarse = refine(pixels, blocks, unary.rows(blocks, order, rest), few, SETTLING[mode]).lanes()
+        before = unary.best_classes()
         order, rest = choose(coarse, np.bincount(before.reshape(-1), minlength=classes))
         if mode == "fast":
             samples = squares(*size, sides_of(blocks, coarse, before))
-    return refine(pixels, samples, rows_at(samples, order, rest), params, SETTLING[mode])
+    return refine(pixels, samples, unary.rows(samples, order, rest), params, SETTLING[mode])
 
 
 def refine(pixels: NDArray, samples: Samples, rows: Rows, params: CRFParams, settling: Settling) -> Refined:

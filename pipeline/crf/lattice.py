@@ -21,7 +21,7 @@ from pipeline.crf.memory import scratch
 
 FREE = np.int64(-(2**63))  # no key
 NONE = np.int32(-1)
-BLOCK = 128  # pixels
+BATCH_SAMPLES = 128  # pixels
 FEWEST_KEYS = 1 << 15
 RECENT_BITS = 9  # of the number of points that are remembered as recent ones
 MAX_SPAN = 2**17  # widths of the Gaussian: float32 then leaves a coordinate 1/64
@@ -169,10 +169,10 @@ def _embed(features, start, points, index, vertices, weights, corners):
     """Fill vertices and weights from a pixel on, as far as there is room for new points; returns the pixels
     done and the points. Pixels go in blocks, so that all but the look-up is vector instructions over a block."""
     pixels, n = len(features), len(corners)
-    keys, simplex = np.empty((n, BLOCK), np.int64), np.empty((n, BLOCK), np.float32)
+    keys, simplex = np.empty((n, BATCH_SAMPLES), np.int64), np.empty((n, BATCH_SAMPLES), np.float32)
     recent = np.zeros(1 << RECENT_BITS, np.int32)
-    while start < pixels and points + n * BLOCK <= len(index.keys):
-        count = min(BLOCK, pixels - start)
+    while start < pixels and points + n * BATCH_SAMPLES <= len(index.keys):
+        count = min(BATCH_SAMPLES, pixels - start)
         _simplices(features, start, count, index, keys, simplex, corners)
         points = _number(
             start, count, points, keys.reshape(-1), simplex.reshape(-1), index.keys, index.table, recent,
@@ -189,7 +189,7 @@ def _number(start, count, points, block_keys, block_weights, keys, table, recent
     n = len(corners)
     for q in range(count):
         for r in range(len(corners)):
-            key = peek(block_keys, r * BLOCK + q)
+            key = peek(block_keys, r * BATCH_SAMPLES + q)
             place = np.int64(mixed(key) >> np.uint64(64 - RECENT_BITS))
             number = peek(recent, place)
             if peek(keys, np.int64(number)) != key:
@@ -202,7 +202,7 @@ def _number(start, count, points, block_keys, block_weights, keys, table, recent
                     points += 1
                 poke(recent, place, number)
             poke(vertices, 2 * n * (start + q) + r, number)
-            poke(weights, 2 * n * (start + q) + n + r, peek(block_weights, r * BLOCK + q))
+            poke(weights, 2 * n * (start + q) + n + r, peek(block_weights, r * BATCH_SAMPLES + q))
     return points
 
 
@@ -211,12 +211,12 @@ def _simplices(features, start, count, index, keys, weights, corners):
     """The keys of the vertices around some pixels and the barycentric weights (Adams et al., section 3.1)."""
     n, d = len(corners), len(corners) - 1
     scale, radix, origin = index.scale, index.radix, index.origin
-    elevated = np.zeros((n, BLOCK), np.float32)
-    base = np.zeros((n, BLOCK), np.int32)
-    rank = np.zeros((n, BLOCK), np.int32)
-    beyond = np.zeros((n, BLOCK), np.float32)
-    total = np.zeros(BLOCK, np.float32)
-    excess = np.zeros(BLOCK, np.int32)
+    elevated = np.zeros((n, BATCH_SAMPLES), np.float32)
+    base = np.zeros((n, BATCH_SAMPLES), np.int32)
+    rank = np.zeros((n, BATCH_SAMPLES), np.int32)
+    beyond = np.zeros((n, BATCH_SAMPLES), np.float32)
+    total = np.zeros(BATCH_SAMPLES, np.float32)
+    excess = np.zeros(BATCH_SAMPLES, np.int32)
     down = np.float32(1) / np.float32(n)
     # Elevate to the hyperplane of coordinates that sum to 0.
     for j in range(d, 0, -1):
@@ -224,47 +224,47 @@ def _simplices(features, start, count, index, keys, weights, corners):
             f = features[start + q, j - 1] * scale[j - 1]
             elevated[j, q] = total[q] - np.float32(j) * f
             total[q] += f
-    for q in range(BLOCK):
+    for q in range(BATCH_SAMPLES):
         elevated[0, q] = total[q]
     # The nearest point whose coordinates are multiples of d + 1.
     for j in range(n):
-        for q in range(BLOCK):
+        for q in range(BATCH_SAMPLES):
             nearest = np.int32(np.rint(elevated[j, q] * down))
             base[j, q] = nearest * n
             beyond[j, q] = elevated[j, q] - np.float32(nearest * n)
             excess[q] += nearest
     for j in range(d):
         for k in range(j + 1, n):
-            for q in range(BLOCK):
+            for q in range(BATCH_SAMPLES):
                 less = np.int32(beyond[j, q] < beyond[k, q])
                 rank[j, q] += less
                 rank[k, q] += 1 - less
     # Back into the plane, if rounding left it.
     for j in range(n):
-        for q in range(BLOCK):
+        for q in range(BATCH_SAMPLES):
             moved = rank[j, q] + excess[q]
             shift = np.int32(n * (np.int32(moved < 0) - np.int32(moved > d)))
             rank[j, q] = moved + shift
             base[j, q] += shift
             beyond[j, q] = (elevated[j, q] - np.float32(base[j, q])) * down
     # Sort by rank what goes into a weight and into a key.
-    falling, steps = np.empty(n * BLOCK, np.float32), np.empty(n * BLOCK, np.int64)
+    falling, steps = np.empty(n * BATCH_SAMPLES, np.float32), np.empty(n * BATCH_SAMPLES, np.int64)
     ranks, remainders = rank.reshape(-1), beyond.reshape(-1)
     for j in range(n):
         step = n * radix[j] if j < d else 0
-        for q in range(BLOCK):
-            at = np.int64(peek(ranks, j * BLOCK + q)) * BLOCK + q
-            poke(falling, at, peek(remainders, j * BLOCK + q))
+        for q in range(BATCH_SAMPLES):
+            at = np.int64(peek(ranks, j * BATCH_SAMPLES + q)) * BATCH_SAMPLES + q
+            poke(falling, at, peek(remainders, j * BATCH_SAMPLES + q))
             poke(steps, at, np.int64(step))
     # Vertex r is base + r, less d + 1 in the coordinates whose rank exceeds d - r.
-    for q in range(BLOCK):
+    for q in range(BATCH_SAMPLES):
         keys[0, q] = 0
-        weights[0, q] = np.float32(1) + falling[d * BLOCK + q] - falling[q]
+        weights[0, q] = np.float32(1) + falling[d * BATCH_SAMPLES + q] - falling[q]
     for j in range(d):
-        for q in range(BLOCK):
+        for q in range(BATCH_SAMPLES):
             keys[0, q] += (np.int64(base[j, q]) - origin[j]) * radix[j]
     ones = radix.sum()
     for r in range(1, n):
-        for q in range(BLOCK):
-            keys[r, q] = keys[r - 1, q] + ones - steps[(n - r) * BLOCK + q]
-            weights[r, q] = falling[(d - r) * BLOCK + q] - falling[(n - r) * BLOCK + q]
+        for q in range(BATCH_SAMPLES):
+            keys[r, q] = keys[r - 1, q] + ones - steps[(n - r) * BATCH_SAMPLES + q]
+            weights[r, q] = falling[(d - r) * BATCH_SAMPLES + q] - falling[(n - r) * BATCH_SAMPLES + q]

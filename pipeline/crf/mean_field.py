@@ -98,8 +98,8 @@ def mean_field(
     """
     shape = (rows.width, rows.lanes)
     first, second = (kernel.passage(rows.width) for kernel in kernels)
-    blocks = np.arange(0, rows.samples, filtering.BLOCK, dtype=np.int32)
-    certainty = np.empty(len(blocks) * filtering.BLOCK, np.float32)
+    blocks = np.arange(0, rows.samples, filtering.GROUP_SAMPLES, dtype=np.int32)
+    certainty = np.empty(len(blocks) * filtering.GROUP_SAMPLES, np.float32)
     labels = np.full(rows.samples, -1, np.int32) if params.stop_below else None
     limits = [np.float32(limit) for limit in settling]
     filtering.begin(rows.scores, certainty, first, second, *shape)

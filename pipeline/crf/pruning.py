@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.params import CRFParams
-from pipeline.crf.samples import BLOCK, Samples, blocks
+from pipeline.crf.samples import BLOCK_SIDE, Samples, blocks
 
 STEPS = 2  # of the coarse CRF
 LIKELY = 0.3  # of the best class's probability, after the coarse CRF, at any pixel
@@ -32,7 +32,7 @@ SURE = 0.97  # probability after the coarse CRF
 def can_prune(pixels: NDArray, params: CRFParams) -> bool:
     """Whether the image has a coarse grid, and the classes messages of their own."""
     matrix = params.compatibility is not None and isinstance(params.compatibility[0], tuple)
-    return min(pixels.shape[:2]) >= 8 * BLOCK and params.steps > 0 and not matrix
+    return min(pixels.shape[:2]) >= 8 * BLOCK_SIDE and params.steps > 0 and not matrix
 
 
 class Kept(NamedTuple):
@@ -69,10 +69,12 @@ def sides_of(samples: Samples, coarse: NDArray[np.float32], raw: NDArray[np.int3
         raw: the best classes before the CRF, [height, width].
     """
     height, width = samples.size
-    sides = np.ones((-(-height // BLOCK), -(-width // BLOCK)), np.int32)
-    rows, columns = height // BLOCK, width // BLOCK  # that are whole
+    sides = np.ones((-(-height // BLOCK_SIDE), -(-width // BLOCK_SIDE)), np.int32)
+    rows, columns = height // BLOCK_SIDE, width // BLOCK_SIDE  # that are whole
     label = np.full(blocks(height, width), -1, np.int32)
-    label[samples.ys // BLOCK, samples.xs // BLOCK] = np.where(coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1)
+    label[samples.ys // BLOCK_SIDE, samples.xs // BLOCK_SIDE] = np.where(
+        coarse.max(axis=0) >= SURE, coarse.argmax(axis=0), -1
+    )
     label = label[:rows, :columns]
     clear = _alone(label, raw)
     clear &= _around(label, np.maximum) == _around(label, np.minimum)
@@ -86,11 +88,11 @@ def _alone(label, raw):
     """Whether a block's label is that of each of its pixels."""
     alone = np.ones(label.shape, np.bool_)
     for row in range(label.shape[0]):
-        for y in range(row * BLOCK, (row + 1) * BLOCK):
+        for y in range(row * BLOCK_SIDE, (row + 1) * BLOCK_SIDE):
             for column in range(label.shape[1]):
-                here, at = label[row, column], column * BLOCK
+                here, at = label[row, column], column * BLOCK_SIDE
                 same = here == raw[y, at]
-                for x in range(at + 1, at + BLOCK):
+                for x in range(at + 1, at + BLOCK_SIDE):
                     same &= here == raw[y, x]
                 alone[row, column] &= same
     return alone

@@ -13,8 +13,8 @@ from pipeline.crf.samples import Samples
 WIDEST = 32  # lanes that stay in the processor's registers
 ABSENT = np.float32(-1e4)  # the score of lanes that hold no class
 MIN_PROBABILITY = np.float32(1e-8)  # log 0 would rule a class out whatever its neighbours are
-BLOCK = 1024  # samples
-CHUNK = 1 << 12  # pixels
+CHUNK_SAMPLES = 1024  # samples
+CHUNK_PIXELS = 1 << 12  # pixels
 AT_ONCE = (0,) * 16  # lanes
 ONE, NOTHING = np.float32(1), np.float32(0)
 
@@ -81,9 +81,9 @@ def rows_of(
 @njit(nogil=True, cache=True, error_model="numpy")
 def _enter(planes, pixels, line, ys, xs, sides, order, others, probabilities, table, width, lanes):
     """Log-probabilities at the samples into flat rows, so many at a time that they stay in the cache."""
-    places = np.zeros(BLOCK, np.int64)
-    for start in range(0, len(ys), BLOCK):
-        count = min(BLOCK, len(ys) - start)
+    places = np.zeros(CHUNK_SAMPLES, np.int64)
+    for start in range(0, len(ys), CHUNK_SAMPLES):
+        count = min(CHUNK_SAMPLES, len(ys) - start)
         for k in range(count):
             middle = peek(sides, start + k) >> 1
             poke(places, k, np.int64(peek(ys, start + k) + middle) * line + peek(xs, start + k) + middle)
@@ -105,7 +105,11 @@ def _enter(planes, pixels, line, ys, xs, sides, order, others, probabilities, ta
 @njit(nogil=True, cache=True, error_model="numpy")
 def _enter_rest(planes, pixels, places, others, probabilities, table, start, count, width, lane):
     """The log of the others' summed probability, into one lane of a block's rows."""
-    sums, least, numbers = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    sums, least, numbers = (
+        np.zeros(CHUNK_SAMPLES, np.float32),
+        np.zeros(CHUNK_SAMPLES, np.float32),
+        np.zeros(CHUNK_SAMPLES, np.float32),
+    )
     if not probabilities:
         least[:] = np.inf
         for c in range(len(others)):
@@ -136,11 +140,11 @@ def best_classes(given: NDArray, *, smallest: bool) -> NDArray[np.int32]:
 
 @njit(nogil=True, cache=True)
 def _mark_best(planes, sign, labels):
-    best = np.empty(CHUNK, np.float32)
-    for start in range(0, len(labels), CHUNK):
-        here = labels[start : start + CHUNK]
+    best = np.empty(CHUNK_PIXELS, np.float32)
+    for start in range(0, len(labels), CHUNK_PIXELS):
+        here = labels[start : start + CHUNK_PIXELS]
         for c in range(len(planes)):
-            part = planes[c, start : start + CHUNK]
+            part = planes[c, start : start + CHUNK_PIXELS]
             for q in range(len(here)):
                 x = sign * part[q]
                 better = c == 0 or x > best[q]

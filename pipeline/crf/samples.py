@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-BLOCK = 4  # pixels; the largest square has this side
+BLOCK_SIDE = 4  # pixels; the largest square has this side
 STRIP = 8  # blocks
 
 
@@ -46,18 +46,18 @@ class Samples(NamedTuple):
 @lru_cache(maxsize=4)
 def equal_squares(height: int, width: int, side: int) -> Samples:
     """The whole image in squares of a side, 1 or 4. It depends on the size alone, and is kept for the next image."""
-    rows, columns = blocks(height, width) if side == BLOCK else (-(-height // BLOCK), -(-width // BLOCK))
+    rows, columns = blocks(height, width) if side == BLOCK_SIDE else (-(-height // BLOCK_SIDE), -(-width // BLOCK_SIDE))
     return squares(height, width, np.full((rows, columns), side, np.int32))._replace(side=side)
 
 
 def blocks(height: int, width: int) -> tuple[int, int]:
     """How many rows and columns of blocks of 4x4 pixels have their middle in the image."""
-    return (height + BLOCK // 2 - 1) // BLOCK, (width + BLOCK // 2 - 1) // BLOCK
+    return (height + BLOCK_SIDE // 2 - 1) // BLOCK_SIDE, (width + BLOCK_SIDE // 2 - 1) // BLOCK_SIDE
 
 
 def squares(height: int, width: int, sides: NDArray[np.int32]) -> Samples:
     """The squares in which to see the pixels of each block of 4x4, given their sides [rows, columns]."""
-    room = int(np.sum((BLOCK // sides) ** 2))
+    room = int(np.sum((BLOCK_SIDE // sides) ** 2))
     ys, xs, own = (np.empty(room, np.int32) for _ in range(3))
     count = _visit(height, width, sides, ys, xs, own)
     return Samples((height, width), None, ys[:count], xs[:count], own[:count])
@@ -70,8 +70,8 @@ def _visit(height, width, sides, ys, xs, own):
         for row in range(rows):
             for column in range(strip, min(strip + STRIP, columns)):
                 side = sides[row, column]
-                for y in range(row * BLOCK, min((row + 1) * BLOCK, height), side):
-                    for x in range(column * BLOCK, min((column + 1) * BLOCK, width), side):
+                for y in range(row * BLOCK_SIDE, min((row + 1) * BLOCK_SIDE, height), side):
+                    for x in range(column * BLOCK_SIDE, min((column + 1) * BLOCK_SIDE, width), side):
                         ys[n], xs[n], own[n] = y, x, side
                         n += 1
     return n

@@ -15,7 +15,7 @@ from pipeline.crf.samples import Samples
 from pipeline.crf.tiles import MAX_BYTES
 
 
-class Segmented(NamedTuple):
+class RefinedLabels(NamedTuple):
     """What a CRF makes of a score map.
 
     Attributes:
@@ -35,7 +35,7 @@ def crf_of_scores(
     params: CRFParams | None = None,
     mode: Mode = "pruned",
     max_bytes: int = MAX_BYTES,
-) -> Segmented:
+) -> RefinedLabels:
     """Upsample a network's scores as DeepLab does, bilinearly, and refine them by a dense CRF.
 
     Args:
@@ -61,23 +61,34 @@ def crf_of_scores(
         part = coarse[
             rows.start // stride : -(-rows.stop // stride), columns.start // stride : -(-columns.stop // stride)
         ]
-        refined, raw = _refine(pixels[tile.outer], np.ascontiguousarray(part), stride, params, mode)
+        tile_pixels = pixels[tile.outer]
+        unary = _ScoreMapUnary(np.ascontiguousarray(part), size=tile_pixels.shape[:2], stride=stride)
+        refined = infer(tile_pixels, unary, classes=coarse.shape[2], params=params, mode=mode).labels()
         labels[tile.inner] = refined[tile.kept]
-        changed += int(np.count_nonzero(refined[tile.kept] != raw[tile.kept]))
-    return Segmented(labels, changed)
+        changed += int(np.count_nonzero(refined[tile.kept] != unary.best_classes()[tile.kept]))
+    return RefinedLabels(labels, changed)
 
 
-def _refine(
-    pixels: NDArray, coarse: NDArray[np.float32], stride: int, params: CRFParams, mode: Mode
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The refined labels, and the best classes before, [height, width]."""
-    raw = np.empty(pixels.shape[:2], np.int32)
-    _best(coarse, stride, raw)
+class _ScoreMapUnary:
+    """The unary term given as a network's coarse scores, interpolated bilinearly where they are needed.
 
-    def rows_at(samples: Samples, order: NDArray[np.intp], rest: float) -> Rows:
-        return _interpolate(coarse, samples, order, rest, stride)
+    Args:
+        coarse: float32 [ceil(height / stride), ceil(width / stride), classes], contiguous.
+        size: (height, width) of the image.
+        stride: the network's output stride.
+    """
 
-    return infer(pixels, rows_at, lambda: raw, classes=coarse.shape[2], params=params, mode=mode).labels(), raw
+    def __init__(self, coarse: NDArray[np.float32], *, size: tuple[int, int], stride: int):
+        self._coarse = coarse
+        self._stride = stride
+        self._best_classes = np.empty(size, np.int32)
+        _best(coarse, stride, self._best_classes)
+
+    def rows(self, samples: Samples, kept: NDArray[np.intp], rest_factor: float) -> Rows:
+        return _interpolate(self._coarse, samples, kept, rest_factor, self._stride)
+
+    def best_classes(self) -> NDArray[np.int32]:
+        return self._best_classes
 
 
 def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
