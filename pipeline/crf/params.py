@@ -1,62 +1,88 @@
-"""The parameters of a dense CRF."""
+"""The parameters of a dense CRF.
 
-from typing import Literal
+Options of command lines contain them, so this module imports neither NumPy nor Numba at the top.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
 
-# exact: the mean field of all classes. pruned: classes that do not win go on as one. fast: that, and parts of the image
-# that are settled beforehand are seen in squares of 2x2 and 4x4 pixels, which get one result; see `pruning`. With a
-# matrix of compatibility, and on images of under 32 pixels, all three are exact. In all of them steps leave out pixels
-# that have settled; see `mean_field.Settling`.
+# exact:  mean-field inference over all classes and pixels.
+# pruned: classes that win no pixel of the image are merged into a single one; see `pruning`.
+# fast:   pruned, and squares of 2x2 or 4x4 pixels in clearly labelled parts of the image share one result.
+# With a compatibility matrix, or on images less than 32 pixels high or wide, all three are exact. All three skip pixels
+# whose probabilities have settled; see `mean_field.Settling`.
 Mode = Literal["exact", "pruned", "fast"]
 
 
 class CRFParams(BaseModel):
-    """E(x) = sum_i -log P(x_i) + sum_{i<j} [x_i != x_j] ( w1 exp(-|p_i-p_j|²/2 sα² - |I_i-I_j|²/2 sβ²)
-                                                         + w2 exp(-|p_i-p_j|²/2 sγ²) )
+    """Parameters of a fully connected CRF (Krähenbühl & Koltun, NIPS 2011), under the names of the DeepLab paper.
 
-    over all pairs of pixels (Krähenbühl & Koltun, NIPS 2011), with the DeepLab paper's names.
+    The energy of a labelling x, with positions p, colours I and a sum over all pairs of pixels, is
+
+        E(x) = sum_i -log P(x_i) + sum_{i<j} [x_i != x_j] ( w1 exp(-|p_i-p_j|²/2 sα² - |I_i-I_j|²/2 sβ²)
+                                                          + w2 exp(-|p_i-p_j|²/2 sγ²) ).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     w1: float = Field(default=4.0, ge=0, allow_inf_nan=False, description="weight of the bilateral kernel")
-    sigma_alpha: float = Field(default=67.0, gt=0, allow_inf_nan=False, description="its width in pixels")
-    sigma_beta: float = Field(default=3.0, gt=0, allow_inf_nan=False, description="its width in grey levels (0..255)")
-    w2: float = Field(default=3.0, ge=0, allow_inf_nan=False, description="weight of the Gaussian kernel")
-    sigma_gamma: float = Field(default=3.0, gt=0, allow_inf_nan=False, description="its width in pixels")
-    steps: int = Field(default=10, ge=0, description="mean-field steps; 0 leaves the probabilities as they are")
+    sigma_alpha: float = Field(
+        default=67.0, gt=0, allow_inf_nan=False, description="width of the bilateral kernel in space, in pixels"
+    )
+    sigma_beta: float = Field(
+        default=3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="width of the bilateral kernel in colour, in grey levels 0..255",
+    )
+    w2: float = Field(default=3.0, ge=0, allow_inf_nan=False, description="weight of the spatial kernel")
+    sigma_gamma: float = Field(
+        default=3.0, gt=0, allow_inf_nan=False, description="width of the spatial kernel in pixels"
+    )
+    steps: int = Field(
+        default=10, ge=0, description="number of mean-field steps; 0 returns the probabilities unchanged"
+    )
     compatibility: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = Field(
         default=None,
-        description="of labels, times w1 and w2: nothing (Potts: 1 for labels that differ), a factor for each class, "
-        "or a matrix of penalties [class][class of the other pixel]",
+        description="label compatibility, multiplied by w1 and w2: empty for Potts (1 for different labels), one factor "
+        "for each class, or a matrix of penalties [class][class of the other pixel]",
     )
     normalisation: Normalisation = Field(
-        default="symmetric", description="of the kernels, by their sum before filtering, after it, half each, or not"
+        default="symmetric",
+        description="normalisation of the kernels by their row sums: before filtering, after it, symmetric (the square "
+        "root of the sums before and after), or none",
     )
     stop_below: float = Field(
-        default=0.0, ge=0, lt=1, description="stop once a step changes the labels of a smaller share of the pixels"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="stop once a step changes the labels of less than this share of the pixels",
     )
 
-    def label_compatibility(self, classes: int) -> NDArray[np.float32] | None:
-        """float32 [classes] factors or [classes, classes] penalties, or None for Potts.
+    def label_compatibility(self, classes: int) -> "NDArray[np.float32] | None":
+        """Return float32 factors [classes] or penalties [classes, classes], or None for Potts.
 
         Raises:
-            ValueError: where there are not as many numbers as classes.
+            ValueError: The compatibility does not fit the number of classes or is not finite.
         """
+        import numpy as np
+
         if self.compatibility is None:
             return None
-        given = np.array(self.compatibility if self._rectangular() else (), np.float32)
-        if given.shape not in ((classes,), (classes, classes)) or not np.isfinite(given).all():
+        compatibility = np.array(self.compatibility if self._is_rectangular() else (), np.float32)
+        if compatibility.shape not in ((classes,), (classes, classes)) or not np.isfinite(compatibility).all():
             raise ValueError(
-                f"compatibility: expected {classes} finite numbers or {classes} times {classes}, as there are classes"
+                f"compatibility: expected {classes} finite numbers or {classes}x{classes} of them for {classes} classes"
             )
-        return given
+        return compatibility
 
-    def _rectangular(self) -> bool:
-        """Whether the compatibility is an array."""
+    def _is_rectangular(self) -> bool:
+        """Whether all rows of the compatibility have the same length."""
         return len({len(row) if isinstance(row, tuple) else 0 for row in self.compatibility or ()}) == 1
