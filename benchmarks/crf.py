@@ -1,14 +1,14 @@
-"""Our dense CRF beside pydensecrf on one core: `python -m benchmarks.crf [--rounds 5] [--images FOLDER]`.
+"""Compare our dense CRF with pydensecrf on one core: `python -m benchmarks.crf [--rounds 5] [--images FOLDER]`.
 
 pydensecrf does not build any more; its fork pydensecrf2 does: `pip install cython setuptools wheel`, then
-`pip install --no-build-isolation pydensecrf2`. Without either the figures are ours alone, checked on a small picture
-against the lattice as scipy.sparse matrices.
+`pip install --no-build-isolation pydensecrf2`. If neither is installed, only our CRF is timed.
 
-Nine cases: three sizes of well-known data sets with as many classes in an image as networks find there (CamVid: 7 of
-11 is what our DeepLab with mIoU 0.42 leaves after pruning), three parameter sets. Both begin with the same
-probabilities and end with labels; times are medians of interleaved runs, a ratio is theirs over ours. `labels` is the
-share of pixels whose label is not that of our exact mode, and for that mode, not pydensecrf's. Needs Linux.
-The pictures are drawn, unless --images names a folder of photographs.
+There are nine cases: three image sizes of well-known data sets and three parameter sets. Each size has as many classes
+in an image as networks find there (CamVid: 7 of 11 is what our DeepLab with mIoU 0.42 leaves after pruning). Both
+libraries start from the same probabilities and return labels. Times are medians of interleaved runs; `ratio` is
+pydensecrf's time over ours. `labels` is the share of pixels that get another label: the exact mode is compared with
+pydensecrf, the other modes with our exact mode. The images are drawn, unless --images names a folder of photographs.
+Needs Linux.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from benchmarks.crf_scenes import STRIDE, Scene, draw, photograph
 from benchmarks.measure import peak_growth
 from pipeline.crf import CRFParams, Mode, dense_crf
 
-SIZES = {  # width, height, classes, those in an image
+SIZES = {  # width, height, classes of the data set, classes in an image
     "VOC": (500, 375, 21, 3),
     "CamVid": (480, 360, 11, 7),
     "Cityscapes / 2": (1024, 512, 19, 11),
 }
-SETS = {  # sigma_alpha, sigma_beta, w1
+PARAMETER_SETS = {
     "S1": CRFParams(sigma_alpha=67, sigma_beta=3, w1=4),
     "S2": CRFParams(sigma_alpha=49, sigma_beta=5, w1=5),
     "S3": CRFParams(sigma_alpha=80, sigma_beta=13, w1=10),
@@ -44,15 +44,35 @@ SETS = {  # sigma_alpha, sigma_beta, w1
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
-def probabilities_of(scene: Scene) -> NDArray[np.float32]:
-    """The softmax of the scores, interpolated, float32 [classes, height, width]."""
-    height, width = scene.truth.shape
-    full = zoom(scene.scores, (1, STRIDE, STRIDE), order=1, grid_mode=True, mode="nearest")[:, :height, :width]
-    e = np.exp(full - full.max(axis=0))
-    return e / e.sum(axis=0)
+def main() -> None:
+    """Run all measurements and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed runs, of which the median is taken")
+    parser.add_argument("--images", type=Path, help="folder of photographs to use in place of drawn images")
+    arguments = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    peer = has_pydensecrf()
+    if not peer:
+        print("pydensecrf is not installed: timing our CRF alone")
+    compare(make_scenes(arguments.images), arguments.rounds, peer=peer)
+    os.sched_setaffinity(0, cores)
+    report_memory(peer=peer)
+    report_two_processes()
+    report_first_call()
+
+
+def has_pydensecrf() -> bool:
+    """Whether pydensecrf can be imported."""
+    try:
+        import pydensecrf.densecrf  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def pydensecrf(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams) -> NDArray[np.float32]:
+    """Return the probabilities [classes, height, width] that pydensecrf infers."""
     from pydensecrf.densecrf import DenseCRF2D
 
     classes, height, width = probabilities.shape
@@ -66,59 +86,45 @@ def pydensecrf(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], pa
 def pydensecrf_labels(
     pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams
 ) -> NDArray[np.intp]:
+    """Return the labels [height, width] that pydensecrf infers."""
     return pydensecrf(pixels, probabilities, params).argmax(axis=0)
 
 
-def dense_crf_labels(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams) -> NDArray:
+def our_labels(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams) -> NDArray:
+    """Return the labels [height, width] that our exact mode infers."""
     return dense_crf(pixels, probabilities=probabilities, params=params)
 
 
-def peer_is_there() -> bool:
-    try:
-        import pydensecrf.densecrf  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=Path, help="folder of photographs")
-    arguments = parser.parse_args()
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    peer = peer_is_there()
-    if not peer:
-        print("pydensecrf is not installed: figures of ours alone")
-        against_oracle()
-    cases(scenes(arguments.images), arguments.rounds, peer=peer)
-    os.sched_setaffinity(0, cores)
-    memory(peer=peer)
-    two_processes()
-    first_call()
-
-
-def scenes(folder: Path | None) -> dict[str, Scene]:
+def make_scenes(folder: Path | None) -> dict[str, Scene]:
+    """Return one scene for each size, from the photographs of a folder or drawn."""
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")) if folder else []
-    made = {}
+    scenes = {}
     for i, (name, (width, height, classes, present)) in enumerate(SIZES.items()):
-        told = {"classes": classes, "present": present, "seed": i}
+        options = {"classes": classes, "present": present, "seed": i}
         if paths:
-            made[name] = photograph(paths[i * len(paths) // len(SIZES)], width, height, **told)
+            scenes[name] = photograph(paths[i * len(paths) // len(SIZES)], width, height, **options)
         else:
-            made[name] = draw(width, height, **told)
-    return made
+            scenes[name] = draw(width, height, **options)
+    return scenes
 
 
-def cases(made: dict[str, Scene], rounds: int, *, peer: bool) -> None:
+def probabilities_of(scene: Scene) -> NDArray[np.float32]:
+    """Return the softmax of the interpolated scores, float32 [classes, height, width]."""
+    height, width = scene.truth.shape
+    full = zoom(scene.scores, (1, STRIDE, STRIDE), order=1, grid_mode=True, mode="nearest")[:, :height, :width]
+    e = np.exp(full - full.max(axis=0))
+    return e / e.sum(axis=0)
+
+
+def compare(scenes: dict[str, Scene], rounds: int, *, peer: bool) -> None:
+    """Time all modes, and pydensecrf if installed, on every scene with every parameter set."""
     ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
     print(
         f"{'':22}{'pydensecrf':>11}" + "".join(f"{mode:>9}{'ratio':>7}{'labels':>9}" for mode in MODES) + "  max |dQ|"
     )
-    for name, scene in made.items():
+    for name, scene in scenes.items():
         probabilities = probabilities_of(scene)
-        for key, params in SETS.items():
+        for key, params in PARAMETER_SETS.items():
             works: list[Callable[[], Any]] = [
                 partial(dense_crf, scene.pixels, probabilities=probabilities, params=params, mode=mode)
                 for mode in MODES
@@ -126,27 +132,27 @@ def cases(made: dict[str, Scene], rounds: int, *, peer: bool) -> None:
             if peer:
                 works.insert(0, partial(pydensecrf_labels, scene.pixels, probabilities, params))
             times, results = interleaved(works, rounds)
-            theirs = times.pop(0) if peer else float("nan")
-            labels = results.pop(0) if peer else results[0]
-            cells = f"{name:16} {key:5}" + (f"{1000 * theirs:8.0f} ms" if peer else f"{'–':>11}")
-            for mode, seconds, found in zip(MODES, times, results, strict=True):
-                ratios[mode].append(theirs / seconds)
-                differ = np.mean(found != (labels if mode == "exact" else results[0]))
-                ratio = f"{theirs / seconds:.2f}" if peer else "–"
-                cells += f"{1000 * seconds:6.0f} ms{ratio:>7}{differ:9.0e}"
+            peer_time = times.pop(0) if peer else float("nan")
+            reference = results.pop(0) if peer else results[0]
+            line = f"{name:16} {key:5}" + (f"{1000 * peer_time:8.0f} ms" if peer else f"{'–':>11}")
+            for mode, seconds, labels in zip(MODES, times, results, strict=True):
+                ratios[mode].append(peer_time / seconds)
+                differing = np.mean(labels != (reference if mode == "exact" else results[0]))
+                ratio = f"{peer_time / seconds:.2f}" if peer else "–"
+                line += f"{1000 * seconds:6.0f} ms{ratio:>7}{differing:9.0e}"
             if peer:
                 q = dense_crf(scene.pixels, probabilities=probabilities, params=params, output="probabilities")
-                cells += f"{np.abs(q - pydensecrf(scene.pixels, probabilities, params)).max():10.0e}"
+                line += f"{np.abs(q - pydensecrf(scene.pixels, probabilities, params)).max():10.0e}"
             else:
-                cells += f"   exact {1e9 * times[0] / labels.size / params.steps:.0f} ns per pixel and step"
-            print(cells, flush=True)
+                line += f"   exact {1e9 * times[0] / reference.size / params.steps:.0f} ns per pixel and step"
+            print(line, flush=True)
     if peer:
         for name, of_mode in ratios.items():
-            print(f"{name}: median ratio {statistics.median(of_mode):.2f}, smallest {min(of_mode):.2f}")
+            print(f"{name}: median ratio {statistics.median(of_mode):.2f}, smallest ratio {min(of_mode):.2f}")
 
 
 def interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[list[float], list[Any]]:
-    """The median seconds of each, done in turn, and its result; a first round warms up."""
+    """Run functions in turn and return their median seconds and their results; a first round warms up."""
     times: list[list[float]] = [[] for _ in works]
     results: list[Any] = [None for _ in works]
     for i in range(rounds + 1):
@@ -158,52 +164,39 @@ def interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[list[float
     return [statistics.median(seconds) for seconds in times], results
 
 
-def against_oracle() -> None:
-    """Labels of a small picture against splat, blur and slice as scipy.sparse matrices."""
-    from tests.support import crf_oracles as oracle
-
-    scene = draw(64, 48, classes=5, present=4, seed=0)
-    probabilities, params = probabilities_of(scene), CRFParams(sigma_alpha=20, sigma_beta=8)
-    matrices = [
-        (params.w1, oracle.lattice_matrix(oracle.features_of(scene.pixels, params.sigma_alpha, params.sigma_beta))),
-        (params.w2, oracle.lattice_matrix(oracle.features_of(scene.pixels, params.sigma_gamma))),
-    ]
-    kernels = [(weight, oracle.normalised(matrix, "symmetric")) for weight, matrix in matrices]
-    expected = oracle.mean_field(np.log(probabilities.reshape(5, -1)).astype(np.float64), kernels, steps=params.steps)
-    found = dense_crf(scene.pixels, probabilities=probabilities, params=params).ravel()
-    print(f"64x48: {np.count_nonzero(found != expected.argmax(axis=0))} labels differ from the scipy oracle's")
-
-
-def memory(*, peer: bool) -> None:
-    """What each adds at its peak at 2048x1024x19, in a process of its own."""
-    grown = {}
-    for who in ("ours", *(["pydensecrf"] if peer else [])):
+def report_memory(*, peer: bool) -> None:
+    """Print the peak memory of each library for 2048x1024 pixels and 19 classes, in a process of its own."""
+    peaks = {}
+    for library in ("ours", *(["pydensecrf"] if peer else [])):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            grown[who] = pool.apply(_peak, (who,))
-    print("peak memory at 2048x1024x19: " + ", ".join(f"{who} {size / 2**20:.0f} MiB" for who, size in grown.items()))
+            peaks[library] = pool.apply(_peak, (library,))
+    print(
+        "peak memory for 2048x1024 pixels and 19 classes: "
+        + ", ".join(f"{library} {size / 2**20:.0f} MiB" for library, size in peaks.items())
+    )
 
 
-def _peak(who: str) -> int:
+def _peak(library: str) -> int:
     scene = draw(2048, 1024, classes=19, present=11, seed=0)
-    probabilities, params = probabilities_of(scene), SETS["S1"]
+    probabilities, params = probabilities_of(scene), PARAMETER_SETS["S1"]
     small = np.ascontiguousarray(probabilities[:, :64, :64])
-    work: Callable[..., Any] = dense_crf_labels if who == "ours" else pydensecrf_labels
-    work(np.ascontiguousarray(scene.pixels[:64, :64]), small, params)  # what compiling takes is not counted
+    work: Callable[..., Any] = our_labels if library == "ours" else pydensecrf_labels
+    work(np.ascontiguousarray(scene.pixels[:64, :64]), small, params)  # compile first: that memory does not count
     return peak_growth(partial(work, scene.pixels, probabilities, params))
 
 
-def two_processes() -> None:
-    """The images a second of two processes over those of one."""
+def report_two_processes() -> None:
+    """Print the throughput of two processes relative to one."""
     rates = []
     for count in (1, 2):
         with multiprocessing.get_context("spawn").Pool(count) as pool:
-            spans = pool.map(_many, range(count), chunksize=1)
+            spans = pool.map(_seconds_per_image, range(count), chunksize=1)
         rates.append(sum(1 / seconds for seconds in spans))
-    print(f"two processes: {rates[1] / rates[0]:.2f} x one")
+    print(f"two processes: {rates[1] / rates[0]:.2f} times the throughput of one")
 
 
-def _many(seed: int) -> float:
-    """Seconds an image, when all processes are at it."""
+def _seconds_per_image(seed: int) -> float:
+    """Refine one image for eight seconds and return the mean time."""
     scene = draw(500, 375, classes=21, present=3, seed=seed)
     probabilities = probabilities_of(scene)
     dense_crf(scene.pixels, probabilities=probabilities)
@@ -214,8 +207,8 @@ def _many(seed: int) -> float:
     return (time.perf_counter() - start) / done
 
 
-def first_call() -> None:
-    """The first call in a fresh process, with the compiled code and Python's bytecode on disk."""
+def report_first_call() -> None:
+    """Print the time of the first call in a new process, with compiled code and Python's bytecode on disk."""
     code = (
         "import time, numpy as np; from pipeline.crf import dense_crf; "
         "image, p = np.zeros((64, 64, 3), np.uint8), np.full((21, 64, 64), 1 / 21, np.float32); "
@@ -226,7 +219,7 @@ def first_call() -> None:
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, env=environment, capture_output=True, check=True) for _ in range(3)]
     seconds = [float(run.stdout) for run in runs]
-    print(f"first call in a fresh process, compiled before: {min(seconds):.2f} s")
+    print(f"first call in a new process, with the compiled code on disk: {min(seconds):.2f} s")
 
 
 if __name__ == "__main__":

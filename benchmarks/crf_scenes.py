@@ -1,4 +1,4 @@
-"""Pictures and score maps for `benchmarks.crf`: drawn ones, or photographs from a folder."""
+"""Images and score maps for `benchmarks.crf`, drawn or made from photographs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,13 @@ STRIDE = 8
 
 
 class Scene(NamedTuple):
-    """A picture, uint8 [height, width, 3]; its true classes [height, width]; and a network's scores, float32 [classes,
-    ceil(height / 8), ceil(width / 8)]."""
+    """An image with its true classes and the scores of an imaginary network.
+
+    Attributes:
+        pixels: uint8 [height, width, 3].
+        truth: int64 [height, width].
+        scores: float32 [classes, ceil(height / 8), ceil(width / 8)].
+    """
 
     pixels: NDArray[np.uint8]
     truth: NDArray[np.int64]
@@ -22,8 +27,10 @@ class Scene(NamedTuple):
 
 
 def draw(width: int, height: int, *, classes: int, present: int, seed: int) -> Scene:
-    """Dead leaves: discs of all sizes upon each other, which have the edges and the spectrum of photographs, each with
-    a texture and all with a camera's noise."""
+    """Draw an image after the dead-leaves model, with texture and camera noise.
+
+    Overlapping ellipses of all sizes have the edges and the spectrum of photographs.
+    """
     rng = np.random.default_rng(seed)
     colours = Image.new("RGB", (width, height))
     regions = Image.new("L", (width, height))
@@ -44,7 +51,7 @@ def draw(width: int, height: int, *, classes: int, present: int, seed: int) -> S
 
 
 def photograph(path: Path, width: int, height: int, *, classes: int, present: int, seed: int) -> Scene:
-    """A photograph, with clusters of its colours and places for classes."""
+    """Load a photograph and take clusters of its colours and positions as classes."""
     with Image.open(path) as image:
         pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
     y, x = np.mgrid[:height:STRIDE, :width:STRIDE]
@@ -56,8 +63,11 @@ def photograph(path: Path, width: int, height: int, *, classes: int, present: in
 
 
 def network_scores(truth: NDArray[np.int64], classes: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What a network might say: sure inside of regions (probability .99), blurred at their edges, with errors that are
-    correlated over some 30 pixels, and wrong classes at odds of e^-8 give or take e^1.5."""
+    """Return plausible scores of a network for the true classes.
+
+    They are confident inside regions (probability 0.99), blurred at edges, and have errors that are correlated over
+    about 30 pixels. The log-odds of wrong classes are -8 with a spread of about 1.5.
+    """
     height, width = (-(-side // STRIDE) * STRIDE for side in truth.shape)
     padded = np.pad(truth, ((0, height - truth.shape[0]), (0, width - truth.shape[1])), mode="edge")
     scores = np.empty((classes, height // STRIDE, width // STRIDE), np.float32)
