@@ -1,4 +1,4 @@
-"""The list of architectures. To add one: a file with its network and config, and a line here."""
+"""The list of architectures. A new one needs a file with its network and configuration, and a line here."""
 
 from typing import Any
 
@@ -70,10 +70,14 @@ CLASSIFIERS: dict[str, ModelConfig] = {
 
 
 def configure(name: str, options: dict[str, Any]) -> ModelConfig:
-    """The configuration of an architecture or classifier by name, with some options changed.
+    """Return the configuration of an architecture or classifier.
+
+    Args:
+        name: Key of `ARCHITECTURES` or `CLASSIFIERS`.
+        options: Options that differ from those of the listed configuration.
 
     Raises:
-        ValueError: an unknown name, an unknown option or a value that the architecture does not take.
+        ValueError: The name or an option is unknown, or the architecture does not allow a value.
     """
     known_models = ARCHITECTURES | CLASSIFIERS
     if name not in known_models:
@@ -89,12 +93,12 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def score_layers(config: ModelConfig, num_classes: int) -> set[str]:
-    """Names of the parameters that depend on the classes: those whose shape changes with their number."""
+    """Return the names of the parameters whose shape depends on the number of classes."""
     with torch.device("meta"):
         one, other = (dict(config.build(n).named_parameters()) for n in (num_classes, num_classes + 1))
     return {name for name, parameter in one.items() if parameter.shape != other[name].shape}

@@ -1,4 +1,4 @@
-"""What the configuration of every architecture has in common."""
+"""The base class of all model configurations."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -8,20 +8,38 @@ from torch import nn
 
 
 class ModelConfig(BaseModel):
-    """An architecture and its options: everything but the classes that is needed to build the network."""
+    """The options of an architecture.
+
+    Each architecture has one subclass, which declares its options, and one network, whose constructor takes the
+    configuration and the number of classes.
+
+    Attributes:
+        paper: Authors, venue and year of the paper.
+        classifies: Whether the network classifies whole images rather than pixels.
+        auxiliary_weight: Default weight of the loss of each auxiliary output.
+        auxiliary_decay: Whether that weight decays to 0 over the run by default, as in the paper.
+        min_training_batch: Smallest number of images per worker that a training step can take.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paper: ClassVar[str]
-    classifies: ClassVar[bool] = False  # images, not pixels
-    # What each auxiliary output's loss weighs, and whether that falls to 0 over the run, as the paper has it.
+    classifies: ClassVar[bool] = False
     auxiliary_weight: ClassVar[float] = 0.4
     auxiliary_decay: ClassVar[bool] = False
     min_training_batch: ClassVar[int] = 1
 
-    width: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies every layer's channels")
+    width: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="factor by which every layer's channels are multiplied"
+    )
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights; it maps [batch, 3, height, width] to a `SegmentationOutput`, or to a
-        `ClassifierOutput` if it classifies, and knows its `output_stride`."""
+        """Return the network with freshly initialised weights.
+
+        It maps images [batch, 3, height, width] to a `SegmentationOutput`, or to a `ClassifierOutput` if the
+        architecture classifies, and has an attribute `output_stride`, the pixels of the image per unit of its maps.
+
+        Args:
+            num_classes: Number of classes: channels of the score maps, or scores per image.
+        """

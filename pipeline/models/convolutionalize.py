@@ -1,13 +1,13 @@
-"""A classifier with fully connected layers as a network that scores every place of an image.
+"""Conversion of a classifier with fully connected layers into a fully convolutional network.
 
 Long, Shelhamer & Darrell, CVPR 2015, section 3.1. A fully connected layer on a map of C channels and k x k units is a
-k x k convolution with the same weights; the ones after it are 1x1 convolutions. On an image larger than the
-classifier's window the result is the classifier's score at every window, as if it were slid over the image in steps
-of its stride, but windows share the work where they overlap (`python -m benchmarks.models sliding`).
+k x k convolution with the same weights; later fully connected layers are 1x1 convolutions. On an image larger than
+the classifier's window, the result is the classifier's score of every window, as if it slid over the image in steps of
+its stride, but overlapping windows share the computation (`python -m benchmarks.models sliding`).
 
-That is exact for convolutions without padding. A padded convolution sees zeros beyond the window when the window is
-cut out, and the image itself when it is not: scores then differ, the more the deeper the network. `without_padding`
-makes the classifier for which both agree; its window is its receptive field (404 pixels for VGG16, 355 for AlexNet,
+This is exact for convolutions without padding. A padded convolution sees zeros beyond a window that is cut out, but
+the image itself beyond a window that is not, so the scores differ, and more so in deeper networks. `without_padding`
+returns a network for which both agree; its window is its receptive field (404 pixels for VGG16 and 355 for AlexNet,
 in place of 224).
 """
 
@@ -22,18 +22,18 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def convolutionalize(features: nn.Module, fully_connected: nn.Sequential, *, channels: int) -> nn.Sequential:
-    """The dense network of a classifier, with the same weights (copied).
+    """Return the fully convolutional network of a classifier, with copies of its weights.
 
     Args:
-        features: the convolutional part, as of torchvision's `vgg16().features`.
-        fully_connected: linear layers and what lies between them, as `vgg16().classifier`.
-        channels: of the map that the first linear layer flattens.
+        features: Convolutional part, such as torchvision's `vgg16().features`.
+        fully_connected: Linear layers and the layers between them, such as `vgg16().classifier`.
+        channels: Channels of the map that the first linear layer takes as a vector.
 
     Returns:
         A network from images [batch, 3, height, width] to scores [batch, classes, h, w].
 
     Raises:
-        ValueError: the first linear layer does not fit a square map of so many channels.
+        ValueError: The number of inputs of the first linear layer is not that of a square map.
     """
     dense: list[nn.Module] = []
     side: int | None = None
@@ -44,7 +44,7 @@ def convolutionalize(features: nn.Module, fully_connected: nn.Sequential, *, cha
         if side is None:
             side = math.isqrt(layer.in_features // channels)
             if side * side * channels != layer.in_features:
-                raise ValueError(f"{layer.in_features} inputs are no square map of {channels} channels")
+                raise ValueError(f"{layer.in_features} inputs do not form a square map of {channels} channels")
             dense.append(_as_convolution(layer, channels, side))
         else:
             dense.append(_as_convolution(layer, layer.in_features, 1))
@@ -52,6 +52,7 @@ def convolutionalize(features: nn.Module, fully_connected: nn.Sequential, *, cha
 
 
 def _as_convolution(layer: nn.Linear, channels: int, side: int) -> nn.Conv2d:
+    """Return the convolution with the weights of a linear layer on a map of side x side units."""
     convolution = nn.Conv2d(channels, layer.out_features, side, bias=layer.bias is not None)
     with torch.no_grad():
         convolution.weight.copy_(layer.weight.view_as(convolution.weight))
@@ -61,7 +62,7 @@ def _as_convolution(layer: nn.Linear, channels: int, side: int) -> nn.Conv2d:
 
 
 def without_padding(features: Network) -> Network:
-    """A copy whose convolutions and poolings see nothing but their input; pooling rounds down."""
+    """Return a copy whose convolutions and pools have no padding and whose pools round sizes down."""
     copied = copy.deepcopy(features)
     for layer in copied.modules():
         if isinstance(layer, nn.Conv2d):

@@ -1,26 +1,27 @@
-"""DeepLab v2: atrous spatial pyramid pooling with summed scores.
+r"""DeepLab v2: atrous spatial pyramid pooling (ASPP) with summed scores.
 
 Chen, Papandreou, Kokkinos, Murphy & Yuille, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets,
 Atrous Convolution, and Fully Connected CRFs", PAMI 2018.
 
-                 /-> 3x3, rate r1 -> ... -> scores \\
+                 /-> 3x3, rate r1 -> ... -> scores \
     backbone /8 ---> 3x3, rate r2 -> ... -> scores  (+) -> x8 bilinear (-> dense CRF)
                  --> 3x3, rate r3 -> ... -> scores /
-                 \\-> 3x3, rate r4 -> ... -> scores
+                 \-> 3x3, rate r4 -> ... -> scores
 
     VGG16        each branch is 3x3, 1024 -> 1x1, 1024 -> 1x1 scores (LargeFOV's layers)      37.88 M
     ResNet-101   each branch is a single 3x3 from 2048 channels to the classes, with bias,
                  without batch normalisation or ReLU                                          44.05 M
 
-Rates: L = 6, 12, 18, 24 and S = 2, 4, 8, 12. All branches are 3x3; only their rates differ (effective sizes 13 to 49),
-and there is no image pooling, no 1x1 branch and no concatenation: those are v3's.
+Rates: L = 6, 12, 18, 24 and S = 2, 4, 8, 12. All branches are 3x3 and differ only in their rates (effective kernel
+sizes 13 to 49). Image pooling, the 1x1 branch and concatenation belong to v3.
 
-What it introduced: ASPP; the ResNet-101 backbone with layer3 and layer4 atrous; multi-scale inputs with max fusion
-(`multi_scale`, see there); the poly schedule.
+What it introduced: ASPP; the ResNet-101 backbone with atrous layer3 and layer4; multi-scale inputs with max fusion
+(the option `multi_scale`, see the module of that name); the poly learning rate schedule.
 """
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.backbones.resnet import ResNet
@@ -29,55 +30,53 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, kaiming, scaled
 from pipeline.models.multi_scale import MultiScale
 
-Backbone = Literal["vgg16", "resnet101"]
-RATES: dict[Literal["L", "S"], tuple[int, ...]] = {"L": (6, 12, 18, 24), "S": (2, 4, 8, 12)}
+Rates = Literal["L", "S"]
+RATES: dict[Rates, tuple[int, ...]] = {"L": (6, 12, 18, 24), "S": (2, 4, 8, 12)}
 
 
 class DeepLabV2Config(ModelConfig):
-    """`backbone`: vgg16 or resnet101. `aspp`: L (rates 6, 12, 18, 24) or S (2, 4, 8, 12). `multi_scale`: inputs at
-    scales 1, 0.75 and 0.5, fused by the maximum."""
+    """Configuration of DeepLab v2."""
 
     paper: ClassVar[str] = "Chen et al., PAMI 2018"
     auxiliary_weight: ClassVar[float] = 1.0
 
-    backbone: Backbone = "resnet101"
-    aspp: Literal["L", "S"] = "L"
-    multi_scale: bool = False
+    backbone: Literal["vgg16", "resnet101"] = Field(
+        default="resnet101", description='network that computes the features: "vgg16" or "resnet101"'
+    )
+    aspp: Rates = Field(
+        default="L", description='atrous rates of the four branches: "L" (6, 12, 18, 24) or "S" (2, 4, 8, 12)'
+    )
+    multi_scale: bool = Field(
+        default=False, description="take the maximum of the scores of the image at scales 1, 0.75 and 0.5 (MSC)"
+    )
 
     def build(self, num_classes: int) -> nn.Module:
-        network = DeepLabV2(num_classes=num_classes, **self.model_dump(exclude={"multi_scale"}))
+        """Return a DeepLab v2 with fresh weights, inside a `MultiScale` if `multi_scale` is set."""
+        network = DeepLabV2(self, num_classes=num_classes)
         return MultiScale(network) if self.multi_scale else network
 
 
 class DeepLabV2(nn.Module):
-    """DeepLab v2 at one scale; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        backbone: "vgg16" or "resnet101".
-        aspp: "L" or "S", the set of rates.
-        width: multiplies every layer's channels.
-    """
+    """DeepLab v2 at a single scale, whatever `multi_scale` is."""
 
     output_stride = 8
 
-    def __init__(
-        self, *, num_classes: int, backbone: Backbone = "resnet101", aspp: Literal["L", "S"] = "L", width: float = 1.0
-    ):
+    def __init__(self, config: DeepLabV2Config, *, num_classes: int):
         super().__init__()
+        rates = RATES[config.aspp]
         self.backbone: VGG16 | ResNet
-        if backbone == "vgg16":
-            self.backbone = VGG16(width=width, output_stride=8, pool=3)
-            inputs, hidden = self.backbone.channels[4], scaled(1024, width)
-            branches = [_vgg_branch(inputs, hidden, num_classes, rate) for rate in RATES[aspp]]
+        if config.backbone == "vgg16":
+            self.backbone = VGG16(width=config.width, output_stride=8, pool=3)
+            inputs, hidden = self.backbone.channels[4], scaled(1024, config.width)
+            branches = [_vgg_branch(inputs, hidden, num_classes, rate) for rate in rates]
         else:
-            self.backbone = ResNet(depth=101, width=width, output_stride=8)
+            self.backbone = ResNet(depth=101, width=config.width, output_stride=8)
             inputs = self.backbone.channels4
-            branches = [_score(inputs, num_classes, 3, rate) for rate in RATES[aspp]]
+            branches = [_score(inputs, num_classes, 3, rate) for rate in rates]
         self.aspp = nn.ModuleList(branches)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         x = self.backbone(images)[-1]
         scores = self.aspp[0](x)
         for branch in self.aspp[1:]:

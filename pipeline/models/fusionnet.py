@@ -1,18 +1,18 @@
-"""FusionNet: U-Net with residual blocks and long skips by summation.
+"""FusionNet: U-Net with residual blocks and summed long skips.
 
 Quan, Hildebrand & Jeong, "FusionNet: A Deep Fully Residual Convolutional Neural Network for Image Segmentation in
 Connectomics", 2016.
 
-    a level:   conv 3x3 -> (+) residual block of three 3x3 convolutions -> conv 3x3, each with BN and ReLU
-    encoder:   levels of 64, 128, 256, 512, a 2x2 max-pool after each; bridge of 1024
+    level:     conv 3x3 -> (+) residual block of three 3x3 convolutions -> conv 3x3, each with BN and ReLU
+    encoder:   levels of 64, 128, 256 and 512 channels, each followed by a 2x2 max-pool; a bridge level of 1024
     decoder:   transposed convolution, stride 2 -> (+) the encoder's map of that size -> level
 
-What it introduced: summation in place of U-Net's concatenation, so short skips (in the blocks) and long ones (across
-the U) together make the whole network residual, and the decoder needs half of U-Net's inputs.
+What it introduced: summation in place of U-Net's concatenation. The short skips (in the blocks) and the long skips
+(from encoder to decoder) together make the whole network residual, and the decoder has half of U-Net's input channels.
 
-Parameters: 78.52 M at 21 classes. Output stride 1. Images are continued to a multiple of 16.
+Parameters: 78.52 M at 21 classes. Output stride 1. Images are padded to a multiple of 16 by replicating the border.
 
-Deviation: the ReLU of a residual block's last convolution comes after the sum.
+Deviation: the ReLU of a residual block's last convolution follows the sum.
 """
 
 from typing import ClassVar
@@ -30,31 +30,27 @@ from pipeline.models.layers import (
     scaled,
 )
 
-CHANNELS = (64, 128, 256, 512, 1024)
+CHANNELS = (64, 128, 256, 512, 1024)  # channels of the levels
 
 
 class FusionNetConfig(ModelConfig):
-    """FusionNet has no options but its width."""
+    """Configuration of FusionNet."""
 
     paper: ClassVar[str] = "Quan, Hildebrand & Jeong, 2016"
 
     def build(self, num_classes: int) -> "FusionNet":
-        return FusionNet(num_classes=num_classes, width=self.width)
+        """Return a FusionNet with fresh weights."""
+        return FusionNet(self, num_classes=num_classes)
 
 
 class FusionNet(nn.Module):
-    """FusionNet; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        width: multiplies every layer's channels.
-    """
+    """U-Net with residual blocks and summed long skips."""
 
     output_stride = 1
 
-    def __init__(self, *, num_classes: int, width: float = 1.0):
+    def __init__(self, config: FusionNetConfig, *, num_classes: int):
         super().__init__()
-        channels = [scaled(n, width) for n in CHANNELS]
+        channels = [scaled(n, config.width) for n in CHANNELS]
         self.encoder = nn.ModuleList(
             level(inputs, outputs) for inputs, outputs in zip([3, *channels], channels, strict=False)
         )
@@ -66,7 +62,7 @@ class FusionNet(nn.Module):
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         x, skips = pad_to_multiple(images, 16), []
         for i, stage in enumerate(self.encoder):
             x = stage(self.pool(x) if i else x)
@@ -77,7 +73,11 @@ class FusionNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Three 3x3 convolutions around an identity."""
+    """Three 3x3 convolutions with an identity shortcut.
+
+    Args:
+        channels: Channels of the input and of the output.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -90,11 +90,12 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, channels, h, w] of a map of the same shape."""
         return self.relu(self.body(x) + x)
 
 
 def level(inputs: int, outputs: int) -> nn.Sequential:
-    """Convolution, residual block, convolution."""
+    """Return a level: a convolution, a residual block and a convolution."""
     return nn.Sequential(*conv_bn_relu(inputs, outputs, 3), Residual(outputs), *conv_bn_relu(outputs, outputs, 3))
 
 

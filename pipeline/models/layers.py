@@ -1,4 +1,4 @@
-"""Layers and helpers that several architectures share. torch only."""
+"""Layers and functions that several architectures share."""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 
 class SegmentationOutput(NamedTuple):
-    """What every segmentation network returns.
+    """The output of every segmentation network.
 
     Attributes:
-        logits: [batch, classes, h, w], unnormalised scores at the network's output stride.
-        auxiliary: further logits of that shape that have a loss of their own; empty in eval mode.
+        logits: Unnormalised scores [batch, classes, h, w] at the network's output stride.
+        auxiliary: Further logits of the same shape, each with its own loss; empty in eval mode.
     """
 
     logits: Tensor
@@ -21,22 +21,23 @@ class SegmentationOutput(NamedTuple):
 
 
 def scaled(channels: int, width: float) -> int:
-    """A layer's channels under a width multiplier, a multiple of 8 and at least 8; unchanged at 1.0."""
+    """Return channels · width, rounded to a multiple of 8 and at least 8; at width 1.0 the channels are unchanged."""
     return channels if width == 1.0 else max(8, round(channels * width / 8) * 8)
 
 
 class BatchTooSmallError(ValueError):
-    """A training batch that batch normalisation cannot take: one value per channel has no variance."""
+    """A training batch with one value per channel, of which batch normalisation has no variance."""
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that says what to do where its statistics are undefined.
-
-    Raises:
-        BatchTooSmallError: a batch of one in train mode whose map has shrunk to 1x1.
-    """
+    """Batch normalisation whose error for a too small batch says what to do."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map.
+
+        Raises:
+            BatchTooSmallError: In train mode, the batch is a single map of 1x1.
+        """
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             raise BatchTooSmallError(
                 "batch normalisation has one value per channel here: the batch is a single image and this "
@@ -48,20 +49,20 @@ class BatchNorm2d(nn.BatchNorm2d):
 def conv_bn_relu(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, rate: int = 1, bias: bool = False
 ) -> list[nn.Module]:
-    """A convolution that keeps the size (at stride 1), batch normalisation and ReLU, as a list to unpack."""
+    """Return a convolution that keeps the size at stride 1, batch normalisation and ReLU."""
     padding = rate * (kernel // 2)
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=rate, bias=bias)
     return [conv, BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def auxiliary_score(inputs: int, num_classes: int) -> nn.Sequential:
-    """PSPNet's auxiliary head (section 3.3), torchvision's `FCNHead`: scores from a map within the backbone."""
+    """Return PSPNet's auxiliary head (section 3.3), which scores an inner map; it is torchvision's `FCNHead`."""
     middle = inputs // 4
     return nn.Sequential(*conv_bn_relu(inputs, middle, 3), nn.Dropout(0.1), nn.Conv2d(middle, num_classes, 1))
 
 
 def kaiming(modules: Iterable[nn.Module], *, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
-    """He et al., ICCV 2015: zero-mean normal weights of variance 2 / fan before each ReLU, zero biases."""
+    """Initialise weights to a normal distribution of variance 2 / fan and biases to zero (He et al., ICCV 2015)."""
     for module in modules:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
@@ -70,7 +71,7 @@ def kaiming(modules: Iterable[nn.Module], *, mode: Literal["fan_in", "fan_out"] 
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with weights and bias set to zero."""
+    """Set the weights and the bias of a convolution to zero and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -78,33 +79,36 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def crop_to(tensor: Tensor, size: tuple[int, int]) -> Tensor:
-    """The upper left [batch, channels, height, width] corner of a map."""
+    """Return the upper left corner of a map [batch, channels, h, w], with (height, width) `size`."""
     return tensor[..., : size[0], : size[1]]
 
 
 def pad_to_multiple(images: Tensor, multiple: int, *, at_least: int = 1) -> Tensor:
-    """Images [batch, channels, height, width] continued at the right and bottom by their last pixels.
+    """Return images padded on the right and at the bottom by replicating the border.
 
     Args:
-        images: any size from 1x1.
-        multiple: height and width become multiples of it.
-        at_least: and not less than this.
+        images: Images [batch, channels, height, width] of any size from 1x1.
+        multiple: Number that the new height and width are multiples of.
+        at_least: Lower bound of the new height and width before they are rounded up to the multiple.
     """
     missing = [-max(n, at_least) % multiple + max(n, at_least) - n for n in images.shape[-2:]]
     return F.pad(images, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else images
 
 
 def mirror_pad(images: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Images continued by mirroring at their border pixels, as far as wanted: beyond the first mirror image the
-    second begins, where `F.pad` refuses. [batch, channels, height, width] grows by the four amounts."""
+    """Return images [batch, channels, height, width] padded by reflection at their border pixels.
+
+    Unlike in `F.pad`, the padding can exceed the size of the image: the reflections then repeat.
+    """
     rows = _mirrored(images.shape[-2], top, bottom, images.device)
     columns = _mirrored(images.shape[-1], left, right, images.device)
     return images.index_select(-2, rows).index_select(-1, columns)
 
 
 def _mirrored(n: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Return the index of the source pixel of each pixel along a padded axis of n pixels."""
     if n == 1:
         return torch.zeros(before + 1 + after, dtype=torch.long, device=device)
-    period = 2 * (n - 1)  # 0 1 2 3 2 1 | 0 1 …
+    period = 2 * (n - 1)  # for n = 4: 0 1 2 3 2 1 | 0 1 …
     position = torch.arange(-before, n + after, device=device) % period
     return torch.minimum(position, period - position)

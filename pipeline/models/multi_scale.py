@@ -1,8 +1,8 @@
-"""Multi-scale inputs with max fusion, around any network.
+"""Multi-scale inputs with max fusion for any segmentation network.
 
-Chen et al., "DeepLab", PAMI 2018, section 4.1 ("MSC"): the image at scales 1, 0.75 and 0.5 goes through one network
-with shared weights; score maps are upsampled to the largest and fused by the element-wise maximum. In training the
-fused map and the map of each scale have losses of equal weight.
+Chen et al., "DeepLab", PAMI 2018, section 4.1 ("MSC"): one network scores the image at scales 1, 0.75 and 0.5; the
+score maps are upsampled to the size of the largest and fused by the element-wise maximum. In training, the fused map
+and the map of each scale have losses of equal weight.
 """
 
 import torch
@@ -15,13 +15,11 @@ SCALES = (1.0, 0.75, 0.5)
 
 
 class MultiScale(nn.Module):
-    """A network that sees its image at several scales.
+    """A network applied at several scales; in train mode its `auxiliary` outputs are the score maps of each scale.
 
     Args:
-        network: any segmentation network without auxiliary outputs.
-        scales: the first is 1, the others smaller.
-
-    In train mode the `auxiliary` outputs are the maps of each scale, before the fusion.
+        network: Segmentation network without auxiliary outputs.
+        scales: Scales of the image, of which the first is 1 and the others are smaller.
     """
 
     def __init__(self, network: nn.Module, *, scales: tuple[float, ...] = SCALES):
@@ -31,7 +29,7 @@ class MultiScale(nn.Module):
         self._scales = scales
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         maps = [self.network(_resized(images, scale)).logits for scale in self._scales]
         size = maps[0].shape[-2:]
         maps = [maps[0], *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:])]

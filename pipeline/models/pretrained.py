@@ -1,4 +1,4 @@
-"""Published torchvision weights, and our own, into our networks. torch only; see `bundle` for storage."""
+"""Initialisation of networks from the weights of torchvision or of another of our networks."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,13 @@ from pipeline.models.multi_scale import MultiScale
 
 
 class Loaded(NamedTuple):
-    """Names of the model's tensors that were loaded, those left as initialised, and the checkpoint's unused."""
+    """A report on loaded weights.
+
+    Attributes:
+        loaded: Names of the network's tensors that the checkpoint filled.
+        fresh: Names of the network's tensors that keep their initialisation.
+        unused: Names of the checkpoint's tensors that have no place in the network.
+    """
 
     loaded: list[str]
     fresh: list[str]
@@ -23,14 +29,21 @@ class Loaded(NamedTuple):
 
 
 def load_pretrained(model: nn.Module, checkpoint: dict[str, Tensor]) -> Loaded:
-    """Load what fits of a state dict: of one of our networks (an FCN-32s into an FCN-16s), of a torchvision
-    classifier (AlexNet, VGG16, ResNet) into the backbone, or of a torchvision segmentation network into the whole.
+    """Load the tensors of a state dict that fit the network.
 
-    A classifier's fully connected layers become convolutions (same weights, reshaped) where the network has them: it
-    names them in `pretrained_layers`.
+    The state dict comes from another of our networks (an FCN-32s for an FCN-16s), from a torchvision classifier
+    (AlexNet, VGG16, GoogLeNet or ResNet, for the backbone), or from a torchvision segmentation network. The fully
+    connected layers of a classifier are reshaped into the convolutions that the network names in `pretrained_layers`.
+
+    Args:
+        model: Network to load the weights into.
+        checkpoint: State dict, from names to tensors.
+
+    Returns:
+        The names of the tensors that were loaded and of those that were not.
 
     Raises:
-        ValueError: nothing fits, or the checkpoint lacks a part of the backbone: another architecture's file.
+        ValueError: The checkpoint lacks a tensor of the backbone, or none of its tensors fits the network.
     """
     if isinstance(model, MultiScale):
         checkpoint = {name.removeprefix("network."): tensor for name, tensor in checkpoint.items()}
@@ -62,12 +75,13 @@ def load_pretrained(model: nn.Module, checkpoint: dict[str, Tensor]) -> Loaded:
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:
-    """The same shape, or a fully connected layer for a convolution that covers its whole input."""
+    """Return whether the shapes are equal, or a fully connected layer fits a convolution that covers its input."""
     linear = tensor.dim() == 2 and target.dim() == 4 and len(tensor) == len(target)
     return tensor.shape == target.shape or (linear and tensor.numel() == target.numel())
 
 
 def _target_name(name: str, target: dict[str, Tensor], layers: dict[str, str]) -> str:
+    """Return the name that a tensor of the checkpoint has in the network."""
     layer, _, kind = name.rpartition(".")
     if layer in layers:
         return f"{layers[layer]}.{kind}"

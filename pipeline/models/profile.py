@@ -1,4 +1,4 @@
-"""What a network costs, without running it: on the meta device tensors have shapes and no data."""
+"""The cost of a network, found without computing: tensors on the meta device have shapes but no data."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from pipeline.models.config import ModelConfig
 
 
 class Profile(NamedTuple):
-    """Of one image.
+    """The cost of a network for one image.
 
     Attributes:
-        parameters: trainable ones.
-        output_stride: pixels per unit of the score map.
-        macs: multiply-accumulate operations of the convolutions and linear layers in a forward pass.
-        activation_bytes: what a float32 training step keeps from forward to backward pass, beside the weights.
+        parameters: Number of trainable parameters.
+        output_stride: Pixels of the image per unit of the score map.
+        macs: Multiply-accumulate operations of the convolutions and linear layers in a forward pass.
+        activation_bytes: Memory of the activations that a float32 training step keeps for the backward pass.
     """
 
     parameters: int
@@ -27,7 +27,7 @@ class Profile(NamedTuple):
 
 
 def profile(config: ModelConfig, *, num_classes: int = 21, size: tuple[int, int] = (512, 512)) -> Profile:
-    """The costs of an architecture for images of (height, width)."""
+    """Return the cost of an architecture for an image of (height, width) `size`."""
     with torch.device("meta"):
         model = config.build(num_classes)
         images = torch.empty(1, 3, *size)
@@ -36,7 +36,7 @@ def profile(config: ModelConfig, *, num_classes: int = 21, size: tuple[int, int]
         model.eval()(images)
 
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their addresses apart
+    kept: dict[int, torch.UntypedStorage] = {}  # references to the storages, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -44,7 +44,7 @@ def profile(config: ModelConfig, *, num_classes: int = 21, size: tuple[int, int]
             kept[storage._cdata] = storage
         return tensor
 
-    # Two images, because batch normalisation of one 1x1 map is undefined.
+    # A batch of two images, because batch normalisation of a single 1x1 map is undefined.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model.train()(images.expand(2, -1, -1, -1))
     del output

@@ -1,24 +1,25 @@
-"""PSPNet: pyramid pooling.
+r"""PSPNet: pyramid pooling.
 
 Zhao, Shi, Qi, Wang & Jia, "Pyramid Scene Parsing Network", CVPR 2017.
 
-    ResNet /8 --+-- average over 1x1 bins -> 1x1, 512, BN, ReLU -> bilinear --\\
+    ResNet /8 --+-- average over 1x1 bins -> 1x1, 512, BN, ReLU -> bilinear --\
                 |-- average over 2x2 bins -> ...                             |
                 |-- average over 3x3 bins -> ...                  concatenate -> 3x3, 512, BN, ReLU, dropout 0.1
                 |-- average over 6x6 bins -> ...                             |     -> 1x1 scores -> x8 bilinear
                 +------------------------------------------------------------/
 
-What it introduced: context of the whole scene and of its parts, from averages over grids of four sizes, beside the
-local features; an auxiliary loss of weight 0.4 on layer3. The ResNet has a stem of three 3x3 convolutions
-(`deep_stem`), layer3 with rate 2 and layer4 with rate 4.
+What it introduced: averages over grids of four sizes add the context of the whole scene and of its parts to the local
+features; an auxiliary loss of weight 0.4 on layer3. The ResNet has a stem of three 3x3 convolutions (`deep_stem`),
+layer3 with rate 2 and layer4 with rate 4.
 
-Parameters at 21 classes: 46.72 M for ResNet-50 without auxiliary head, 49.08 M with; with a 7x7 stem
-(`deep_stem=false`, the one that torchvision's published weights fit) 46.59 and 48.96 M. Output stride 8.
+Parameters at 21 classes: 46.72 M for ResNet-50 without auxiliary head, 49.08 M with it. With a 7x7 stem
+(`deep_stem=false`, which torchvision's published weights need): 46.59 and 48.96 M. Output stride 8.
 """
 
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,61 +31,45 @@ BINS = (1, 2, 3, 6)
 
 
 class PSPNetConfig(ModelConfig):
-    """`depth`: of the ResNet. `deep_stem`: three 3x3 convolutions in place of a 7x7. `auxiliary_head`: a second loss on
-    layer3 while training."""
+    """Configuration of PSPNet."""
 
     paper: ClassVar[str] = "Zhao et al., CVPR 2017"
-    # Batch normalisation of the 1x1 bin needs a second image.
+    # The 1x1 bin leaves one value per channel and image for batch normalisation.
     min_training_batch: ClassVar[int] = 2
 
-    depth: Depth = 50
-    deep_stem: bool = True
-    auxiliary_head: bool = True
+    depth: Depth = Field(default=50, description="number of layers of the ResNet: 18, 34, 50, 101 or 152")
+    deep_stem: bool = Field(default=True, description="begin with three 3x3 convolutions in place of one 7x7")
+    auxiliary_head: bool = Field(default=True, description="score layer3 during training, for an auxiliary loss")
 
     def build(self, num_classes: int) -> "PSPNet":
-        return PSPNet(num_classes=num_classes, **self.model_dump())
+        """Return a PSPNet with fresh weights."""
+        return PSPNet(self, num_classes=num_classes)
 
 
 class PSPNet(nn.Module):
-    """PSPNet; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        depth: of the ResNet: 18, 34, 50, 101 or 152.
-        deep_stem: three 3x3 convolutions in place of a 7x7.
-        auxiliary_head: also score layer3 in train mode.
-        width: multiplies every layer's channels.
-    """
+    """Pyramid scene parsing network on a ResNet."""
 
     output_stride = 8
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        depth: Depth = 50,
-        deep_stem: bool = True,
-        auxiliary_head: bool = True,
-        width: float = 1.0,
-    ):
+    def __init__(self, config: PSPNetConfig, *, num_classes: int):
         super().__init__()
-        self.backbone = ResNet(depth=depth, output_stride=8, width=width, deep_stem=deep_stem)
+        self.backbone = ResNet(depth=config.depth, output_stride=8, width=config.width, deep_stem=config.deep_stem)
         inputs = self.backbone.channels4
         self.pyramid = PyramidPooling(inputs)
-        channels = scaled(512, width)
+        channels = scaled(512, config.width)
         self.classifier = nn.Sequential(
             *conv_bn_relu(2 * inputs, channels, 3), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1)
         )
         kaiming((*self.pyramid.modules(), *self.classifier))
         self.aux_classifier: nn.Sequential | None = None
-        if auxiliary_head:
+        if config.auxiliary_head:
             self.aux_classifier = auxiliary_score(self.backbone.channels3, num_classes)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1.
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1.
 
         Raises:
-            BatchTooSmallError: a batch of one image in train mode; see `BatchNorm2d`.
+            BatchTooSmallError: In train mode, the batch is one image; see `BatchNorm2d`.
         """
         features = self.backbone(images)
         logits = self.classifier(self.pyramid(features.layer4))
@@ -94,8 +79,13 @@ class PSPNet(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Means over grids of 1, 4, 9 and 36 bins, each through a 1x1 convolution to a quarter of the channels, beside the
-    map itself: [batch, c, h, w] becomes [batch, 2 c, h, w]."""
+    """The map itself, concatenated with its means over grids of 1, 4, 9 and 36 bins.
+
+    A 1x1 convolution reduces the means over each grid to a quarter of the channels.
+
+    Args:
+        channels: Channels of the input; the output has twice as many.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -105,6 +95,7 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, 2 · channels, h, w] of a map [batch, channels, h, w]."""
         size = x.shape[-2:]
         pooled = [F.interpolate(b(x), size=size, mode="bilinear", align_corners=True) for b in self.branches]
         return torch.cat([x, *pooled], dim=1)

@@ -1,4 +1,4 @@
-"""How much of the image one unit of a map sees."""
+"""The receptive field: how much of the image one unit of a map sees."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def receptive_field(layers: Iterable[nn.Module]) -> int:
-    """The side, in pixels, of the square that a unit after these layers depends on.
+    """Return the side in pixels of the square that a unit after some layers depends on.
 
-    Each layer of kernel k and atrous rate r widens the field by (k - 1) r times the stride that the layers
-    before it have together: r_n = r_(n-1) + (k - 1) r s_1 … s_(n-1).
+    A layer with kernel k, atrous rate r and strides s_1 … s_(n-1) before it enlarges the receptive field f by
+    (k - 1) r times the product of those strides: f_n = f_(n-1) + (k - 1) r s_1 … s_(n-1).
 
     Args:
-        layers: one after the other, along the longest path; what has no window (ReLU, …) is passed over, and a
-            container is entered.
+        layers: Layers, or containers of layers, in the order of the longest path. Layers without a window, such as
+            ReLU, are ignored.
     """
     field, jump = 1, 1
     for layer in (leaf for module in layers for leaf in module.modules()):

@@ -1,4 +1,4 @@
-"""SegNet: VGG16 mirrored, upsampling by the encoder's max-pooling indices.
+"""SegNet: a mirrored VGG16 that upsamples by the encoder's max-pooling indices.
 
 Badrinarayanan, Kendall & Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
 Segmentation", PAMI 2017 (arXiv 2015).
@@ -7,11 +7,13 @@ Segmentation", PAMI 2017 (arXiv 2015).
                |              |               |               |               |  switches    |
     scores <- 64, C <- unpool <- 128, 64 <- unpool <- 256, 256, 128 <- unpool <- 512, 512, 256 <- ... <- unpool
 
-What it introduced: the decoder unpools by the switches of the mirrored pooling (no feature maps are kept, none
-learned to upsample) and densifies the sparse maps by convolutions; no fully connected layers, so a tenth of
-DeconvNet's weights. Every convolution has a bias, batch normalisation and ReLU, save the last, 3x3 to the classes.
+What it introduced: the decoder unpools by the switches of the corresponding pooling layer, so no encoder feature maps
+are kept and no upsampling is learned, and convolutions make the sparse maps dense. There are no fully connected
+layers, which leaves about a tenth of DeconvNet's weights. Every convolution has a bias, batch normalisation and ReLU,
+except the last one, a 3x3 convolution to the classes.
 
-Pooling rounds up, as in Caffe, and unpooling is told the size: 360x480 goes 180x240, 90x120, 45x60, 23x30, 12x15.
+Pooling rounds sizes up, as in Caffe, and unpooling is given the original size: 360x480 becomes 180x240, 90x120,
+45x60, 23x30 and 12x15.
 
 Parameters: 29,455,125 at 21 classes, 29,449,355 at 11. Output stride 1. The encoder takes torchvision's `vgg16_bn`.
 """
@@ -25,36 +27,32 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput, conv_bn_relu, kaiming, scaled
 from pipeline.models.upsampling import max_unpooling
 
-DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))  # and the scores
+DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))  # channels of each stage's layers
 
 
 class SegNetConfig(ModelConfig):
-    """SegNet has no options but its width."""
+    """Configuration of SegNet."""
 
     paper: ClassVar[str] = "Badrinarayanan, Kendall & Cipolla, PAMI 2017"
 
     def build(self, num_classes: int) -> "SegNet":
-        return SegNet(num_classes=num_classes, width=self.width)
+        """Return a SegNet with fresh weights."""
+        return SegNet(self, num_classes=num_classes)
 
 
 class SegNet(nn.Module):
-    """SegNet on VGG16; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        width: multiplies every layer's channels.
-    """
+    """SegNet on VGG16."""
 
     output_stride = 1
 
-    def __init__(self, *, num_classes: int, width: float = 1.0):
+    def __init__(self, config: SegNetConfig, *, num_classes: int):
         super().__init__()
-        self.backbone = VGG16(width=width, batch_norm=True)
+        self.backbone = VGG16(width=config.width, batch_norm=True)
         inputs = self.backbone.channels[-1]
         stages = []
         for widths in DECODER:
             layers: list[nn.Module] = []
-            for outputs in (scaled(n, width) for n in widths):
+            for outputs in (scaled(n, config.width) for n in widths):
                 layers += conv_bn_relu(inputs, outputs, 3, bias=True)
                 inputs = outputs
             stages.append(nn.Sequential(*layers))
@@ -63,7 +61,7 @@ class SegNet(nn.Module):
         kaiming((*self.decoder.modules(), self.score))
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         x, switches = self.backbone.encode(images)
         for stage, (indices, size) in zip(self.decoder, reversed(switches), strict=True):
             x = stage(max_unpooling(x, indices, size))

@@ -1,13 +1,14 @@
-"""SegNet-Basic: four levels of one 7x7 convolution.
+"""SegNet-Basic: four levels of one 7x7 convolution each.
 
-Badrinarayanan, Kendall & Cipolla, "SegNet", PAMI 2017, section 3.1: the small SegNet, trained from scratch, on
+Badrinarayanan, Kendall & Cipolla, "SegNet", PAMI 2017, section 3.1: the small SegNet, trained from scratch, with
 which the paper compares decoders.
 
     image -> local response normalisation -> 4 x [conv 7x7, 64, BN, ReLU, pool]
                                           -> 4 x [unpool by switches, conv 7x7, 64, BN] -> scores 1x1
 
-The large kernels give a field of view without depth; decoders have no ReLU. The input is normalised by its
-neighbourhood (the paper's local contrast normalisation; in the released net Caffe's LRN across channels, as here).
+The large kernels give a wide field of view without depth; the decoder has no ReLU. The paper normalises the local
+contrast of the input; the released network does so with Caffe's local response normalisation across channels, and
+so does this one.
 
 Parameters: 1,417,237 at 21 classes, 1,416,587 at 11; the paper's table says 1.425 M. Output stride 1.
 """
@@ -24,27 +25,23 @@ LEVELS = 4
 
 
 class SegNetBasicConfig(ModelConfig):
-    """SegNet-Basic has no options but its width."""
+    """Configuration of SegNet-Basic."""
 
     paper: ClassVar[str] = "Badrinarayanan, Kendall & Cipolla, PAMI 2017"
 
     def build(self, num_classes: int) -> "SegNetBasic":
-        return SegNetBasic(num_classes=num_classes, width=self.width)
+        """Return a SegNet-Basic with fresh weights."""
+        return SegNetBasic(self, num_classes=num_classes)
 
 
 class SegNetBasic(nn.Module):
-    """SegNet-Basic; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        width: multiplies every layer's channels.
-    """
+    """Encoder and decoder of four levels, each with one 7x7 convolution."""
 
     output_stride = 1
 
-    def __init__(self, *, num_classes: int, width: float = 1.0):
+    def __init__(self, config: SegNetBasicConfig, *, num_classes: int):
         super().__init__()
-        channels = scaled(64, width)
+        channels = scaled(64, config.width)
         self.normalise = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
         inputs = [3] + [channels] * (LEVELS - 1)
         self.encoder = nn.ModuleList(nn.Sequential(*conv_bn_relu(n, channels, 7, bias=True)) for n in inputs)
@@ -55,7 +52,7 @@ class SegNetBasic(nn.Module):
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         x = self.normalise(images)
         switches = []
         for stage in self.encoder:

@@ -1,19 +1,21 @@
-"""Patch classification by sliding window: what segmentation was before FCN.
+"""Patch classification by a sliding window: how networks segmented before FCN.
 
-A classifier (AlexNet or VGG16 with its fully connected layers) looks at the window around each 32nd pixel and names
-the class of the window's centre (as in Ciresan et al., NIPS 2012). Here as a baseline that really slides, and as the
-same network convolutionalized, which gives the same scores (`dense=true`): see `convolutionalize`.
+A classifier (AlexNet or VGG16 with its fully connected layers) sees the window around every 32nd pixel and predicts
+the class at its centre (as in Ciresan et al., NIPS 2012). This baseline runs the classifier on each window in turn;
+with `dense=true` it runs the same network as convolutions over the whole image, with the same scores (see
+`convolutionalize`).
 
     image -> windows of 355 (AlexNet) or 404 (VGG16) pixels, every 32 -> convolutions without padding -> fc 4096
-      -> fc 4096 -> scores: one unit of the map each
+      -> fc 4096 -> scores: one unit of the map per window
 
 Parameters at 21 classes: 57.1 M (AlexNet), 134.35 M (VGG16). Output stride 32. Both take torchvision's published
-weights. The image is continued by its mean colour, so that windows at its border are whole.
+weights. The image is padded with the mean colour, so that windows at its border are complete.
 """
 
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,46 +30,36 @@ STRIDE = 32
 
 
 class SlidingWindowConfig(ModelConfig):
-    """`classifier`: alexnet or vgg16. `dense`: the same network, convolutionalized."""
+    """Configuration of the sliding-window classifier."""
 
     paper: ClassVar[str] = "Ciresan et al., NIPS 2012"
 
-    classifier: Literal["alexnet", "vgg16"] = "alexnet"
-    dense: bool = False
+    classifier: Literal["alexnet", "vgg16"] = Field(
+        default="alexnet", description='network that classifies each window: "alexnet" or "vgg16"'
+    )
+    dense: bool = Field(default=False, description="run the classifier as convolutions over the whole image")
 
     def build(self, num_classes: int) -> "SlidingWindow":
-        return SlidingWindow(num_classes=num_classes, **self.model_dump())
+        """Return a sliding-window classifier with fresh weights."""
+        return SlidingWindow(self, num_classes=num_classes)
 
 
 class SlidingWindow(nn.Module):
-    """A patch classifier at every 32nd pixel; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        classifier: "alexnet" or "vgg16".
-        dense: run it as one convolutional network.
-        width: multiplies every layer's channels.
+    """A patch classifier applied at every 32nd pixel.
 
     Attributes:
-        window: side of the classifier's window in pixels.
+        window: Side of the classifier's window in pixels.
     """
 
     output_stride = STRIDE
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        classifier: Literal["alexnet", "vgg16"] = "alexnet",
-        dense: bool = False,
-        width: float = 1.0,
-    ):
+    def __init__(self, config: SlidingWindowConfig, *, num_classes: int):
         super().__init__()
-        self._dense = dense
-        alexnet = classifier == "alexnet"
-        self.backbone = without_padding(AlexNet(width=width) if alexnet else VGG16(width=width))
-        channels, hidden = scaled(256 if alexnet else 512, width), scaled(4096, width)
-        # Fully connected layers, written as the convolutions that they are: on one window each gives one unit.
+        self._dense = config.dense
+        alexnet = config.classifier == "alexnet"
+        self.backbone = without_padding(AlexNet(width=config.width) if alexnet else VGG16(width=config.width))
+        channels, hidden = scaled(256 if alexnet else 512, config.width), scaled(4096, config.width)
+        # The fully connected layers, as convolutions that map one window to one unit.
         self.classifier = nn.Sequential(
             nn.Conv2d(channels, hidden, 6 if alexnet else 7),
             nn.ReLU(inplace=True),
@@ -79,11 +71,11 @@ class SlidingWindow(nn.Module):
         )
         kaiming(self.classifier, mode="fan_in")
         self.window = receptive_field([self.backbone, self.classifier])
-        if alexnet:  # torchvision's positions, where dropout comes first
+        if alexnet:  # torchvision's AlexNet has dropout before each fully connected layer
             self.pretrained_layers = {"classifier.1": "classifier.0", "classifier.4": "classifier.3"}
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         rows, columns = (-(-n // STRIDE) for n in images.shape[-2:])
         before = (self.window - STRIDE) // 2
         bottom, right = (
@@ -97,7 +89,7 @@ class SlidingWindow(nn.Module):
         return self.classifier(self.backbone.features(images))
 
     def _slide(self, padded: Tensor) -> Tensor:
-        """Every window by itself, a row of them at a time."""
+        """Return the scores of each window on its own, one row of windows per pass."""
         windows = padded.unfold(2, self.window, STRIDE).unfold(3, self.window, STRIDE)
         rows = []
         for row in windows.unbind(dim=2):  # [batch, 3, columns, window, window]

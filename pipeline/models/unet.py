@@ -1,23 +1,23 @@
-"""U-Net.
+r"""U-Net.
 
 Ronneberger, Fischer & Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015.
 
     572 -> 64, 64 ---------------------------- crop, concatenate -----------------------------> 64, 64 -> scores 388
-             \\ pool  128, 128 ---------------- crop, concatenate ---------------> 128, 128 / up-conv 2x2
-                  \\ pool  256, 256 ----------- crop, concatenate -----> 256, 256 / up-conv
-                       \\ pool  512, 512 ------ crop, concat. -> 512, 512 / up-conv
-                            \\ pool  1024, 1024, dropout / up-conv
+             \ pool  128, 128 ---------------- crop, concatenate ---------------> 128, 128 / up-conv 2x2
+                  \ pool  256, 256 ----------- crop, concatenate -----> 256, 256 / up-conv
+                       \ pool  512, 512 ------ crop, concat. -> 512, 512 / up-conv
+                            \ pool  1024, 1024, dropout / up-conv
 
-What it introduced: a decoder as wide as the encoder, which gets the encoder's maps themselves by concatenation;
-convolutions without padding, so that every score has its whole context, and the overlap-tile strategy that this
-allows: an image of any size is done in tiles that fit together without a seam, the context beyond its border being
-mirrored. The loss weighs narrow gaps between cells (`pipeline.training.segmentation.losses.border_weights`).
+What it introduced: a decoder as wide as the encoder, to which the encoder's maps are concatenated; convolutions
+without padding, so that every score has its whole context; and the overlap-tile strategy, which this allows: an image
+of any size is segmented in tiles that fit together without a seam, with mirrored context beyond its border. The loss
+gives narrow gaps between cells a larger weight (`pipeline.training.segmentation.losses.border_weights`).
 
 Two variants:
-    valid   the paper's: 3x3 convolutions without padding or batch normalisation, skips cropped. The network mirrors
-            92 pixels of context itself, so scores cover the image; `overlap_tile` does it in tiles.
-    same    the usual one of today: padded convolutions with batch normalisation, without dropout; images are continued
-            to a multiple of 16.
+    valid   As in the paper: 3x3 convolutions without padding or batch normalisation, and cropped skips. The network
+            adds 92 pixels of mirrored context, so the scores cover the image; `overlap_tile` works in tiles.
+    same    As is usual today: padded convolutions with batch normalisation, without dropout. Images are padded to a
+            multiple of 16 by replicating the border.
 
 Parameters at 2 classes: 31,031,810 (valid; 1,152 of them because images have three channels, not the paper's one),
 31,037,698 (same). Output stride 1.
@@ -26,6 +26,7 @@ Parameters at 2 classes: 31,031,810 (valid; 1,152 of them because images have th
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig
@@ -39,37 +40,35 @@ from pipeline.models.layers import (
     scaled,
 )
 
-CHANNELS = (64, 128, 256, 512, 1024)
-STEP = 16  # four poolings
-CONTEXT = 92  # pixels on each side that the valid convolutions use up
+CHANNELS = (64, 128, 256, 512, 1024)  # channels of the levels
+STEP = 16  # stride of the deepest map, after four poolings
+CONTEXT = 92  # pixels that the unpadded convolutions remove on each side
 
 
 class UNetConfig(ModelConfig):
-    """`variant`: valid (the paper's) or same (padded convolutions with batch normalisation)."""
+    """Configuration of U-Net."""
 
     paper: ClassVar[str] = "Ronneberger, Fischer & Brox, MICCAI 2015"
 
-    variant: Literal["valid", "same"] = "same"
+    variant: Literal["valid", "same"] = Field(
+        default="same",
+        description='"valid" (the paper\'s unpadded convolutions) or "same" (padded, with batch normalisation)',
+    )
 
     def build(self, num_classes: int) -> "UNet":
-        return UNet(num_classes=num_classes, variant=self.variant, width=self.width)
+        """Return a U-Net with fresh weights."""
+        return UNet(self, num_classes=num_classes)
 
 
 class UNet(nn.Module):
-    """U-Net; see the module's text.
-
-    Args:
-        num_classes: channels of the score maps.
-        variant: "valid" or "same".
-        width: multiplies every layer's channels.
-    """
+    """U-Net in one of its two variants."""
 
     output_stride = 1
 
-    def __init__(self, *, num_classes: int, variant: Literal["valid", "same"] = "same", width: float = 1.0):
+    def __init__(self, config: UNetConfig, *, num_classes: int):
         super().__init__()
-        self._valid = variant == "valid"
-        channels = [scaled(n, width) for n in CHANNELS]
+        self._valid = config.variant == "valid"
+        channels = [scaled(n, config.width) for n in CHANNELS]
         self.encoder = nn.ModuleList(
             self._double(inputs, outputs) for inputs, outputs in zip([3, *channels], channels, strict=False)
         )
@@ -89,7 +88,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Scores of normalised images [batch, 3, height, width], any size from 1x1."""
+        """Return the scores of normalised images [batch, 3, height, width] of any size from 1x1."""
         height, width = images.shape[-2:]
         if self._valid:
             padded = mirror_pad(images, CONTEXT, CONTEXT + _excess(height), CONTEXT, CONTEXT + _excess(width))
@@ -98,7 +97,10 @@ class UNet(nn.Module):
         return SegmentationOutput(crop_to(self.score_padded(padded), (height, width)))
 
     def score_padded(self, x: Tensor) -> Tensor:
-        """Scores of an image that has its context already: the paper's network itself, 572x572 to 388x388 if valid."""
+        """Return the scores of images that already have their padding or context.
+
+        This is the paper's network itself: the variant "valid" maps 572x572 to 388x388.
+        """
         skips = []
         for level, stage in enumerate(self.encoder):
             x = stage(self.pool(x) if level else x)
@@ -112,23 +114,25 @@ class UNet(nn.Module):
 
 
 def overlap_tile(network: UNet, images: Tensor, *, tile: int = 388) -> Tensor:
-    """Scores of an image in tiles (section 2 and figure 2), equal to those of the image as one, in less memory.
+    """Return the scores of images computed tile by tile (section 2 and figure 2).
+
+    They equal the scores of the whole image and need less memory.
 
     Args:
-        network: the valid variant, in eval mode.
-        images: normalised, [batch, 3, height, width].
-        tile: side of the scores of a tile, 4 more than a multiple of 16 (388 has inputs of 572).
+        network: U-Net of the variant "valid" in eval mode.
+        images: Normalised images [batch, 3, height, width].
+        tile: Side of a tile of scores, 4 more than a multiple of 16; 388 needs inputs of 572.
 
     Returns:
-        [batch, classes, height, width].
+        Scores [batch, classes, height, width].
 
     Raises:
-        ValueError: a tile of another side. Units of the deepest map then lie on other pixels in each tile.
+        ValueError: The tile has another side, so units of the deepest map would lie on other pixels in each tile.
     """
     if _excess(tile) or tile < 1:
-        raise ValueError(f"tile {tile}: the network gives scores of side 16 n + 4, such as 388")
+        raise ValueError(f"tile {tile}: the side of the network's scores is 16 n + 4, such as 388")
     height, width = images.shape[-2:]
-    step = tile - 4  # tiles start at multiples of 16, so pooling windows are those of the whole image
+    step = tile - 4  # a multiple of 16, so that the pooling windows are those of the whole image
     rows, columns = (max(0, -(-(n - tile) // step)) for n in (height, width))
     bottom, right = rows * step + tile - height, columns * step + tile - width
     padded = mirror_pad(images, CONTEXT, CONTEXT + bottom, CONTEXT, CONTEXT + right)
@@ -145,11 +149,11 @@ def overlap_tile(network: UNet, images: Tensor, *, tile: int = 388) -> Tensor:
 
 
 def _excess(n: int) -> int:
-    """How many more pixels than n the valid network scores at least: it gives 16 m + 4."""
+    """Return the number of pixels by which the smallest side 16 m + 4 of the valid network's scores exceeds n."""
     return (4 - n) % STEP
 
 
 def _centre(x: Tensor, like: Tensor) -> Tensor:
-    """The middle of x, of the other map's size."""
+    """Return the centre of `x` with the height and width of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
     return x[..., top : top + like.shape[-2], left : left + like.shape[-1]]

@@ -1,4 +1,4 @@
-"""The ways in which networks make maps larger, as named building blocks.
+"""The upsampling operations of all networks.
 
     fixed      bilinear interpolation             `upsample`             DeepLab
                nearest unpooling                  `nearest_unpooling`    FRRN's residual stream
@@ -7,8 +7,8 @@
     learned    transposed convolution             `nn.ConvTranspose2d`   DeconvNet, U-Net
                … that starts as interpolation     `bilinear_deconvolution`   FCN
 
-A convolution is a matrix C on the flattened map; a transposed convolution multiplies by its transpose Cᵀ. Each
-input value stamps the kernel, times itself, onto the output, and where stamps overlap they are *summed*.
+A convolution multiplies the flattened map by a matrix C; a transposed convolution multiplies by its transpose Cᵀ. Each
+input value adds a copy of the kernel, scaled by that value, to the output; where copies overlap they are *summed*.
 """
 
 import torch
@@ -19,19 +19,18 @@ from pipeline.models.layers import crop_to
 
 
 def upsample(logits: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
-    """Score maps to the size of the image, bilinearly.
+    """Return score maps upsampled bilinearly to the size of the image.
 
-    The factor is the output stride whatever the image's size, as it was in training, and what reaches beyond
-    the image is cropped: stretching the map to the image would shift masks of sizes that the stride does not
-    divide.
+    The factor is always the output stride, as in training, and the part beyond the image is cropped. Stretching the
+    map to the size of the image instead would shift the scores of images whose size the stride does not divide.
 
     Args:
-        logits: [batch, classes, ceil(height / stride), ceil(width / stride)].
+        logits: Scores [batch, classes, ceil(height / stride), ceil(width / stride)].
         size: (height, width) of the image.
-        stride: the network's output stride.
+        stride: Output stride of the network.
 
     Returns:
-        [batch, classes, height, width], in the dtype of the logits.
+        Scores [batch, classes, height, width] in the dtype of the logits.
     """
     if stride == 1:
         return crop_to(logits, size)
@@ -40,12 +39,12 @@ def upsample(logits: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
 
 
 def nearest_unpooling(x: Tensor, factor: int) -> Tensor:
-    """Each value becomes a block of factor x factor copies."""
+    """Return a map in which each value becomes a block of factor x factor copies."""
     return F.interpolate(x, scale_factor=factor, mode="nearest")
 
 
 def bed_of_nails_unpooling(x: Tensor, factor: int) -> Tensor:
-    """Each value goes to the upper left corner of a block of factor x factor, the rest of which is zero."""
+    """Return a map in which each value is the upper left corner of a factor x factor block of zeros."""
     batch, channels, height, width = x.shape
     full = x.new_zeros(batch, channels, height * factor, width * factor)
     full[..., ::factor, ::factor] = x
@@ -53,30 +52,30 @@ def bed_of_nails_unpooling(x: Tensor, factor: int) -> Tensor:
 
 
 def max_pooling_with_switches(x: Tensor) -> tuple[Tensor, Tensor]:
-    """2x2 max-pooling, sizes rounded up, and the place in `x` that each maximum came from (its switch).
+    """Apply 2x2 max-pooling with sizes rounded up, and find the position in `x` of each maximum (its switch).
 
     Returns:
-        The maxima [batch, channels, ceil(h / 2), ceil(w / 2)] and their flat positions, int64 of that shape:
-        eight bytes for every value, twice what the map itself takes.
+        The maxima [batch, channels, ceil(h / 2), ceil(w / 2)] and their flat positions, an int64 tensor of the same
+        shape that takes twice the memory of the float32 maxima.
     """
     return F.max_pool2d(x, 2, stride=2, ceil_mode=True, return_indices=True)
 
 
 def max_unpooling(x: Tensor, switches: Tensor, size: tuple[int, int]) -> Tensor:
-    """Each value goes back to where the maximum of its window was; the rest is zero.
+    """Return a map with each value at the position of the maximum of its window and zeros elsewhere.
 
-    The size is told, because a pooled map of 23 comes from 45 or 46. On CUDA, PyTorch does not promise
-    the same bits twice.
+    On CUDA, PyTorch's implementation is not deterministic.
 
     Args:
-        x, switches: [batch, channels, h, w], the latter of the mirrored pooling.
-        size: (height, width) before that pooling.
+        x: Map [batch, channels, h, w].
+        switches: Positions of the maxima in the corresponding pooling layer, of the same shape.
+        size: (height, width) before that pooling layer; a pooled side of 23 can come from 45 or 46.
     """
     return F.max_unpool2d(x, switches, [2, 2], stride=[2, 2], output_size=size)
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """The 2·factor x 2·factor kernel that makes a transposed convolution of stride `factor` interpolate.
+    """Return the 2·factor x 2·factor kernel with which a transposed convolution of stride `factor` interpolates.
 
     FCN (Long et al. 2015, section 3.3): w(x, y) = (1 - |x - c| / f)(1 - |y - c| / f) with c = f - 1/2.
     """
@@ -86,9 +85,9 @@ def bilinear_kernel(factor: int) -> Tensor:
 
 
 def bilinear_deconvolution(channels: int, factor: int, *, padding: int | None = None) -> nn.ConvTranspose2d:
-    """A learnable upsampling by `factor` that starts as bilinear interpolation, a channel at a time.
+    """Return a depthwise transposed convolution by `factor`, initialised to bilinear interpolation.
 
-    Kernel 2·factor, stride `factor`, padding factor / 2: a map of side n becomes exactly factor · n. With
+    It has a kernel of 2·factor, stride `factor` and by default padding factor / 2, so a side n becomes factor · n. With
     padding 0, as in Caffe's FCN, it becomes factor · (n + 1), to be cropped.
     """
     layer = nn.ConvTranspose2d(

@@ -7,14 +7,14 @@ Networks", BMVC 2016.
 
     block:  x + conv3x3( dropout( ReLU BN( conv3x3( ReLU BN x ))))
 
-Batch normalisation and ReLU come before each convolution, so the identity path is free from end to end: the network
-is a sum over the paths of every length through its blocks (Veit, Wilber & Belongie, NIPS 2016). Only the first block
-of a group, where channels and resolution change, has a 1x1 convolution in place of the identity.
+Batch normalisation and ReLU precede each convolution, so the identity path is clear from end to end, and the network
+is a sum over paths of every length through its blocks (Veit, Wilber & Belongie, NIPS 2016). Only the first block of a
+group, where channels or resolution change, has a 1x1 convolution in place of the identity.
 
     ResNet-110   n = 18, k = 1      1.74 M parameters at 10 classes
     WRN-d-k      n = (d - 4) / 6    WRN-28-10 36.48 M, WRN-40-4 8.95 M, WRN-16-8 10.96 M
 
-Their strides end at 4, so there is nothing to gain from atrous convolution.
+The output stride is only 4, so there is nothing to gain from atrous convolution.
 """
 
 from typing import ClassVar
@@ -26,19 +26,21 @@ from pipeline.models.cam_classifier import ClassifierOutput, Pooling, pooled
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import BatchNorm2d, kaiming, scaled
 
-CHANNELS = (16, 32, 64)
+CHANNELS = (16, 32, 64)  # channels of the groups before widening
 
 
 class WideResNetConfig(ModelConfig):
-    """`depth`: 6 n + 4 (110 is ResNet-110's 6 n + 2). `widen`: k. `dropout`: within blocks. `pooling`: gap or gmp."""
+    """Configuration of a pre-activation residual network for small images."""
 
     paper: ClassVar[str] = "Zagoruyko & Komodakis; He et al., 2016"
     classifies: ClassVar[bool] = True
 
-    depth: int = Field(default=28, ge=8)
-    widen: int = Field(default=10, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    pooling: Pooling = "gap"
+    depth: int = Field(default=28, ge=8, description="number of layers: 6 n + 4, such as 28, or 6 n + 2, such as 110")
+    widen: int = Field(default=10, ge=1, description="factor k by which the channels of the groups are multiplied")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="dropout probability inside the residual blocks; 0.3 in the paper"
+    )
+    pooling: Pooling = Field(default="gap", description='"gap" (global average) or "gmp" (global maximum)')
 
     @field_validator("depth")
     @classmethod
@@ -48,45 +50,29 @@ class WideResNetConfig(ModelConfig):
         return depth
 
     def build(self, num_classes: int) -> "WideResNet":
-        told = self.model_dump(exclude={"depth"})
-        return WideResNet(num_classes=num_classes, blocks=(self.depth - 2) // 6, **told)
+        """Return a residual network with fresh weights."""
+        return WideResNet(self, num_classes=num_classes)
 
 
 class WideResNet(nn.Module):
-    """A classifier of small images (CIFAR's 32x32); see the module's text.
-
-    Args:
-        num_classes: scores per image.
-        blocks: n, of each of the three groups.
-        widen: k, multiplies the groups' channels.
-        dropout: probability within the blocks; the paper's 0.3 on CIFAR.
-        pooling: over places, "gap" (mean) or "gmp" (maximum).
-        width: multiplies every layer's channels.
-    """
+    """Classifier of small images, such as CIFAR's of 32x32 pixels."""
 
     output_stride = 4
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        blocks: int,
-        widen: int = 1,
-        dropout: float = 0.0,
-        pooling: Pooling = "gap",
-        width: float = 1.0,
-    ):
+    def __init__(self, config: WideResNetConfig, *, num_classes: int):
         super().__init__()
-        self.pooling = pooling
-        channels = [scaled(base, width) for base in CHANNELS]
+        self.pooling = config.pooling
+        blocks = (config.depth - 2) // 6
+        channels = [scaled(base, config.width) for base in CHANNELS]
         self.conv = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         inputs, groups = channels[0], []
         for i, base in enumerate(channels):
+            outputs = base * config.widen
             group = []
             for j in range(blocks):
                 stride = 2 if i and j == 0 else 1
-                group.append(PreActivationBlock(inputs, base * widen, stride=stride, dropout=dropout))
-                inputs = base * widen
+                group.append(PreActivationBlock(inputs, outputs, stride=stride, dropout=config.dropout))
+                inputs = outputs
             groups.append(nn.Sequential(*group))
         self.groups = nn.ModuleList(groups)
         self.norm = nn.Sequential(BatchNorm2d(inputs), nn.ReLU(inplace=True))
@@ -94,7 +80,7 @@ class WideResNet(nn.Module):
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> ClassifierOutput:
-        """Scores, and the last map [batch, 64 k, h / 4, w / 4], of normalised images [batch, 3, h, w]."""
+        """Return the scores and the last map [batch, 64 k, h / 4, w / 4] of normalised images [batch, 3, h, w]."""
         x = self.conv(images)
         for group in self.groups:
             x = group(x)
@@ -103,7 +89,14 @@ class WideResNet(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Normalisation and ReLU before each of two 3x3 convolutions, around an identity."""
+    """Two 3x3 convolutions, each after batch normalisation and ReLU, with an identity shortcut.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
+        dropout: Dropout probability between the convolutions.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, dropout: float):
         super().__init__()
@@ -119,6 +112,7 @@ class PreActivationBlock(nn.Module):
         self.projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, outputs, h / stride, w / stride] of a map [batch, inputs, h, w]."""
         activated = self.pre(x)
         identity = x if self.projection is None else self.projection(activated)
         return identity + self.body(activated)

@@ -12,8 +12,8 @@ from pipeline.models import ARCHITECTURES, configure
 from pipeline.models.backbones.alexnet import AlexNet
 from pipeline.models.backbones.resnet import BLOCKS, ResNet
 from pipeline.models.backbones.vgg import VGG16
-from pipeline.models.deeplabv3 import DeepLabV3, DeepLabV3Config
-from pipeline.models.fcn import FCN
+from pipeline.models.deeplabv3 import DeepLabV3Config
+from pipeline.models.fcn import FCNConfig
 from pipeline.models.layers import scaled
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.models.upsampling import upsample
@@ -64,7 +64,7 @@ def test_deeplabv3_resnet50_is_torchvisions() -> None:
             weights=None, weights_backbone=None, aux_loss=True, num_classes=21
         )
     )
-    ours = DeepLabV3(num_classes=21, depth=50, output_stride=8, auxiliary_head=True).eval()
+    ours = DeepLabV3Config(depth=50, output_stride=8, auxiliary_head=True).build(21).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     images = torch.randn(2, 3, 64, 48)
     with torch.inference_mode():
@@ -99,7 +99,7 @@ def test_every_resnet_has_torchvisions_tensors(depth: int) -> None:
 def test_vgg16_checkpoint_becomes_fcn() -> None:
     theirs = random_vgg16()
     with torch.device("meta"):
-        ours = FCN(num_classes=3, stride=32)
+        ours = FCNConfig(stride=32).build(3)
     ours = ours.to_empty(device="cpu").eval()
 
     report = load_pretrained(ours, theirs.state_dict())
@@ -254,7 +254,7 @@ def test_a_checkpoint_without_a_place_is_refused() -> None:
 
 def test_resnet18_checkpoint_fills_the_backbone() -> None:
     theirs = liven(torchvision.models.resnet18())
-    model = DeepLabV3(num_classes=4, depth=18, output_stride=16).eval()
+    model = DeepLabV3Config(depth=18, output_stride=16).build(4).eval()
     head = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
 
     report = load_pretrained(model, theirs.state_dict())

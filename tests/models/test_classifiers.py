@@ -12,7 +12,7 @@ from pipeline.data.preprocessing import ClassifierInput, Preprocessing
 from pipeline.models import CLASSIFIERS, configure, count_parameters
 from pipeline.models.pretrained import load_pretrained
 from pipeline.predict.classifier import Classifier
-from pipeline.predict.segmenter import NotFiniteError
+from pipeline.predict.device import NotFiniteError
 from tests.support.networks import liven
 
 SLIM = {name: {"width": 0.125} for name in CLASSIFIERS} | {

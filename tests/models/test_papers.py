@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from pipeline.models import configure
 from pipeline.models.convolutionalize import convolutionalize, without_padding
-from pipeline.models.fcn import FCN
+from pipeline.models.fcn import FCNConfig
 from pipeline.models.frrn import FRRU
 from pipeline.models.multi_scale import MultiScale
 from pipeline.models.pspnet import PyramidPooling
 from pipeline.models.receptive_field import receptive_field
-from pipeline.models.unet import UNet, overlap_tile
+from pipeline.models.unet import UNetConfig, overlap_tile
 from pipeline.models.upsampling import bilinear_kernel, upsample
 from tests.support.networks import liven, narrow
 
@@ -59,7 +59,7 @@ def test_fcn8s_in_the_papers_geometry(size: tuple[int, int]) -> None:
 
 
 def test_fcn_at_once_scales_its_skips() -> None:
-    plain, scaled = FCN(num_classes=3, width=0.125).eval(), FCN(num_classes=3, width=0.125, at_once=True).eval()
+    plain, scaled = (FCNConfig(width=0.125, at_once=at_once).build(3).eval() for at_once in (False, True))
     scaled.load_state_dict(plain.state_dict())
     images = torch.randn(1, 3, 64, 64)
     for layer, factor in (("score_pool4", 0.01), ("score_pool3", 0.0001)):
@@ -126,7 +126,7 @@ def test_with_padding_only_a_single_window_agrees() -> None:
 
 
 def test_convolutionalize_refuses_a_map_that_is_not_square() -> None:
-    with pytest.raises(ValueError, match="no square map of 5 channels"):
+    with pytest.raises(ValueError, match="do not form a square map of 5 channels"):
         convolutionalize(nn.Identity(), nn.Sequential(nn.Linear(30, 2)), channels=5)
 
 
@@ -174,7 +174,8 @@ def test_multi_grid_multiplies_the_rates_of_layer4() -> None:
 
 def test_unet_maps_572_to_388() -> None:
     with torch.device("meta"):
-        assert UNet(num_classes=2, variant="valid").score_padded(torch.empty(1, 3, 572, 572)).shape == (1, 2, 388, 388)
+        scores = UNetConfig(variant="valid").build(2).score_padded(torch.empty(1, 3, 572, 572))
+    assert scores.shape == (1, 2, 388, 388)
 
 
 @pytest.mark.parametrize(("size", "tile"), [((150, 90), 68), ((20, 130), 52), ((68, 68), 68), ((7, 1), 20)])

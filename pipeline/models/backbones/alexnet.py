@@ -5,8 +5,8 @@ Sutskever & Hinton, NIPS 2012, in a single column and without local response nor
 
     conv1 11x11 /4, 64 | pool 3x3 /8 | conv2 5x5, 192 | pool /16 | conv3 384, conv4 256, conv5 256 | pool /32
 
-With output stride 16 or 8 the last one or two pools keep the resolution and what follows gets rates 2 and 4.
-Keys are torchvision's (`features`).
+With output stride 16 or 8, the last one or two pools keep the resolution and the layers after them get rates 2 and 4.
+The state dict has torchvision's keys (`features`).
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.models.layers import kaiming, scaled
 
-# channels, kernel, stride, padding, pooled after
+# channels, kernel, stride, padding, whether a pool follows
 CONVOLUTIONS = (
     (64, 11, 4, 2, True),
     (192, 5, 1, 2, True),
@@ -29,12 +29,13 @@ class AlexNet(nn.Module):
     """AlexNet without its classifier.
 
     Args:
-        width: multiplies every layer's channels.
-        output_stride: 8, 16 or 32: pixels of the image per unit of the last map.
-        last_pool: whether the pool after conv5 is there.
+        width: Factor by which every layer's channels are multiplied.
+        output_stride: Pixels of the image per unit of the last map: 8, 16 or 32.
+        last_pool: Whether to build the pool after conv5.
 
     Attributes:
-        channels: of the map that `forward` returns.
+        channels: Channels of the map that `forward` returns.
+        rate: Atrous rate for layers that follow.
     """
 
     def __init__(self, *, width: float = 1.0, output_stride: Literal[8, 16, 32] = 32, last_pool: bool = True):
@@ -55,9 +56,9 @@ class AlexNet(nn.Module):
                 rate *= 2
         self.features = nn.Sequential(*(layers if last_pool else layers[:-1]))
         self.channels = inputs
-        self.rate = rate  # of layers that follow
+        self.rate = rate
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [batch, channels, h, w] of normalised images [batch, 3, height, width], from 63x63."""
+        """Return features [batch, channels, h, w] of normalised images [batch, 3, height, width] from 63x63."""
         return self.features(images)

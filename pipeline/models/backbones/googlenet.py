@@ -4,9 +4,9 @@ Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, table 1.
 
     conv 7x7/2, 64 | pool /4 | 1x1, 64, 3x3, 192 | pool /8 | 3a 256, 3b 480 | pool /16 | 4a 512 … 4d 528, 4e 832
 
-Where it deviates from the paper, it does so as torchvision's weights need it: batch normalisation after each
-convolution, none of the local response normalisation, and 3x3 in place of the 5x5 convolutions. The last stage
-(inception_5a, 5b) and the auxiliary classifiers are left out, as in class activation mapping. Keys are torchvision's.
+Deviations, which torchvision's weights need: batch normalisation after each convolution, no local response
+normalisation, and 3x3 in place of the 5x5 convolutions. The last stage (inception_5a and 5b) and the auxiliary
+classifiers are omitted, as in class activation mapping. The state dict has torchvision's keys.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.models.layers import BatchNorm2d, kaiming, scaled
 
-# 1x1; 1x1 and 3x3; 1x1 and "5x5"; after the pool
+# channels of the branches: 1x1; 1x1 and 3x3; 1x1 and "5x5"; 1x1 after the pool
 INCEPTIONS = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
@@ -30,10 +30,10 @@ class GoogLeNet(nn.Module):
     """GoogLeNet without its last stage and classifier.
 
     Args:
-        width: multiplies every layer's channels.
+        width: Factor by which every layer's channels are multiplied.
 
     Attributes:
-        channels: of the map that `forward` returns.
+        channels: Channels of the map that `forward` returns.
     """
 
     def __init__(self, *, width: float = 1.0):
@@ -52,7 +52,7 @@ class GoogLeNet(nn.Module):
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [batch, channels, h, w] at stride 16 of normalised images [batch, 3, height, width]."""
+        """Return features [batch, channels, h, w] of stride 16 of normalised images [batch, 3, height, width]."""
         x = self.pool(self.conv1(images))
         x = self.pool(self.conv3(self.conv2(x)))
         for name in INCEPTIONS:
@@ -63,7 +63,14 @@ class GoogLeNet(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """A convolution, batch normalisation and ReLU under torchvision's names."""
+    """A convolution that keeps the size at stride 1, batch normalisation and ReLU, under torchvision's names.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        kernel: Side of the kernel.
+        stride: Stride of the convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1):
         super().__init__()
@@ -72,11 +79,20 @@ class ConvBNReLU(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, outputs, h / stride, w / stride] of a map [batch, inputs, h, w]."""
         return self.relu(self.bn(self.conv(x)))
 
 
 class Inception(nn.Module):
-    """Four ways from one map to the next, side by side (figure 2b)."""
+    """Four parallel branches whose outputs are concatenated (figure 2b).
+
+    Args:
+        inputs: Channels of the input.
+        channels: Channels of the branches' convolutions, in the order of `INCEPTIONS`.
+
+    Attributes:
+        outputs: Channels of the output.
+    """
 
     def __init__(self, inputs: int, channels: list[int]):
         super().__init__()
@@ -88,4 +104,5 @@ class Inception(nn.Module):
         self.outputs = one + three + five + after_pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, outputs, h, w] of a map [batch, inputs, h, w]."""
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)

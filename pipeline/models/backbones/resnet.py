@@ -1,15 +1,15 @@
 """Residual network backbones with a chosen output stride.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the stride sits on the 3x3 convolution
-of a bottleneck ("v1.5"), as in torchvision, whose published weights load key for key. Atrous convolution in
-place of striding as in Chen et al., "Rethinking Atrous Convolution", 2017, section 3.1.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The 3x3 convolution of a bottleneck has the
+stride ("v1.5"), as in torchvision, whose published weights load key for key. Atrous convolution replaces striding as
+in Chen et al., "Rethinking Atrous Convolution", 2017, section 3.1.
 
     stem 7x7/2, 64 -> max-pool 3x3/2 -> layer1 (/4) -> layer2 (/8) -> layer3 (/16) -> layer4 (/32)
 
 With output stride 16, layer4 keeps the resolution and has rate 2; with 8, layer3 has rate 2 and layer4 rate 4.
 
 Wide ResNet-50-2 (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016) is `depth=50, widen=2`: twice the
-channels in the 3x3 convolutions of the bottlenecks. For their CIFAR networks see `wide_resnet`.
+channels in the 3x3 convolutions of the bottlenecks. Their CIFAR networks are in `wide_resnet`.
 """
 
 from typing import Literal, NamedTuple
@@ -29,18 +29,33 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
 
 
 class ResNetFeatures(NamedTuple):
-    """layer3: [batch, c3, h, w] for auxiliary heads; layer4: [batch, c4, h, w] at the output stride."""
+    """Two feature maps.
+
+    Attributes:
+        layer3: Features [batch, channels3, h, w] for an auxiliary head.
+        layer4: Features [batch, channels4, h, w] at the output stride.
+    """
 
     layer3: Tensor
     layer4: Tensor
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1, rate: int = 1) -> nn.Conv2d:
+    """Return a 3x3 convolution without bias that keeps the size at stride 1."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=rate, dilation=rate, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity (ResNet-18/34)."""
+    """Two 3x3 convolutions with an identity shortcut (ResNet-18 and 34).
+
+    Args:
+        inputs: Channels of the input.
+        planes: Channels of the block before expansion; the output has `planes · expansion`.
+        widen: Factor by which the channels inside the block are multiplied.
+        stride: Stride of the first 3x3 convolution and of the projection.
+        rate: Atrous rate of the 3x3 convolutions.
+        projection: Shortcut in place of the identity, where stride or channels change.
+    """
 
     expansion = 1
 
@@ -55,15 +70,19 @@ class BasicBlock(nn.Module):
         self.downsample = projection
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, planes, h / stride, w / stride] of a map [batch, inputs, h, w]."""
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        y += identity  # in place: a map less in memory
+        y += identity  # in place, which saves the memory of one map
         return self.relu(y)
 
 
 class Bottleneck(nn.Module):
-    """1x1 reduce, 3x3, 1x1 expand around an identity (ResNet-50 and deeper)."""
+    """A 1x1 convolution that reduces, a 3x3 and a 1x1 that expands, with an identity shortcut (ResNet-50 and deeper).
+
+    The arguments are those of `BasicBlock`.
+    """
 
     expansion = 4
 
@@ -80,6 +99,7 @@ class Bottleneck(nn.Module):
         self.downsample = projection
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [batch, 4 · planes, h / stride, w / stride] of a map [batch, inputs, h, w]."""
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
@@ -92,15 +112,16 @@ class ResNet(nn.Module):
     """A ResNet without its classifier.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
-        output_stride: 8, 16 or 32: pixels of the image per unit of the last feature map.
-        width: multiplies every layer's channels.
-        widen: multiplies the channels within the blocks only.
-        multi_grid: the blocks of layer4 have 1, 2 and 4 times its rate (DeepLab v3, section 3.3).
-        deep_stem: three 3x3 convolutions (64, 64, 128) in place of the 7x7 one, as in PSPNet.
+        depth: Number of layers: 18, 34, 50, 101 or 152.
+        output_stride: Pixels of the image per unit of the last feature map: 8, 16 or 32.
+        width: Factor by which every layer's channels are multiplied.
+        widen: Factor by which the channels inside the residual blocks are multiplied.
+        multi_grid: Whether the blocks of layer4 have 1, 2 and 4 times its rate (DeepLab v3, section 3.3).
+        deep_stem: Whether three 3x3 convolutions (64, 64, 128) replace the 7x7 one, as in PSPNet.
 
     Attributes:
-        channels3, channels4: channels of the two feature maps that `forward` returns.
+        channels3: Channels of the output of layer3.
+        channels4: Channels of the output of layer4.
     """
 
     def __init__(
@@ -143,7 +164,7 @@ class ResNet(nn.Module):
         kaiming(self.modules())
 
     def _stage(self, planes: int, blocks: int, *, stride: int, atrous: bool, multi_grid: bool = False) -> nn.Sequential:
-        first_rate = self._rate  # torchvision's first block still has the rate of the stage before
+        first_rate = self._rate  # as in torchvision, the first block has the previous stage's rate
         if atrous:
             self._rate *= stride
             stride = 1
@@ -170,7 +191,7 @@ class ResNet(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> ResNetFeatures:
-        """Features of normalised images [batch, 3, height, width]."""
+        """Return the features of normalised images [batch, 3, height, width]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         layer3 = self.layer3(self.layer2(self.layer1(x)))
         return ResNetFeatures(layer3, self.layer4(layer3))

@@ -1,14 +1,14 @@
-"""VGG16, the backbone of FCN, DeepLab v1 and v2, DeconvNet and SegNet, and the classifier itself.
+"""VGG16, the backbone of FCN, DeepLab v1 and v2, DeconvNet, SegNet and other networks.
 
 Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
-configuration D: thirteen 3x3 convolutions with ReLU in five stages, a 2x2 max-pool after each, then fully
-connected layers of 4096, 4096 and 1000.
+configuration D: thirteen 3x3 convolutions with ReLU in five stages, a 2x2 max-pool after each stage, then fully
+connected layers of 4096, 4096 and 1000, which are omitted here.
 
     conv1 x2, 64 | pool /2 | conv2 x2, 128 | pool /4 | conv3 x3, 256 | pool /8 | conv4 x3, 512 | pool /16
       | conv5 x3, 512 | pool /32
 
-With output stride 16 or 8 the last one or two pools keep the resolution (stride 1, not removed) and the
-convolutions after them get rates 2 and 4. Module positions in `features` are torchvision's, with and without
+With output stride 16 or 8, the last one or two pools keep the resolution (they have stride 1 and are not removed) and
+the convolutions after them get rates 2 and 4. Modules have torchvision's positions in `features`, with and without
 batch normalisation, so its published `vgg16` and `vgg16_bn` load key for key.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from pipeline.models.layers import BatchNorm2d, kaiming, scaled
 from pipeline.models.upsampling import max_pooling_with_switches
 
-STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, number of convolutions
 
 
 class VGGFeatures(NamedTuple):
-    """Maps after each of the five pools, [batch, channels, h, w]."""
+    """The outputs [batch, channels, h, w] of the five pools."""
 
     pool1: Tensor
     pool2: Tensor
@@ -34,7 +34,12 @@ class VGGFeatures(NamedTuple):
 
 
 class Switches(NamedTuple):
-    """What undoes a pooling: the places of the maxima and the (height, width) before it."""
+    """The information that max unpooling needs to invert a pooling layer.
+
+    Attributes:
+        indices: Flat positions of the maxima in the map before the pooling.
+        size: (height, width) of that map.
+    """
 
     indices: Tensor
     size: tuple[int, int]
@@ -43,19 +48,20 @@ class Switches(NamedTuple):
 class VGG16(nn.Module):
     """VGG16 without its classifier.
 
-    Pooling rounds up (Caffe's rule, which FCN and DeepLab were trained with), so that no pixel is lost and
-    no map vanishes, however small the image.
+    Pooling rounds sizes up (Caffe's rule, with which FCN and DeepLab were trained), so no pixel is lost and no map
+    becomes empty, however small the image.
 
     Args:
-        width: multiplies every layer's channels.
-        batch_norm: after each convolution, as SegNet and DeconvNet have it.
-        output_stride: 8, 16 or 32: pixels of the image per unit of the last map.
-        pool: side of the pooling windows: 2, or 3 as in DeepLab.
-        input_padding: of conv1_1: 1, or FCN's 100.
-        stages: how many of the five to build.
+        width: Factor by which every layer's channels are multiplied.
+        batch_norm: Whether batch normalisation follows each convolution, as in SegNet and DeconvNet.
+        output_stride: Pixels of the image per unit of the last map: 8, 16 or 32.
+        pool: Side of the pooling windows: 2, or 3 as in DeepLab.
+        input_padding: Padding of conv1_1: 1, or 100 as in FCN.
+        stages: Number of stages to build, at most 5.
 
     Attributes:
-        channels: of the maps that `forward` returns.
+        channels: Channels of the maps that `forward` returns.
+        rate: Atrous rate for layers that follow.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class VGG16(nn.Module):
         super().__init__()
         self.channels = tuple(scaled(base, width) for base, _ in STAGES[:stages])
         layers: list[nn.Module] = []
-        self._ends = [0]  # where the stages end in `features`
+        self._ends = [0]  # positions in `features` where the stages end
         inputs, stride, rate = 3, 1, 1
         for outputs, (_, convolutions) in zip(self.channels, STAGES, strict=False):
             for _ in range(convolutions):
@@ -87,11 +93,11 @@ class VGG16(nn.Module):
                 rate *= 2
             self._ends.append(len(layers))
         self.features = nn.Sequential(*layers)
-        self.rate = rate  # of layers that follow
+        self.rate = rate
         kaiming(self.modules())
 
     def forward(self, images: Tensor) -> VGGFeatures:
-        """Features of normalised images [batch, 3, height, width]."""
+        """Return the outputs of the five pools on normalised images [batch, 3, height, width]."""
         x, pooled = images, []
         for start, end in pairwise(self._ends):
             x = self.features[start:end](x)
@@ -99,7 +105,7 @@ class VGG16(nn.Module):
         return VGGFeatures(*pooled)
 
     def before_pools(self, images: Tensor) -> list[Tensor]:
-        """The maps that the pools would halve, one for each stage."""
+        """Return the map before the pool of each stage, for normalised images [batch, 3, height, width]."""
         x, maps = images, []
         for start, end in pairwise(self._ends):
             if start:
@@ -109,7 +115,7 @@ class VGG16(nn.Module):
         return maps
 
     def encode(self, images: Tensor) -> tuple[Tensor, list[Switches]]:
-        """The map after the last pool, and the poolings' switches from first to last."""
+        """Return the map after the last pool and the switches of all pools in order; for 2x2 pools of stride 2 only."""
         x, switches = images, []
         for start, end in pairwise(self._ends):
             x = self.features[start : end - 1](x)
@@ -120,7 +126,7 @@ class VGG16(nn.Module):
 
 
 def _pool_in_place(side: int, rate: int) -> nn.Module:
-    """Max-pooling of stride 1 that keeps the size; a window of 2 looks to the right and below and is padded there."""
+    """Return a max-pool of stride 1 that keeps the size; a window of 2 is padded on the right and at the bottom."""
     if side == 3:
         return nn.MaxPool2d(3, stride=1, padding=1)
     return nn.Sequential(nn.ReplicationPad2d((0, rate, 0, rate)), nn.MaxPool2d(2, stride=1, dilation=rate))
