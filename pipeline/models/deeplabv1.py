@@ -10,7 +10,7 @@ Connected CRFs", ICLR 2015.
     7x7         7x7, rate 4      4096       134.35 M   VGG16's own layer, spread over the finer map
     4x4         4x4, rate 4      4096        65.14 M   a smaller field of view
     4x4_rate8   4x4, rate 8      4096        65.14 M   the field of view of 7x7 with the weights of 4x4
-    large_fov   3x3, rate 12     1024        20.50 M   the field of view of 7x7 at 3x the speed; recommended
+    large_fov   3x3, rate 12     1024        20.51 M   the field of view of 7x7 at 3x the speed; recommended
 
 What it introduced: atrous convolution in place of striding, which enlarges the field of view with the same number of
 weights; output stride 8, which has 16 times the positions of output stride 32; the fully connected CRF on top.
