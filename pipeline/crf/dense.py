@@ -1,4 +1,4 @@
-"""Refine an image's class probabilities by a dense CRF."""
+"""Refine full-size class probabilities by a dense CRF."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.crf.inference import infer
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.rows import Rows, best_classes, rows_of
+from pipeline.crf.rows import Rows, best_classes, rows_from_planes
 from pipeline.crf.samples import Samples
 from pipeline.crf.tiles import MAX_BYTES, Tile, bytes_per_pixel, tiles
 
@@ -25,63 +25,63 @@ def dense_crf(
     output: Literal["labels", "probabilities"] = "labels",
     max_bytes: int = MAX_BYTES,
 ) -> NDArray:
-    """Mean-field inference in the fully connected CRF (Krähenbühl & Koltun 2011; DeepLab v1, section 3.2).
+    """Refine an image's labels by mean-field inference in a fully connected CRF.
 
-    The same input always gives the same result. The loops hold no GIL: threads run at the same time. Each keeps some
-    working memory for its next image.
+    Krähenbühl & Koltun, NIPS 2011; DeepLab v1, section 3.2. The result is deterministic on one machine. The compiled
+    loops release the GIL, so threads run in parallel; each thread keeps some working memory for its next image.
 
     Args:
-        image: [height, width] or [height, width, channels], uint8 or float, in grey levels 0..255.
-        probabilities: [classes, height, width], the network's; or
-        unary: -log of them, up to a constant of each pixel.
-        params: DeepLab's, if not told.
+        image: uint8 or float [height, width] or [height, width, channels], in grey levels 0..255.
+        probabilities: class probabilities of a network, [classes, height, width]. Either these or `unary` are required.
+        unary: unary energies [classes, height, width]: -log of the probabilities, up to a constant for each pixel.
+        params: parameters of the CRF; the defaults of `CRFParams` if None.
         mode: see `Mode`.
         output: what to return.
-        max_bytes: of working memory, about. A larger image is refined in tiles that overlap by twice sigma_alpha; at
-            their seams that is near the whole image's result, not equal to it.
+        max_bytes: approximate limit of the working memory. A larger image is refined in tiles that overlap by twice
+            sigma_alpha; near the seams the result is close to, but not equal to, that of the whole image.
 
     Returns:
         int32 labels [height, width], or float32 probabilities [classes, height, width].
 
     Raises:
-        ValueError: shapes that do not fit, no pixel, too many classes, numbers that are not finite, or widths that are
-            too small for the image.
+        ValueError: The shapes do not fit, the image is empty, there are too many classes, a value is not finite, a
+            kernel's width is too small for the image, or the memory limit is too low for the tiles' overlap.
     """
     params = params or CRFParams()
     pixels = image_array(image)
-    given = _given(probabilities, unary, pixels.shape[:2])
-    whole: NDArray = np.empty(pixels.shape[:2], np.int32)
+    planes = _class_planes(probabilities, unary, pixels.shape[:2])
+    result: NDArray = np.empty(pixels.shape[:2], np.int32)
     if output == "probabilities":
-        whole = np.empty(given.shape, np.float32)
-    for tile in image_tiles(pixels, params, classes=len(given), max_bytes=max_bytes):
-        term = _FullSizeUnary(np.ascontiguousarray(given[:, *tile.outer]), probabilities=unary is None)
-        refined = infer(pixels[tile.outer], term, classes=len(given), params=params, mode=mode)
-        found = refined.labels() if output == "labels" else refined.probabilities()
-        whole[..., *tile.inner] = found[..., *tile.kept]
-    return whole
+        result = np.empty(planes.shape, np.float32)
+    for tile in image_tiles(pixels, params, classes=len(planes), max_bytes=max_bytes):
+        term = _FullSizeUnary(np.ascontiguousarray(planes[:, *tile.outer]), probabilities=unary is None)
+        marginals = infer(pixels[tile.outer], term, classes=len(planes), params=params, mode=mode)
+        refined = marginals.labels() if output == "labels" else marginals.probabilities()
+        result[..., *tile.inner] = refined[..., *tile.kept]
+    return result
 
 
 class _FullSizeUnary:
-    """The unary term given as full-size probabilities or energies.
+    """Unary term from full-size probabilities or energies.
 
     Args:
-        values: float32 [classes, height, width], contiguous.
-        probabilities: whether the values are probabilities; otherwise they are energies.
+        planes: float32 [classes, height, width], contiguous.
+        probabilities: whether the planes are probabilities; otherwise they are energies.
     """
 
-    def __init__(self, values: NDArray, *, probabilities: bool):
-        self._values = values
+    def __init__(self, planes: NDArray[np.float32], *, probabilities: bool):
+        self._planes = planes
         self._probabilities = probabilities
 
     def rows(self, samples: Samples, kept: NDArray[np.intp], rest_factor: float) -> Rows:
-        return rows_of(self._values, samples, kept, probabilities=self._probabilities, rest=rest_factor)
+        return rows_from_planes(self._planes, samples, kept, probabilities=self._probabilities, rest_factor=rest_factor)
 
     def best_classes(self) -> NDArray[np.int32]:
-        return best_classes(self._values, smallest=not self._probabilities)
+        return best_classes(self._planes, smallest=not self._probabilities)
 
 
 def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: int, align: int = 1) -> Iterator[Tile]:
-    """The tiles in which an image [height, width, channels] is refined."""
+    """Return the tiles in which to refine an image [height, width, channels]; see `tiles`."""
     height, width, channels = pixels.shape
     overlap = int(2 * max(params.sigma_alpha, params.sigma_gamma)) + 1
     max_pixels = max_bytes // bytes_per_pixel(classes, channels)
@@ -89,10 +89,10 @@ def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: 
 
 
 def image_array(image: ArrayLike) -> NDArray:
-    """The image as [height, width, channels], uint8 or float32, contiguous.
+    """Return the image as contiguous uint8 or float32 [height, width, channels].
 
     Raises:
-        ValueError: another shape, no pixel, or numbers that are not finite.
+        ValueError: The image has another shape, no pixel, or a value that is not finite.
     """
     pixels = np.asarray(image)
     if pixels.ndim == 2:
@@ -105,18 +105,20 @@ def image_array(image: ArrayLike) -> NDArray:
     return pixels
 
 
-def _given(probabilities: ArrayLike | None, unary: ArrayLike | None, size: tuple[int, ...]) -> NDArray:
-    """Probabilities or unary energies, [classes, height, width]."""
+def _class_planes(
+    probabilities: ArrayLike | None, unary: ArrayLike | None, size: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return the probabilities or the unary energies as float32 [classes, height, width]."""
     if (probabilities is None) == (unary is None):
         raise ValueError("expected either probabilities or unary")
     name = "probabilities" if unary is None else "unary"
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
-        given = np.asarray(probabilities if unary is None else unary).astype(np.float32, copy=False)
-    if given.ndim != 3 or given.shape[1:] != size or not 1 <= len(given) <= MAX_CLASSES:
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
+        planes = np.asarray(probabilities if unary is None else unary).astype(np.float32, copy=False)
+    if planes.ndim != 3 or planes.shape[1:] != size or not 1 <= len(planes) <= MAX_CLASSES:
         raise ValueError(
-            f"{name}: expected [classes, {size[0]}, {size[1]}] with 1 to {MAX_CLASSES} classes, as the image is, "
-            f"not {given.shape}"
+            f"{name}: expected [classes, {size[0]}, {size[1]}] like the image, with 1 to {MAX_CLASSES} classes, "
+            f"not {planes.shape}"
         )
-    if not np.isfinite(given).all():
+    if not np.isfinite(planes).all():
         raise ValueError(f"{name}: NaN or infinity")
-    return given
+    return planes

@@ -1,12 +1,14 @@
-"""The loops of the mean field, one compiled variant per number of lanes.
+"""The compiled loops of mean-field inference: message passing and softmax over rows of class scores.
 
-Arrays are flat and hold rows of float32: a sample's classes, or a lattice point's. A row is `width` numbers, a multiple
-of `len(lanes)`, which is what goes through the processor's registers at once. (Of a lattice the first `len(lanes)`
-numbers of all points come first, then the next: a point's number times a constant finds it.) `corners` is a tuple as
-long as a sample has vertices, so that loops over them are unrolled.
+All arrays are flat. A row holds the float32 values of one sample or one lattice point: `width` numbers, one lane for
+each class and some for padding. The loops process a row in parts of `len(lanes)` numbers, which divides `width` and
+fits the registers; Numba compiles one variant for each number of lanes. The scores of samples are stored row by row.
+The values of a lattice are stored part by part (the first parts of all points, then the second parts, and so on), so
+that a part is found at the point's index times a constant. `corners` is a tuple with one entry for each vertex of a
+simplex, because Numba unrolls loops over the length of a tuple.
 
-A step goes over the samples in blocks, and over a block in short loops: in one long loop per sample the processor would
-wait for each one's chain of additions, maximum, exponential and sum before it saw the next.
+A step visits the samples in groups, and each group in several short loops. In one long loop per sample the processor
+would wait for each sample's chain of additions, maximum, exponential and sum before it reached the next sample.
 """
 
 from typing import NamedTuple
@@ -16,57 +18,57 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.lanes import (
+    broadcast,
     divide,
     exponential,
-    largest,
+    lane_maximum,
+    lane_sum,
     load,
     logarithm,
     multiply_add,
     peek,
     poke,
-    row_of,
     scale_add,
     store,
-    total,
 )
 
-GROUP_SAMPLES = 16  # samples
-GROUP_LANES = (0,) * GROUP_SAMPLES  # as lanes
-NOTHING = np.float32(0)
+GROUP_SAMPLES = 16  # samples visited together
+GROUP_LANES = (0,) * GROUP_SAMPLES  # for vectors with one lane for each sample of a group
+ZERO = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
-LEAST_DOUBT = np.float32(1e-7)  # what float32 tells of 1 - max Q
-CONTESTED = np.float32(1.7)  # 1 / max Q of a sample that never settles
+MIN_DOUBT = np.float32(1e-7)  # added to 1 - max Q, which float32 cannot resolve further
+CONTESTED = np.float32(1.7)  # samples with 1 / max Q of at least this never settle
 
 
-class Passage(NamedTuple):
-    """A kernel's lattice during a step: values of the last step are sliced, those of the next are splat.
+class LatticeState(NamedTuple):
+    """The lattice of one kernel with its values during a mean-field step.
 
     Attributes:
-        vertices: int32 [samples · 2 (d + 1)], for each sample the numbers of the d + 1 points around it; then, beside
-            them in memory, the bits of their weights in the slice.
-        weights: float32, the same memory.
-        ratios: float32 [samples], of the weights in the splat to those in the slice.
-        corners: d + 1 zeros.
-        old: float32 [points · width], splat and blurred.
-        new: float32 [points · width], splat; each step begins with what has settled.
-        settled: float32 [points · width], the splat of samples that are not visited any more.
+        vertices: int32 [samples · 2 (d + 1)], for each sample the d + 1 lattice points around it, followed by the bits
+            of the d + 1 weights with which they are sliced.
+        weights: float32 view of the same memory.
+        splat_ratios: float32 [samples], weights in the splat divided by those in the slice.
+        corners: tuple of d + 1 zeros.
+        slice_values: float32 [points · width], splat in the previous step, then blurred and sliced in this one.
+        splat_values: float32 [points · width], splat in this step; begins as a copy of `settled_values`.
+        settled_values: float32 [points · width], splat of all samples that have settled.
     """
 
     vertices: NDArray[np.int32]
     weights: NDArray[np.float32]
-    ratios: NDArray[np.float32]
+    splat_ratios: NDArray[np.float32]
     corners: tuple[int, ...]
-    old: NDArray[np.float32]
-    new: NDArray[np.float32]
-    settled: NDArray[np.float32]
+    slice_values: NDArray[np.float32]
+    splat_values: NDArray[np.float32]
+    settled_values: NDArray[np.float32]
 
 
 class Compatibility(NamedTuple):
-    """What messages are multiplied by before they are added: nothing (Potts' model), or one of these.
+    """The compatibility transform of the messages; with neither attribute it is Potts' model.
 
     Attributes:
-        factors: float32 [width], of each class.
+        factors: float32 [width], factor of each lane's message.
         matrix: float32 [width, width], minus the penalties; a row is the neighbour's class.
     """
 
@@ -75,177 +77,194 @@ class Compatibility(NamedTuple):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def blur(values, chains, width, lanes):
-    """[1/2, 1, 1/2] along the chains of a direction, in place: each row is read once and written once.
+def blur(values, chain, width, lanes):
+    """Blur lattice values by [1/2, 1, 1/2] along the chains of one direction, in place.
 
-    Chains are short: with a branch at their ends the processor would guess wrong at every other point.
+    Each row is read once and written once. Most chains are short, so a branch at their ends would be mispredicted at
+    every other point: a neighbour beyond an end is instead read and multiplied by zero.
+
+    Args:
+        values: float32 [points · width].
+        chain: int32, see `Lattice.chains`.
+        width: length of a row.
+        lanes: tuple as long as a part of a row.
     """
     for part in range(0, len(values), len(values) // width * len(lanes)):
-        j = np.int64(peek(chains, 0))
+        j = np.int64(peek(chain, 0))
         i = j ^ (j >> 63)
         here = load(values, i * len(lanes) + part, lanes)
-        before, half_before = here, NOTHING
-        for k in range(1, len(chains)):
-            half_after = HALF if j >= 0 else NOTHING
+        before, before_weight = here, ZERO
+        for k in range(1, len(chain)):
+            after_weight = HALF if j >= 0 else ZERO
             at = i * len(lanes) + part
-            j = np.int64(peek(chains, k))
+            j = np.int64(peek(chain, k))
             i = j ^ (j >> 63)
             after = load(values, i * len(lanes) + part, lanes)
-            store(values, at, scale_add(after, half_after, scale_add(before, half_before, here)))
-            before, here, half_before = here, after, half_after
+            store(values, at, scale_add(after, after_weight, scale_add(before, before_weight, here)))
+            before, here, before_weight = here, after, after_weight
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def begin(scores, certainty, first, second, width, lanes):
-    """Splat the softmax of the scores."""
-    rows, sums, samples = (
-        np.empty(GROUP_SAMPLES * width, np.float32),
-        np.ones(GROUP_SAMPLES, np.float32),
-        len(scores) // width,
-    )
+def initialise(scores, certainty, bilateral, spatial, width, lanes):
+    """Splat Q = softmax(scores), the initial distribution, into both lattices; see `mean_field_step`."""
+    rows, sums = np.empty(GROUP_SAMPLES * width, np.float32), np.ones(GROUP_SAMPLES, np.float32)
+    samples = len(scores) // width
     for start in range(0, samples, GROUP_SAMPLES):
         count = min(GROUP_SAMPLES, samples - start)
-        _copy(rows, start, count, scores, width)
-        _exponentials(rows, sums, count, width, lanes)
+        _copy_scores(rows, start, count, scores, width)
+        _softmax_terms(rows, sums, count, width, lanes)
         store(certainty, start, logarithm(_odds(sums), ONE))
-        _scatter(rows, sums, start, count, first, first.new, second, second.new, width, lanes)
+        _splat(rows, sums, start, count, bilateral, bilateral.splat_values, spatial, spatial.splat_values, width, lanes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def step(
-    scores, blocks, certainty, labels, first, second, factors, matrix, tolerance, patience, width, lanes
-):  # fmt: skip
-    """A mean-field step in one pass over the samples: slice both kernels, add the scores, softmax, splat into both.
+def mean_field_step(
+    scores, groups, certainty, labels, bilateral, spatial, factors, matrix, tolerance, patience, width, lanes
+):
+    """Run a mean-field step in one pass: slice both kernels, add the scores, take the softmax, splat into both kernels.
 
-    Blocks of samples whose probabilities have settled are splat for good and need not be visited again.
+    A group of samples whose probabilities have settled is also splat into the settled values and is not visited again.
 
     Args:
         scores: float32 [samples · width], log-probabilities.
-        blocks: int32, the first sample of each block to visit. Those to visit in the next step are moved to the front.
-        certainty: float32 [samples, rounded up to whole blocks], log 1 / (1 - max Q); updated.
-        labels: int32 [samples], best classes, updated to count how many change; or None.
-        first, second: the two kernels.
-        factors, matrix: see `Compatibility`.
-        tolerance, patience: see `_settled`.
-        width, lanes: of a row.
+        groups: int32, first sample of each group to visit. Those to visit in the next step are moved to the front.
+        certainty: float32 [samples, rounded up to whole groups], log 1 / (1 - max Q); updated.
+        labels: int32 [samples], best lanes, updated to count changes; or None.
+        bilateral: lattice state of the bilateral kernel.
+        spatial: lattice state of the spatial kernel.
+        factors: see `Compatibility`.
+        matrix: see `Compatibility`.
+        tolerance: see `_has_settled`.
+        patience: see `_has_settled`.
+        width: length of a row.
+        lanes: tuple as long as a part of a row.
 
     Returns:
-        How many blocks to visit in the next step, and how many samples have another label.
+        The number of groups to visit in the next step, and the number of samples whose label changed.
     """
-    rows, sums, samples = (
-        np.empty(GROUP_SAMPLES * width, np.float32),
-        np.ones(GROUP_SAMPLES, np.float32),
-        len(scores) // width,
-    )
-    changed = left = 0
-    for i in range(len(blocks)):
-        start = np.int64(peek(blocks, i))
+    rows, sums = np.empty(GROUP_SAMPLES * width, np.float32), np.ones(GROUP_SAMPLES, np.float32)
+    samples = len(scores) // width
+    changed = remaining = 0
+    for i in range(len(groups)):
+        start = np.int64(peek(groups, i))
         count = min(GROUP_SAMPLES, samples - start)
-        _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
+        _logits(rows, start, count, scores, bilateral, spatial, factors, matrix, width, lanes)
         if labels is not None:
-            changed += _relabel(labels, rows, start, count, width, width)
-        _exponentials(rows, sums, count, width, lanes)
-        _scatter(rows, sums, start, count, first, first.new, second, second.new, width, lanes)
-        if _settled(sums, certainty, start, tolerance, patience):
-            _scatter(rows, sums, start, count, first, first.settled, second, second.settled, width, lanes)
+            changed += _update_labels(labels, rows, start, count, width, width)
+        _softmax_terms(rows, sums, count, width, lanes)
+        _splat(rows, sums, start, count, bilateral, bilateral.splat_values, spatial, spatial.splat_values, width, lanes)
+        if _has_settled(sums, certainty, start, tolerance, patience):
+            _splat(
+                rows, sums, start, count, bilateral, bilateral.settled_values, spatial, spatial.settled_values,
+                width, lanes,
+            )  # fmt: skip
         else:
-            poke(blocks, left, np.int32(start))
-            left += 1
-    return left, changed
+            poke(groups, remaining, np.int32(start))
+            remaining += 1
+    return remaining, changed
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def labels_of(scores, first, second, factors, matrix, classes, width, lanes):
-    """The last slice (without kernels, none): the best classes, int32 [samples]."""
+def final_labels(scores, bilateral, spatial, factors, matrix, classes, width, lanes):
+    """Slice a last time and return the best of the first `classes` lanes, int32 [samples].
+
+    Without lattice states (None) the scores alone decide.
+    """
     rows, samples = np.empty(GROUP_SAMPLES * width, np.float32), len(scores) // width
     labels = np.zeros(samples, np.int32)
     for start in range(0, samples, GROUP_SAMPLES):
         count = min(GROUP_SAMPLES, samples - start)
-        if first is None:
-            _copy(rows, start, count, scores, width)
+        if bilateral is None:
+            _copy_scores(rows, start, count, scores, width)
         else:
-            _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
-        _relabel(labels, rows, start, count, classes, width)
+            _logits(rows, start, count, scores, bilateral, spatial, factors, matrix, width, lanes)
+        _update_labels(labels, rows, start, count, classes, width)
     return labels
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def probabilities_of(result, scores, first, second, factors, matrix, width, lanes):
-    """The last slice (without kernels, none): write the softmax to float32 [lanes, samples]."""
+def final_probabilities(result, scores, bilateral, spatial, factors, matrix, width, lanes):
+    """Slice a last time and write the softmax to `result`, float32 [used lanes, samples].
+
+    Without lattice states (None) it is the softmax of the scores.
+    """
     used, samples = result.shape
     rows, sums = np.empty(GROUP_SAMPLES * width, np.float32), np.empty(GROUP_SAMPLES, np.float32)
     for start in range(0, samples, GROUP_SAMPLES):
         count = min(GROUP_SAMPLES, samples - start)
-        if first is None:
-            _copy(rows, start, count, scores, width)
+        if bilateral is None:
+            _copy_scores(rows, start, count, scores, width)
         else:
-            _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes)
-        _exponentials(rows, sums, count, width, lanes)
+            _logits(rows, start, count, scores, bilateral, spatial, factors, matrix, width, lanes)
+        _softmax_terms(rows, sums, count, width, lanes)
         for c in range(used):
-            for q in range(count):
-                result[c, start + q] = rows[q * width + c] / sums[q]
+            for k in range(count):
+                result[c, start + k] = rows[k * width + c] / sums[k]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _copy(rows, start, count, scores, width):
+def _copy_scores(rows, start, count, scores, width):
     for i in range(count * width):
         poke(rows, i, peek(scores, start * width + i))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _odds(sums):
-    """1 / (1 - max Q) of a block, where the sum of e^(x - max x) is 1 / max Q."""
-    sum = load(sums, 0, GROUP_LANES)
-    return divide(sum, scale_add(row_of(ONE, GROUP_LANES), LEAST_DOUBT - ONE, sum))
+    """Return 1 / (1 - max Q) of a group's samples, where sums holds 1 / max Q, the sum of e^(x - max x)."""
+    inverse_q = load(sums, 0, GROUP_LANES)
+    return divide(inverse_q, scale_add(broadcast(ONE, GROUP_LANES), MIN_DOUBT - ONE, inverse_q))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _settled(sums, certainty, start, tolerance, patience):
-    """Whether all samples of a block have settled; and note their certainty.
+def _has_settled(sums, certainty, start, tolerance, patience):
+    """Whether all samples of a group have settled. Also updates their certainty.
 
-    With e = 1 - max Q, a logit that moves by D against the others changes no probability by more than e (exp D - 1):
-    there is room for D = log(1 + tolerance / e). Settled is a sample that would take as many steps as patience tells to
-    go that far at the pace of its last one. Paces slacken from step to step; a sample that settles too early is put
-    right by the last slice, and weighs on others by what it is wrong.
+    With e = 1 - max Q, a logit that moves by D relative to the others changes no probability by more than
+    e (exp D - 1), so a change of less than the tolerance leaves room for D = log(1 + tolerance / e). A sample has
+    settled if, at the pace of its last step, it would take more than `patience` steps to move that far. Paces decrease
+    from step to step. If a sample settles too early, the last slice corrects its own result; its error remains only in
+    the messages to other samples.
     """
     odds = _odds(sums)
-    now, none = logarithm(odds, ONE), row_of(NOTHING, GROUP_LANES)
+    now, zeros = logarithm(odds, ONE), broadcast(ZERO, GROUP_LANES)
     pace = scale_add(load(certainty, start, GROUP_LANES), -ONE, now)
     store(certainty, start, now)
-    room = logarithm(scale_add(odds, tolerance, row_of(ONE, GROUP_LANES)), ONE)
-    over = max(
-        largest(scale_add(pace, patience, scale_add(room, -ONE, none))),
-        largest(scale_add(pace, -patience, scale_add(room, -ONE, none))),
+    room = logarithm(scale_add(odds, tolerance, broadcast(ONE, GROUP_LANES)), ONE)
+    excess = max(
+        lane_maximum(scale_add(pace, patience, scale_add(room, -ONE, zeros))),
+        lane_maximum(scale_add(pace, -patience, scale_add(room, -ONE, zeros))),
     )
-    return over < 0 and largest(load(sums, 0, GROUP_LANES)) < CONTESTED
+    return excess < 0 and lane_maximum(load(sums, 0, GROUP_LANES)) < CONTESTED
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _logits(rows, start, count, scores, first, second, factors, matrix, width, lanes):
-    """Scores plus messages of a block of samples; see `Compatibility` for factors and matrix."""
+def _logits(rows, start, count, scores, bilateral, spatial, factors, matrix, width, lanes):
+    """Write scores plus messages of a group's samples; see `Compatibility` for factors and matrix."""
+    n, m = len(bilateral.corners), len(spatial.corners)
     for part in range(0, width, len(lanes)):
-        in_first, in_second = len(first.old) // width * part, len(second.old) // width * part
+        bilateral_part = len(bilateral.slice_values) // width * part
+        spatial_part = len(spatial.slice_values) // width * part
         for k in range(count):
             score = load(scores, (start + k) * width + part, lanes)
-            x = score if factors is None and matrix is None else row_of(NOTHING, lanes)
-            at = (start + k) * 2 * len(first.corners)
-            for r in range(len(first.corners)):
-                y = load(first.old, np.int64(peek(first.vertices, at + r)) * len(lanes) + in_first, lanes)
-                x = scale_add(y, peek(first.weights, at + len(first.corners) + r), x)
-            at = (start + k) * 2 * len(second.corners)
-            for r in range(len(second.corners)):
-                y = load(second.old, np.int64(peek(second.vertices, at + r)) * len(lanes) + in_second, lanes)
-                x = scale_add(y, peek(second.weights, at + len(second.corners) + r), x)
+            x = score if factors is None and matrix is None else broadcast(ZERO, lanes)
+            at = (start + k) * 2 * n
+            for r in range(len(bilateral.corners)):
+                i = np.int64(peek(bilateral.vertices, at + r)) * len(lanes) + bilateral_part
+                x = scale_add(load(bilateral.slice_values, i, lanes), peek(bilateral.weights, at + n + r), x)
+            at = (start + k) * 2 * m
+            for r in range(len(spatial.corners)):
+                i = np.int64(peek(spatial.vertices, at + r)) * len(lanes) + spatial_part
+                x = scale_add(load(spatial.slice_values, i, lanes), peek(spatial.weights, at + m + r), x)
             if factors is not None:
                 x = multiply_add(x, load(factors, part, lanes), score)
             store(rows, k * width + part, x)
     if matrix is not None:
-        _mix(rows, start, count, scores, matrix, width, lanes)
+        _apply_matrix(rows, start, count, scores, matrix, width, lanes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mix(rows, start, count, scores, matrix, width, lanes):
-    """Scores plus the matrix times the messages, in place of the messages."""
+def _apply_matrix(rows, start, count, scores, matrix, width, lanes):
+    """Replace the messages in `rows` by the scores plus the compatibility matrix times the messages."""
     message = np.empty(width, np.float32)
     for k in range(count):
         message[:] = rows[k * width : (k + 1) * width]
@@ -257,12 +276,12 @@ def _mix(rows, start, count, scores, matrix, width, lanes):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _exponentials(rows, sums, count, width, lanes):
-    """Rows become e^(x - max x), sums their sums."""
+def _softmax_terms(rows, sums, count, width, lanes):
+    """Replace each row x by e^(x - max x), and write the sum of each row; their quotient is the softmax."""
     for k in range(count):
-        shift = largest(load(rows, k * width, lanes))
+        shift = lane_maximum(load(rows, k * width, lanes))
         for part in range(len(lanes), width, len(lanes)):
-            shift = max(shift, largest(load(rows, k * width + part, lanes)))
+            shift = max(shift, lane_maximum(load(rows, k * width + part, lanes)))
         poke(sums, k, shift)
     for k in range(count):
         shift = peek(sums, k)
@@ -270,34 +289,40 @@ def _exponentials(rows, sums, count, width, lanes):
             at = k * width + part
             store(rows, at, exponential(load(rows, at, lanes), shift))
     for k in range(count):
-        sum = total(load(rows, k * width, lanes))
+        row_sum = lane_sum(load(rows, k * width, lanes))
         for part in range(len(lanes), width, len(lanes)):
-            sum += total(load(rows, k * width + part, lanes))
-        poke(sums, k, sum)
+            row_sum += lane_sum(load(rows, k * width + part, lanes))
+        poke(sums, k, row_sum)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scatter(rows, sums, start, count, first, in_first, second, in_second, width, lanes):
-    """Add each row, divided by its sum, times the weights, to the values of two lattices at the sample's vertices. Both
-    in one loop: where samples share a point, the next addition to it waits for the last."""
-    n, m = len(first.corners), len(second.corners)
+def _splat(rows, sums, start, count, bilateral, bilateral_values, spatial, spatial_values, width, lanes):
+    """Add the rows of a group, divided by their sums, to the values of both lattices at the samples' vertices.
+
+    Both lattices share one loop: consecutive samples often share a point, and an addition to it waits for the previous
+    one, during which the other lattice's additions proceed.
+    """
+    n, m = len(bilateral.corners), len(spatial.corners)
     for part in range(0, width, len(lanes)):
-        first_part, second_part = len(in_first) // width * part, len(in_second) // width * part
+        bilateral_part = len(bilateral_values) // width * part
+        spatial_part = len(spatial_values) // width * part
         for k in range(count):
             x, inverse = load(rows, k * width + part, lanes), ONE / peek(sums, k)
-            scale, at = peek(first.ratios, start + k) * inverse, (start + k) * 2 * n
-            for r in range(len(first.corners)):
-                i = np.int64(peek(first.vertices, at + r)) * len(lanes) + first_part
-                store(in_first, i, scale_add(x, peek(first.weights, at + n + r) * scale, load(in_first, i, lanes)))
-            scale, at = peek(second.ratios, start + k) * inverse, (start + k) * 2 * m
-            for r in range(len(second.corners)):
-                i = np.int64(peek(second.vertices, at + r)) * len(lanes) + second_part
-                store(in_second, i, scale_add(x, peek(second.weights, at + m + r) * scale, load(in_second, i, lanes)))
+            scale, at = peek(bilateral.splat_ratios, start + k) * inverse, (start + k) * 2 * n
+            for r in range(len(bilateral.corners)):
+                i = np.int64(peek(bilateral.vertices, at + r)) * len(lanes) + bilateral_part
+                weight = peek(bilateral.weights, at + n + r) * scale
+                store(bilateral_values, i, scale_add(x, weight, load(bilateral_values, i, lanes)))
+            scale, at = peek(spatial.splat_ratios, start + k) * inverse, (start + k) * 2 * m
+            for r in range(len(spatial.corners)):
+                i = np.int64(peek(spatial.vertices, at + r)) * len(lanes) + spatial_part
+                weight = peek(spatial.weights, at + m + r) * scale
+                store(spatial_values, i, scale_add(x, weight, load(spatial_values, i, lanes)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _relabel(labels, rows, start, count, classes, width):
-    """Write the classes of the largest numbers; returns how many samples had another label."""
+def _update_labels(labels, rows, start, count, classes, width):
+    """Write the best lane of each row and return the number of samples whose label changed."""
     changed = 0
     for k in range(count):
         best, highest = 0, peek(rows, k * width)

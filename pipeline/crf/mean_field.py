@@ -1,13 +1,13 @@
-"""Mean-field inference of a dense CRF over rows of class scores (Krähenbühl & Koltun, NIPS 2011, algorithm 1).
+"""Mean-field inference in a dense CRF over rows of class scores (Krähenbühl & Koltun, NIPS 2011, algorithm 1).
 
     Q = softmax(scores)
-    steps times:  Q = softmax(scores + sum over kernels of w K Q)
+    repeat `steps` times:  Q = softmax(scores + sum over kernels of w K Q)
 
-where K is a Gaussian filter over all pixels, by a permutohedral lattice: K Q is a splat, a blur and a slice.
+K is a Gaussian filter over all samples, which a permutohedral lattice computes as splat, blur and slice of Q.
 
-The passes over the pixels are fused: one slices the last step's lattices, takes the softmax and splats the next's. And
-as K is linear, pixels whose Q has settled are splat once for all steps to come; after two or three most have. The last
-slice, which makes the result, is of all pixels again.
+Each step is fused into one pass over the samples: slice the lattices of the previous step, take the softmax, splat into
+the lattices of this step. As K is linear, samples whose Q has settled are splat once for all later steps; after two or
+three steps that is most of them. The last slice, which makes the result, covers all samples again.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.crf import filtering
-from pipeline.crf.filtering import Compatibility, Passage
+from pipeline.crf.filtering import Compatibility, LatticeState
 from pipeline.crf.lattice import Features, build_lattice
 from pipeline.crf.memory import scratch
 from pipeline.crf.normalisation import blurred_ones, normalise
@@ -26,55 +26,74 @@ from pipeline.crf.samples import Samples
 
 
 class Settling(NamedTuple):
-    """When a pixel is not visited any more: when at the pace of the last step it would take as many steps as `patience`
-    to change a probability by `tolerance`."""
+    """Criterion by which a sample has settled and is not visited any more.
+
+    A sample has settled if, at the pace of its last step, it would take more than `patience` steps to change a
+    probability by `tolerance`.
+    """
 
     tolerance: float
     patience: float
 
 
 class Kernel(NamedTuple):
-    """A Gaussian filter between samples.
+    """A normalised and weighted Gaussian kernel between samples.
 
     Attributes:
-        points: of the lattice.
-        places: int32 [samples, 2, d + 1], the points around each sample and the bits of their float32 weights in the
-            slice, which are the barycentric ones with normalisation and half of the kernel's weight in the energy.
-        ratios: float32 [samples], what the weights in the splat have more than those: as many pixels as the sample
-            stands for, and other normalisation.
+        points: number of lattice points.
+        embedding: int32 [samples, 2, d + 1], vertices of each sample and the bits of their float32 slice weights: the
+            barycentric weights times the normalisation and the square root of the kernel's weight in the energy.
+        splat_ratios: float32 [samples], weights in the splat divided by those in the slice: the number of pixels that
+            the sample represents, times the quotient of the two normalisations.
         chains: see `Lattice`.
     """
 
     points: int
-    places: NDArray[np.int32]
-    ratios: NDArray[np.float32]
+    embedding: NDArray[np.int32]
+    splat_ratios: NDArray[np.float32]
     chains: tuple[NDArray[np.int32], ...]
 
-    def passage(self, width: int) -> Passage:
-        """For the values of rows; what is splat is zero to begin with."""
-        vertices = self.places.reshape(-1)
-        size, dimensions = self.points * width, self.places.shape[2] - 1
-        old, new, settled = (scratch(f"{which} values of {dimensions}", size) for which in ("old", "new", "settled"))
-        new.fill(0)
-        settled.fill(0)
-        return Passage(vertices, vertices.view(np.float32), self.ratios, (0,) * len(self.chains), old, new, settled)
+    def state(self, width: int) -> LatticeState:
+        """Return the lattice for rows of a width, with splat and settled values of zero."""
+        vertices = self.embedding.reshape(-1)
+        size, d = self.points * width, self.embedding.shape[2] - 1
+        slice_values, splat_values, settled_values = (
+            scratch(f"{name} values, {d} dimensions", size) for name in ("slice", "splat", "settled")
+        )
+        splat_values.fill(0)
+        settled_values.fill(0)
+        return LatticeState(
+            vertices=vertices,
+            weights=vertices.view(np.float32),
+            splat_ratios=self.splat_ratios,
+            corners=(0,) * len(self.chains),
+            slice_values=slice_values,
+            splat_values=splat_values,
+            settled_values=settled_values,
+        )
 
 
 def kernel_between(samples: Samples, features: Features, weight: float, normalisation: Normalisation) -> Kernel:
-    """The Gaussian kernel between some samples, of a weight in the energy.
+    """Return the Gaussian kernel between samples.
+
+    Args:
+        samples: samples that the features belong to.
+        features: features that the kernel compares.
+        weight: weight of the kernel in the energy.
+        normalisation: normalisation by the kernel's row sums.
 
     Raises:
-        ValueError: features that span too many widths.
+        ValueError: The features span too many kernel widths.
     """
     lattice = build_lattice(features)
-    vertices, corners = lattice.places.reshape(-1), (0,) * len(lattice.chains)
-    weights, ratios = vertices.view(np.float32), samples.sides.astype(np.float32) ** 2
-    ones = blurred_ones(vertices, weights, ratios, lattice.points, lattice.chains, corners)
-    gain = np.float32(lattice.gain)
+    vertices, corners = lattice.embedding.reshape(-1), (0,) * len(lattice.chains)
+    weights, splat_ratios = vertices.view(np.float32), samples.sides.astype(np.float32) ** 2
+    ones = blurred_ones(vertices, weights, splat_ratios, lattice.points, lattice.chains, corners)
+    scale = np.float32(lattice.slice_scale)
     before = np.float32({"symmetric": -0.5, "before": -1.0}.get(normalisation, 0.0))
     after = np.float32({"symmetric": -0.5, "after": -1.0}.get(normalisation, 0.0))
-    normalise(vertices, weights, ratios, ones, np.float32((weight * gain) ** 0.5), gain, before, after, corners)
-    return Kernel(lattice.points, lattice.places, ratios, lattice.chains)
+    normalise(vertices, weights, splat_ratios, ones, np.float32((weight * scale) ** 0.5), scale, before, after, corners)
+    return Kernel(lattice.points, lattice.embedding, splat_ratios, lattice.chains)
 
 
 def mean_field(
@@ -83,38 +102,41 @@ def mean_field(
     compatibility: Compatibility,
     params: CRFParams,
     settling: Settling,
-) -> tuple[Passage, Passage]:
-    """Run all steps but the last slice.
+) -> tuple[LatticeState, LatticeState]:
+    """Run all mean-field steps up to the last slice.
 
     Args:
-        rows: the scores of the samples that the kernels are between.
-        kernels: bilateral and Gaussian.
-        compatibility: of the rows' lanes.
-        params: of which at least 1 step.
-        settling: of samples.
+        rows: scores of the samples.
+        kernels: bilateral and spatial kernel between the samples.
+        compatibility: compatibility of the rows' lanes.
+        params: parameters of the CRF, with at least one step.
+        settling: criterion by which samples have settled.
 
     Returns:
-        The kernels' passages; their `old` values are those to slice.
+        The lattice states of both kernels, whose `slice_values` are blurred and ready for the last slice.
     """
-    shape = (rows.width, rows.lanes)
-    first, second = (kernel.passage(rows.width) for kernel in kernels)
-    blocks = np.arange(0, rows.samples, filtering.GROUP_SAMPLES, dtype=np.int32)
-    certainty = np.empty(len(blocks) * filtering.GROUP_SAMPLES, np.float32)
+    layout = (rows.width, rows.lanes)
+    bilateral, spatial = (kernel.state(rows.width) for kernel in kernels)
+    groups = np.arange(0, rows.samples, filtering.GROUP_SAMPLES, dtype=np.int32)
+    certainty = np.empty(len(groups) * filtering.GROUP_SAMPLES, np.float32)
     labels = np.full(rows.samples, -1, np.int32) if params.stop_below else None
     limits = [np.float32(limit) for limit in settling]
-    filtering.begin(rows.scores, certainty, first, second, *shape)
-    left, stop = params.steps, False
+    filtering.initialise(rows.scores, certainty, bilateral, spatial, *layout)
+    steps_left, stop = params.steps, False
     while True:
-        first, second = (passage._replace(old=passage.new, new=passage.old) for passage in (first, second))
-        for kernel, passage in zip(kernels, (first, second), strict=True):
-            for chain in kernel.chains:
-                filtering.blur(passage.old, chain, *shape)
-        left -= 1
-        if not left or stop:
-            return first, second
-        for passage in (first, second):
-            np.copyto(passage.new, passage.settled)
-        count, changed = filtering.step(
-            rows.scores, blocks, certainty, labels, first, second, *compatibility, *limits, *shape
+        bilateral, spatial = (
+            state._replace(slice_values=state.splat_values, splat_values=state.slice_values)
+            for state in (bilateral, spatial)
         )
-        blocks, stop = blocks[:count], not count or changed < params.stop_below * rows.samples
+        for kernel, state in zip(kernels, (bilateral, spatial), strict=True):
+            for chain in kernel.chains:
+                filtering.blur(state.slice_values, chain, *layout)
+        steps_left -= 1
+        if not steps_left or stop:
+            return bilateral, spatial
+        for state in (bilateral, spatial):
+            np.copyto(state.splat_values, state.settled_values)
+        remaining, changed = filtering.mean_field_step(
+            rows.scores, groups, certainty, labels, bilateral, spatial, *compatibility, *limits, *layout
+        )
+        groups, stop = groups[:remaining], not remaining or changed < params.stop_below * rows.samples

@@ -1,6 +1,6 @@
-"""Memory that one image's arrays leave to the next one's.
+"""Working memory that is reused from one image to the next.
 
-To touch what is fresh from the system takes longer than to compute on it: up to a tenth of an image's time.
+Touching memory that is fresh from the operating system can take a tenth of an image's time.
 """
 
 import threading
@@ -9,28 +9,36 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAX_KEPT = 2**26  # bytes of an array
-LINE = 64  # bytes of a cache line
+MAX_KEPT_BYTES = 2**26  # per array; larger ones are not kept
+CACHE_LINE_BYTES = 64
 
 
-class _Kept(threading.local):
+class _Buffers(threading.local):
     def __init__(self) -> None:
-        self.arrays: dict[str, NDArray[np.uint8]] = {}
+        self.by_purpose: dict[str, NDArray[np.uint8]] = {}
 
 
-_kept = _Kept()
+_buffers = _Buffers()
 
 
 def scratch(purpose: str, shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
-    """An array with anything in it, which begins on a cache line. It is the caller's until it or another in the same
-    thread asks for the same purpose again: no result of a public function may lie in it."""
+    """Return an uninitialised array that begins on a cache line.
+
+    The next call for the same purpose in the same thread may return the same memory, so no result of a public function
+    may lie in it.
+    """
     dtype = np.dtype(dtype)
     size = prod(shape) if isinstance(shape, tuple) else shape
-    needed = size * dtype.itemsize + LINE
-    memory = _kept.arrays.get(purpose)
+    needed = size * dtype.itemsize + CACHE_LINE_BYTES
+    memory = _buffers.by_purpose.get(purpose)
     if memory is None or len(memory) < needed:
         memory = np.empty(needed, np.uint8)
-        if needed <= MAX_KEPT:
-            _kept.arrays[purpose] = memory
-    start = -memory.ctypes.data % LINE
+        if needed <= MAX_KEPT_BYTES:
+            _buffers.by_purpose[purpose] = memory
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
     return memory[start : start + size * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def kept_buffers() -> list[NDArray[np.uint8]]:
+    """Return the memory that the calling thread keeps for its next image."""
+    return list(_buffers.by_purpose.values())

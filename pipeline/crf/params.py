@@ -51,8 +51,8 @@ class CRFParams(BaseModel):
     )
     compatibility: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = Field(
         default=None,
-        description="label compatibility, multiplied by w1 and w2: none for Potts (1 for different labels), one factor for "
-        "each class, or a matrix of penalties [class][class of the other pixel]",
+        description="label compatibility, multiplied by w1 and w2: none for Potts (1 for different labels), a factor "
+        "for each class, or a matrix of penalties [class][class of the other pixel]",
     )
     normalisation: Normalisation = Field(
         default="symmetric",

@@ -1,8 +1,8 @@
-"""Which pixels of an image a mean field runs on, and the order in which it visits them.
+"""The samples of an image on which mean-field inference runs, and their order.
 
-Every pixel; or, where the image is settled beforehand, one for a whole square of them. The order is by blocks of 4x4
-pixels, down one vertical strip after the other: near pixels share most of their lattice points, and these then stay in
-the processor's first cache; along whole lines they would not.
+A sample is one pixel or, where the labels are clear beforehand, a square of 2x2 or 4x4 pixels. Samples are ordered by
+blocks of 4x4 pixels, and the blocks by vertical strips: nearby pixels share most of their lattice points, and in this
+order those points stay in the level-1 cache, which they would not along whole image lines.
 """
 
 from functools import lru_cache
@@ -12,18 +12,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-BLOCK_SIDE = 4  # pixels; the largest square has this side
-STRIP = 8  # blocks
+BLOCK_SIDE = 4  # pixels; the largest square is a whole block
+STRIP_BLOCKS = 8  # width of a strip, in blocks
 
 
 class Samples(NamedTuple):
-    """Squares of pixels, each seen by the pixel in its middle (of an even side, the one right and below of it).
+    """Squares that cover an image, each represented by its middle pixel.
+
+    The middle of a square with an even side is the pixel to the right of and below its centre.
 
     Attributes:
         size: (height, width) of the image.
-        side: of all squares, in pixels; None where they differ.
-        ys, xs: int32 [samples], their first line and column.
-        sides: int32 [samples]: 1, 2 or 4. A square may reach beyond the image, its middle does not.
+        side: side of all squares in pixels, or None if they differ.
+        ys, xs: int32 [samples], top line and left column of each square.
+        sides: int32 [samples], sides of the squares: 1, 2 or 4 pixels. A square may extend beyond the image, but its
+            middle pixel does not.
     """
 
     size: tuple[int, int]
@@ -34,10 +37,11 @@ class Samples(NamedTuple):
 
     @property
     def squares(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """The squares as (ys, xs, sides)."""
         return self.ys, self.xs, self.sides
 
     def paint(self, values: NDArray) -> NDArray:
-        """An image [height, width] in which each square has its sample's value."""
+        """Return an image [height, width] in which each square has its sample's value."""
         image = np.empty(self.size, values.dtype)
         _paint(image, *self.squares, values)
         return image
@@ -45,34 +49,45 @@ class Samples(NamedTuple):
 
 @lru_cache(maxsize=4)
 def equal_squares(height: int, width: int, side: int) -> Samples:
-    """The whole image in squares of a side, 1 or 4. It depends on the size alone, and is kept for the next image."""
-    rows, columns = blocks(height, width) if side == BLOCK_SIDE else (-(-height // BLOCK_SIDE), -(-width // BLOCK_SIDE))
-    return squares(height, width, np.full((rows, columns), side, np.int32))._replace(side=side)
+    """Return samples that cover an image in squares of one side, 1 or 4 pixels.
+
+    They depend on the image's size alone and are cached for the next image.
+    """
+    whole_grid = -(-height // BLOCK_SIDE), -(-width // BLOCK_SIDE)
+    grid = block_grid(height, width) if side == BLOCK_SIDE else whole_grid
+    return mixed_squares(height, width, np.full(grid, side, np.int32))._replace(side=side)
 
 
-def blocks(height: int, width: int) -> tuple[int, int]:
-    """How many rows and columns of blocks of 4x4 pixels have their middle in the image."""
+def block_grid(height: int, width: int) -> tuple[int, int]:
+    """Return the numbers of rows and columns of blocks whose middle pixel lies in the image."""
     return (height + BLOCK_SIDE // 2 - 1) // BLOCK_SIDE, (width + BLOCK_SIDE // 2 - 1) // BLOCK_SIDE
 
 
-def squares(height: int, width: int, sides: NDArray[np.int32]) -> Samples:
-    """The squares in which to see the pixels of each block of 4x4, given their sides [rows, columns]."""
-    room = int(np.sum((BLOCK_SIDE // sides) ** 2))
-    ys, xs, own = (np.empty(room, np.int32) for _ in range(3))
-    count = _visit(height, width, sides, ys, xs, own)
-    return Samples((height, width), None, ys[:count], xs[:count], own[:count])
+def mixed_squares(height: int, width: int, sides: NDArray[np.int32]) -> Samples:
+    """Return samples that cover each block of 4x4 pixels in squares of the block's own side.
+
+    Args:
+        height: height of the image.
+        width: width of the image.
+        sides: int32 [rows of blocks, columns of blocks], 1, 2 or 4.
+    """
+    capacity = int(np.sum((BLOCK_SIDE // sides) ** 2))
+    ys, xs, sample_sides = (np.empty(capacity, np.int32) for _ in range(3))
+    count = _list_squares(height, width, sides, ys, xs, sample_sides)
+    return Samples((height, width), None, ys[:count], xs[:count], sample_sides[:count])
 
 
 @njit(nogil=True, cache=True)
-def _visit(height, width, sides, ys, xs, own):
+def _list_squares(height, width, sides, ys, xs, sample_sides):
+    """Write the squares in their order and return their number."""
     n, rows, columns = 0, sides.shape[0], sides.shape[1]
-    for strip in range(0, columns, STRIP):
+    for strip in range(0, columns, STRIP_BLOCKS):
         for row in range(rows):
-            for column in range(strip, min(strip + STRIP, columns)):
+            for column in range(strip, min(strip + STRIP_BLOCKS, columns)):
                 side = sides[row, column]
                 for y in range(row * BLOCK_SIDE, min((row + 1) * BLOCK_SIDE, height), side):
                     for x in range(column * BLOCK_SIDE, min((column + 1) * BLOCK_SIDE, width), side):
-                        ys[n], xs[n], own[n] = y, x, side
+                        ys[n], xs[n], sample_sides[n] = y, x, side
                         n += 1
     return n
 

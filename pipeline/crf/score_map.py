@@ -1,4 +1,4 @@
-"""From a network's coarse score map to refined labels, without full-size probabilities of all classes."""
+"""Refine a network's coarse score map by a dense CRF, without full-size probabilities of all classes."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.crf.dense import MAX_CLASSES, image_array, image_tiles
 from pipeline.crf.inference import infer
-from pipeline.crf.lanes import load, row_of, scale_add, store
+from pipeline.crf.lanes import broadcast, load, scale_add, store
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.rows import ABSENT, Rows, empty_rows
+from pipeline.crf.rows import PADDING_SCORE, Rows, empty_rows
 from pipeline.crf.samples import Samples
 from pipeline.crf.tiles import MAX_BYTES
 
 
 class RefinedLabels(NamedTuple):
-    """What a CRF makes of a score map.
+    """Labels after the CRF.
 
     Attributes:
         labels: int32 [height, width].
-        changed: at how many pixels they are not the best class of the interpolated scores.
+        changed: number of pixels whose label is not the best class of the interpolated scores.
     """
 
     labels: NDArray[np.int32]
@@ -36,20 +36,20 @@ def crf_of_scores(
     mode: Mode = "pruned",
     max_bytes: int = MAX_BYTES,
 ) -> RefinedLabels:
-    """Upsample a network's scores as DeepLab does, bilinearly, and refine them by a dense CRF.
+    """Upsample a network's scores bilinearly, as DeepLab does, and refine the labels by a dense CRF.
 
     Args:
-        image: [height, width] or [height, width, channels], uint8 or float, in grey levels 0..255.
-        scores: logits, float16 or float32, [classes, ceil(height / stride), ceil(width / stride)].
-        stride: the network's output stride. As in `models.upsampling.upsample` it is the factor whatever the image's
-            size, and what reaches beyond the image is cropped.
-        params: DeepLab's, if not told.
+        image: uint8 or float [height, width] or [height, width, channels], in grey levels 0..255.
+        scores: float16 or float32 logits [classes, ceil(height / stride), ceil(width / stride)].
+        stride: output stride of the network. As in `models.upsampling.upsample`, scores are upsampled by this factor
+            whatever the image's size, and cropped to the image.
+        params: parameters of the CRF; the defaults of `CRFParams` if None.
         mode: see `Mode`.
-        max_bytes: of working memory, about; see `dense_crf`.
+        max_bytes: approximate limit of the working memory; see `dense_crf`.
 
     Raises:
-        ValueError: shapes that do not fit, no pixel, too many classes, numbers that are not finite, or widths that are
-            too small for the image.
+        ValueError: The shapes do not fit, the image is empty, there are too many classes, a value is not finite, a
+            kernel's width is too small for the image, or the memory limit is too low for the tiles' overlap.
     """
     params = params or CRFParams()
     pixels = image_array(image)
@@ -58,11 +58,11 @@ def crf_of_scores(
     labels, changed = np.empty((height, width), np.int32), 0
     for tile in image_tiles(pixels, params, classes=coarse.shape[2], max_bytes=max_bytes, align=stride):
         rows, columns = tile.outer
-        part = coarse[
+        tile_pixels = pixels[tile.outer]
+        tile_scores = coarse[
             rows.start // stride : -(-rows.stop // stride), columns.start // stride : -(-columns.stop // stride)
         ]
-        tile_pixels = pixels[tile.outer]
-        unary = _ScoreMapUnary(np.ascontiguousarray(part), size=tile_pixels.shape[:2], stride=stride)
+        unary = _ScoreMapUnary(np.ascontiguousarray(tile_scores), size=tile_pixels.shape[:2], stride=stride)
         refined = infer(tile_pixels, unary, classes=coarse.shape[2], params=params, mode=mode).labels()
         labels[tile.inner] = refined[tile.kept]
         changed += int(np.count_nonzero(refined[tile.kept] != unary.best_classes()[tile.kept]))
@@ -70,95 +70,98 @@ def crf_of_scores(
 
 
 class _ScoreMapUnary:
-    """The unary term given as a network's coarse scores, interpolated bilinearly where they are needed.
+    """Unary term from coarse scores, which are interpolated only at the samples and for the kept classes.
 
     Args:
         coarse: float32 [ceil(height / stride), ceil(width / stride), classes], contiguous.
         size: (height, width) of the image.
-        stride: the network's output stride.
+        stride: output stride of the network.
     """
 
     def __init__(self, coarse: NDArray[np.float32], *, size: tuple[int, int], stride: int):
         self._coarse = coarse
         self._stride = stride
         self._best_classes = np.empty(size, np.int32)
-        _best(coarse, stride, self._best_classes)
+        _write_best(coarse, stride, self._best_classes)
 
     def rows(self, samples: Samples, kept: NDArray[np.intp], rest_factor: float) -> Rows:
-        return _interpolate(self._coarse, samples, kept, rest_factor, self._stride)
+        """Return interpolated scores.
+
+        The rest lane is the log of the sum of the pruned classes' e^score, taken on the coarse grid and interpolated
+        like a score. It only corrects the softmax, for which this is accurate enough.
+        """
+        height, width, classes = self._coarse.shape
+        rows = empty_rows(samples, kept, num_classes=classes, rest_factor=rest_factor)
+        lanes = np.full((height, width, rows.width), PADDING_SCORE, np.float32)
+        lanes[..., : len(kept)] = self._coarse[..., kept]
+        if rows.used_lanes > len(kept):
+            pruned = np.delete(self._coarse, kept, axis=2)
+            highest = pruned.max(axis=2, keepdims=True)
+            lanes[..., len(kept)] = highest[..., 0] + np.log(np.exp(pruned - highest).sum(axis=2))
+        _fill_rows(
+            lanes.reshape(-1), height, width, self._stride, *samples.squares, rows.scores, rows.width, rows.lanes
+        )
+        return rows
 
     def best_classes(self) -> NDArray[np.int32]:
         return self._best_classes
 
 
 def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
-    """float32 [ceil(height / stride), ceil(width / stride), classes]."""
+    """Return the scores as float32 [ceil(height / stride), ceil(width / stride), classes]."""
     given = np.asarray(scores)
     expected = tuple(-(-side // stride) for side in size)
     if stride < 1 or given.ndim != 3 or given.shape[1:] != expected or not 1 <= len(given) <= MAX_CLASSES:
         raise ValueError(
-            f"scores: expected [classes, {expected[0]}, {expected[1]}] with 1 to {MAX_CLASSES} classes, as the image "
-            f"of {size[1]}x{size[0]} has at stride {stride}, not {given.shape}"
+            f"scores: expected [classes, {expected[0]}, {expected[1]}] for an image of {size[1]}x{size[0]} pixels at "
+            f"stride {stride}, with 1 to {MAX_CLASSES} classes, not {given.shape}"
         )
     if not np.isfinite(given).all():
         raise ValueError("scores: NaN or infinity")
     return np.ascontiguousarray(given.transpose(1, 2, 0), np.float32)
 
 
-def _interpolate(
-    coarse: NDArray[np.float32], samples: Samples, order: NDArray[np.intp], rest: float, stride: int
-) -> Rows:
-    """Rows of some classes. The lane of the others is the log of the sum of their e^score, interpolated like a score: a
-    correction to the softmax, for which that is near enough."""
-    classes = coarse.shape[2]
-    rows = empty_rows(samples, order, of=classes, rest=rest)
-    lanes = np.full((*coarse.shape[:2], rows.width), ABSENT, np.float32)
-    lanes[..., : len(order)] = coarse[..., order]
-    if rows.used > len(order):
-        others = np.delete(coarse, order, axis=2)
-        highest = others.max(axis=2, keepdims=True)
-        lanes[..., len(order)] = highest[..., 0] + np.log(np.exp(others - highest).sum(axis=2))
-    _fill(lanes.reshape(-1), *coarse.shape[:2], stride, *samples.squares, rows.scores, rows.width, rows.lanes)
-    return rows
-
-
 @njit(nogil=True, cache=True)
-def _between(position, stride, size):
-    """The two coarse pixels around a pixel and the weight of the second, with half-pixel centres."""
+def _neighbours(position, stride, size):
+    """Return the two coarse pixels around a pixel and the weight of the second, with half-pixel centres."""
     at = max((position + 0.5) / stride - 0.5, 0.0)
     low = int(at)
     return low, min(low + 1, size - 1), np.float32(at - low)
 
 
 @njit(nogil=True, cache=True)
-def _fill(coarse, height, width, stride, ys, xs, sides, table, row, lanes):
-    one, nothing = np.float32(1), row_of(np.float32(0), lanes)
+def _fill_rows(coarse, height, width, stride, ys, xs, sides, scores, row_width, lanes):
+    """Interpolate the rows of a coarse grid at the middle pixels of the samples."""
+    one, zeros = np.float32(1), broadcast(np.float32(0), lanes)
     for i in range(len(ys)):
-        above, below, down = _between(ys[i] + sides[i] // 2, stride, height)
-        left, right, along = _between(xs[i] + sides[i] // 2, stride, width)
-        for part in range(0, row, len(lanes)):
-            a = load(coarse, (above * width + left) * row + part, lanes)
-            b = load(coarse, (above * width + right) * row + part, lanes)
-            c = load(coarse, (below * width + left) * row + part, lanes)
-            d = load(coarse, (below * width + right) * row + part, lanes)
-            upper = scale_add(b, along, scale_add(a, one - along, nothing))
-            lower = scale_add(d, along, scale_add(c, one - along, nothing))
-            store(table, i * row + part, scale_add(lower, down, scale_add(upper, one - down, nothing)))
+        above, below, down = _neighbours(ys[i] + sides[i] // 2, stride, height)
+        left, right, along = _neighbours(xs[i] + sides[i] // 2, stride, width)
+        for part in range(0, row_width, len(lanes)):
+            a = load(coarse, (above * width + left) * row_width + part, lanes)
+            b = load(coarse, (above * width + right) * row_width + part, lanes)
+            c = load(coarse, (below * width + left) * row_width + part, lanes)
+            d = load(coarse, (below * width + right) * row_width + part, lanes)
+            upper = scale_add(b, along, scale_add(a, one - along, zeros))
+            lower = scale_add(d, along, scale_add(c, one - along, zeros))
+            store(scores, i * row_width + part, scale_add(lower, down, scale_add(upper, one - down, zeros)))
 
 
 @njit(nogil=True, cache=True)
-def _best(coarse, stride, labels):
-    """The best class of each pixel. Where the four scores around it have one best class, it is that: no other can
-    overtake between them."""
+def _write_best(coarse, stride, labels):
+    """Write the best class of the interpolated scores at each pixel.
+
+    If the four coarse pixels around a pixel have the same best class, so does the pixel, because the interpolated score
+    of every class is the same weighted mean.
+    """
     height, width, classes = coarse.shape
     best = np.empty((height, width), np.int32)
     for y in range(height):
         for x in range(width):
             best[y, x] = np.argmax(coarse[y, x])
     for y in range(labels.shape[0]):
-        above, below, down = _between(y, stride, height)
+        above, below, down = _neighbours(y, stride, height)
         for x in range(labels.shape[1]):
-            left, right, along = _between(x, stride, width)
+            left, right, along = _neighbours(x, stride, width)
             label = best[above, left]
             if best[above, right] != label or best[below, left] != label or best[below, right] != label:
                 highest = np.float32(-np.inf)

@@ -1,4 +1,4 @@
-"""Compiling the CRF's loops once per machine: Numba keeps them on disk, and later processes load them in a moment."""
+"""Compile the CRF's loops once per machine: Numba keeps them on disk, from where later processes load them quickly."""
 
 import fcntl
 import tempfile
@@ -14,44 +14,47 @@ from pipeline.crf.score_map import crf_of_scores
 
 
 @cache
-def warm(*, classes: int, params: CRFParams, mode: Mode) -> float:
-    """Make sure that everything a run needs is compiled; while one process does it, others on the machine wait. Only a
-    process's first call does anything.
+def warm(*, classes: int, params: CRFParams, mode: Mode, folder: Path | None = None) -> float:
+    """Compile everything that a run needs, unless the machine has it on disk, and load it.
+
+    While one process compiles, other processes on the machine wait. In each process only the first call does anything.
 
     Args:
-        classes: of the run; where some are left out, rows of every width up to theirs occur.
-        params, mode: of the run.
+        classes: number of classes of the run. With pruning, rows of every width up to that of all classes can occur.
+        params: parameters of the CRF.
+        mode: mode of the CRF.
+        folder: folder for the lock and the markers of what is compiled; by default Numba's cache folder.
 
     Returns:
-        The seconds that it took or waited: tens where nothing was compiled, under one where all was.
+        The seconds that compiling or waiting took: tens if nothing was compiled, less than one if everything was.
     """
     start = time.perf_counter()
-    with (_folder() / "warm.lock").open("w") as lock:
-        mark = _folder() / f"warm-{_version()}-{mode}-{classes}-{params.normalisation}"
-        if not mark.exists():
-            fcntl.flock(lock, fcntl.LOCK_EX)  # freed with the file
-        for count in [classes] if mode == "exact" else [*range(7, classes, 8), classes]:
-            _run(classes, count, params, mode)
-        mark.touch()
+    folder = folder or _cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "warm.lock").open("w") as lock:
+        marker = folder / f"warm-{_version()}-{mode}-{classes}-{params.normalisation}"
+        if not marker.exists():
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+        for kept in [classes] if mode == "exact" else [*range(7, classes, 8), classes]:
+            _run(classes, kept, params, mode)
+        marker.touch()
     return time.perf_counter() - start
 
 
-def _run(classes: int, count: int, params: CRFParams, mode: Mode) -> None:
-    """A CRF of an image in which so many of the classes, up to 64, win: the first nearly everywhere."""
+def _run(classes: int, kept: int, params: CRFParams, mode: Mode) -> None:
+    """Refine an image in which `kept` classes, but at most 64, win; the first wins nearly everywhere."""
     scores = np.full((classes, 8, 8), -20, np.float16)
     scores[0] = 20
-    for c in range(1, min(count, 64)):
+    for c in range(1, min(kept, 64)):
         scores[[0, c], c % 8, c // 8] = -20, 20
     crf_of_scores(np.zeros((64, 64, 3), np.uint8), scores, stride=8, params=params, mode=mode)
 
 
 def _version() -> str:
-    """Numba compiles anew where the files have changed."""
+    """Return a version that changes with the source files, after which Numba compiles again."""
     return f"{max(file.stat().st_mtime_ns for file in Path(__file__).parent.glob('*.py')):x}"
 
 
-def _folder() -> Path:
-    """Where Numba keeps what it compiled, which is beside the source if it can be written, and else in the home."""
-    folder = Path(filtering.step.stats.cache_path or tempfile.gettempdir())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _cache_folder() -> Path:
+    """Return Numba's cache folder, which is beside the source if that is writeable and else in the home directory."""
+    return Path(filtering.mean_field_step.stats.cache_path or tempfile.gettempdir())

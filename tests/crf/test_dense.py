@@ -1,4 +1,8 @@
-"""The dense CRF against slow oracles, its symmetries, and what it refuses."""
+"""The dense CRF against slow reference implementations, its symmetries, and its error messages.
+
+Numerical bounds: the references compute in float64, so the differences are float32 rounding, of the same order on every
+instruction set: at most 3e-6 where measured. TOLERANCE leaves a factor of 60 for other orders of summation.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from pipeline.crf.dense import dense_crf
-from pipeline.crf.params import CRFParams
+from pipeline.crf import CRFParams, dense_crf
 from tests.support import crf_oracles as oracle
-from tests.support.crf_oracles import scene
+from tests.support.crf_oracles import assert_best, scene
+
+TOLERANCE = 2e-4
 
 
 def reference(
@@ -20,6 +25,7 @@ def reference(
     exact: bool = False,
     mu: np.ndarray | None = None,
 ) -> np.ndarray:
+    """Return Q [classes, height, width] from kernels as matrices, of the lattice or exact."""
     classes, height, width = probabilities.shape
     matrix = oracle.exact_kernel if exact else oracle.lattice_matrix
     kernels = [
@@ -38,7 +44,7 @@ def reference(
 @pytest.mark.parametrize(
     ("classes", "normalisation"), [(2, "symmetric"), (8, "before"), (9, "after"), (21, "none"), (21, "symmetric")]
 )
-def test_equals_the_lattice_in_dictionaries(classes: int, normalisation: str) -> None:
+def test_equals_the_reference_lattice(classes: int, normalisation: str) -> None:
     image, probabilities = scene(classes=classes)
     params = CRFParams(
         w1=0.05 if normalisation == "none" else 4, w2=0.05 if normalisation == "none" else 3, sigma_alpha=9,
@@ -46,49 +52,62 @@ def test_equals_the_lattice_in_dictionaries(classes: int, normalisation: str) ->
     )  # fmt: skip
     expected = reference(image, probabilities, params)
     found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    assert_best(dense_crf(image, probabilities=probabilities, params=params), expected, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize("channels", [None, 1, 9])
+def test_images_with_any_number_of_channels(channels: int | None) -> None:
+    """With nine channels the lattice's keys do not fit 64 bits and are hashed."""
+    _, probabilities = scene(10, 12)
+    shape = (10, 12) if channels is None else (10, 12, channels)
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float64)
+    params = CRFParams(sigma_beta=60, steps=3)
+    found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
+    np.testing.assert_allclose(found, reference(image, probabilities, params), atol=TOLERANCE)
     labels = dense_crf(image, probabilities=probabilities, params=params)
-    assert np.array_equal(labels, expected.argmax(axis=0))
+    assert labels.shape == (10, 12)
+    assert labels.dtype == np.int32
 
 
-def test_comes_close_to_the_sum_over_all_pairs() -> None:
-    """The lattice is a rough Gaussian; its labels are nearly those of the exact mean field."""
+def test_is_close_to_the_sum_over_all_pairs() -> None:
+    """The lattice only approximates a Gaussian, but nearly all labels are those of the exact mean field."""
     image, probabilities = scene(24, 30, classes=4)
     params = CRFParams(sigma_alpha=12, sigma_beta=20)
     expected = reference(image, probabilities, params, exact=True)
     found = dense_crf(image, probabilities=probabilities, params=params)
     assert (found != expected.argmax(axis=0)).mean() < 0.02
-    assert (probabilities.argmax(axis=0) != expected.argmax(axis=0)).mean() > 0.2, "the CRF has work to do here"
+    assert (probabilities.argmax(axis=0) != expected.argmax(axis=0)).mean() > 0.2, "the CRF changes labels"
 
 
 @pytest.mark.parametrize("kind", ["factors", "matrix"])
-def test_compatibility_of_labels(kind: str) -> None:
+def test_label_compatibility(kind: str) -> None:
     image, probabilities = scene(12, 16, classes=9)
     rng = np.random.default_rng(1)
     factors, penalties = rng.uniform(0.2, 2, 9), rng.uniform(0, 1.5, (9, 9))
-    given = tuple(factors.tolist()) if kind == "factors" else tuple(map(tuple, penalties.tolist()))
-    params = CRFParams(sigma_alpha=9, sigma_beta=12, sigma_gamma=2, steps=5, compatibility=given)
+    compatibility = tuple(factors.tolist()) if kind == "factors" else tuple(map(tuple, penalties.tolist()))
+    params = CRFParams(sigma_alpha=9, sigma_beta=12, sigma_gamma=2, steps=5, compatibility=compatibility)
     expected = reference(image, probabilities, params, mu=-np.diag(factors) if kind == "factors" else penalties)
     found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 def test_more_classes_than_fit_the_registers() -> None:
     image, probabilities = scene(10, 12, classes=70)
     params = CRFParams(sigma_alpha=9, sigma_beta=12, sigma_gamma=2, steps=3)
     found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
-    np.testing.assert_allclose(found, reference(image, probabilities, params), atol=2e-4)
+    np.testing.assert_allclose(found, reference(image, probabilities, params), atol=TOLERANCE)
     _, thousand = scene(10, 12, classes=1000)
     labels = dense_crf(image, probabilities=thousand, params=params)
-    assert np.array_equal(labels, reference(image, thousand, params).argmax(axis=0))
+    assert_best(labels, reference(image, thousand, params), tolerance=TOLERANCE)
 
 
-def test_stopping_early_is_taking_fewer_steps() -> None:
-    """Two steps settle the labels of all but a few pixels; the last message is sliced after that."""
+def test_stopping_early_equals_fewer_steps() -> None:
+    """The second step changes few labels, so it is the last; the third Q is its result."""
     image, probabilities = scene()
     found, expected = (
-        dense_crf(image, probabilities=probabilities, params=CRFParams(**told), output="probabilities")
-        for told in ({"stop_below": 0.99}, {"steps": 3})
+        dense_crf(image, probabilities=probabilities, params=CRFParams(**options), output="probabilities")
+        for options in ({"stop_below": 0.99}, {"steps": 3})
     )
     np.testing.assert_array_equal(found, expected)
 
@@ -97,32 +116,37 @@ def test_threads_do_not_disturb_each_other() -> None:
     scenes = [scene(40, 50, classes=classes, seed=classes) for classes in (3, 5, 9, 17)]
     alone = [dense_crf(image, probabilities=p, output="probabilities") for image, p in scenes]
     with ThreadPoolExecutor(4) as pool:
-        several = list(pool.map(lambda s: dense_crf(s[0], probabilities=s[1], output="probabilities"), scenes * 4))
-    for i, found in enumerate(several):
+        parallel = list(pool.map(lambda s: dense_crf(s[0], probabilities=s[1], output="probabilities"), scenes * 4))
+    for i, found in enumerate(parallel):
         np.testing.assert_array_equal(found, alone[i % 4])
 
 
-CALM = settings(max_examples=15, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=15, deadline=None, derandomize=True)
 SEEDS = strategies.integers(0, 2**16)
 WIDTHS = {"sigma_alpha": strategies.floats(2, 60), "sigma_beta": strategies.floats(2, 60)}
 
 
-@CALM
+@EXAMPLES
 @given(seed=SEEDS, order=strategies.permutations(range(5)), **WIDTHS)
 def test_permuting_the_classes_permutes_the_result(seed, order, sigma_alpha, sigma_beta) -> None:
+    """A sum of the classes in another order rounds differently.
+
+    The softmax changes by at most half of a change of its logits, so with w1 + w2 = 2 a step does not amplify errors:
+    after ten steps they are ten times those of one, float32 rounding and the settling's 1e-5.
+    """
     image, probabilities = scene(seed=seed)
-    told = {"params": CRFParams(sigma_alpha=sigma_alpha, sigma_beta=sigma_beta), "output": "probabilities"}
-    found = dense_crf(image, probabilities=probabilities, **told)
-    permuted = dense_crf(image, probabilities=probabilities[order], **told)
-    np.testing.assert_allclose(permuted, found[order], atol=1e-4)
-    unary = dense_crf(image, unary=3 - np.log(probabilities), **told)
-    np.testing.assert_allclose(unary, found, atol=1e-4)
+    params = CRFParams(w1=1, w2=1, sigma_alpha=sigma_alpha, sigma_beta=sigma_beta)
+    found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
+    permuted = dense_crf(image, probabilities=probabilities[order], params=params, output="probabilities")
+    np.testing.assert_allclose(permuted, found[order], atol=TOLERANCE)
+    unary = dense_crf(image, unary=3 - np.log(probabilities), params=params, output="probabilities")
+    np.testing.assert_allclose(unary, found, atol=TOLERANCE)
 
 
-@CALM
+@EXAMPLES
 @given(seed=SEEDS, axis=strategies.sampled_from([0, 1]), **WIDTHS)
-def test_flipping_flips_the_result(seed, axis, sigma_alpha, sigma_beta) -> None:
-    """But for where the lattice's cells lie."""
+def test_flipping_the_image_flips_the_result(seed, axis, sigma_alpha, sigma_beta) -> None:
+    """The labels differ only where the lattice's simplices lie differently: 2% at most where measured."""
     image, probabilities = scene(32, 40, seed=seed)
     params = CRFParams(sigma_alpha=sigma_alpha, sigma_beta=sigma_beta)
     found = dense_crf(image, probabilities=probabilities, params=params)
@@ -130,47 +154,35 @@ def test_flipping_flips_the_result(seed, axis, sigma_alpha, sigma_beta) -> None:
     assert (np.flip(flipped, axis) != found).mean() < 0.06
 
 
-@CALM
+@EXAMPLES
 @given(seed=SEEDS, steps=strategies.integers(0, 4))
-def test_without_weights_it_returns_the_softmax(seed, steps) -> None:
+def test_without_weights_it_returns_the_probabilities(seed, steps) -> None:
+    """The logarithm has an error of 3e-7 and the exponential of 2e-7, far below the bound."""
     image, probabilities = scene(seed=seed)
     params = CRFParams(w1=0, w2=0, steps=steps)
     found = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")
     np.testing.assert_allclose(found, probabilities, rtol=1e-4, atol=1e-7)
 
 
-def test_a_constant_image_smooths_like_a_gaussian_alone() -> None:
-    """The bilateral kernel of a constant image is the position's; both lattices then see the same distances."""
+def test_on_a_constant_image_both_kernels_are_the_same() -> None:
+    """Only their lattices differ: 0.5% of the labels where measured."""
     _, probabilities = scene(classes=3)
-    flat = np.full((17, 22, 3), 77, np.uint8)
-    coloured = dense_crf(flat, probabilities=probabilities, params=CRFParams(w1=3, sigma_alpha=4, w2=0, steps=3))
-    alone = dense_crf(flat, probabilities=probabilities, params=CRFParams(w1=0, w2=3, sigma_gamma=4, steps=3))
-    assert (coloured != alone).mean() < 0.03
-
-
-@pytest.mark.parametrize("channels", [None, 1, 4, 9])
-def test_images_of_any_kind(channels: int | None) -> None:
-    _, probabilities = scene()
-    rng = np.random.default_rng(0)
-    other = rng.integers(0, 256, (17, 22) if channels is None else (17, 22, channels)).astype(np.float64)
-    labels = dense_crf(other, probabilities=probabilities)
-    assert labels.shape == (17, 22)
-    assert labels.dtype == np.int32
+    image = np.full((17, 22, 3), 77, np.uint8)
+    bilateral = dense_crf(image, probabilities=probabilities, params=CRFParams(w1=3, sigma_alpha=4, w2=0, steps=3))
+    spatial = dense_crf(image, probabilities=probabilities, params=CRFParams(w1=0, w2=3, sigma_gamma=4, steps=3))
+    assert (bilateral != spatial).mean() < 0.03
 
 
 def test_read_only_and_strided_arrays() -> None:
     image, probabilities = scene()
     expected = dense_crf(image, probabilities=probabilities)
-    wide_image, wide = np.repeat(image, 2, axis=1), np.asfortranarray(probabilities)
-    wide_image.flags.writeable = wide.flags.writeable = False
-    np.testing.assert_array_equal(dense_crf(wide_image[:, ::2], probabilities=wide), expected)
-
-
-TWO, NARROW = CRFParams(compatibility=(1, 2)), CRFParams(sigma_beta=1e-6)
+    wide_image, strided = np.repeat(image, 2, axis=1), np.asfortranarray(probabilities)
+    wide_image.flags.writeable = strided.flags.writeable = False
+    np.testing.assert_array_equal(dense_crf(wide_image[:, ::2], probabilities=strided), expected)
 
 
 @pytest.mark.parametrize(
-    ("image", "told", "message"),
+    ("image", "options", "message"),
     [
         (np.zeros((4, 5, 3)), {"probabilities": np.ones((2, 5, 4))}, r"expected \[classes, 4, 5\]"),
         (np.zeros((4, 5, 3)), {"probabilities": np.full((2, 4, 5), np.nan)}, "probabilities: NaN"),
@@ -192,6 +204,6 @@ TWO, NARROW = CRFParams(compatibility=(1, 2)), CRFParams(sigma_beta=1e-6)
         (np.zeros((4, 5, 3)), {"unary": np.ones((1001, 4, 5))}, "1 to 1000 classes"),
     ],
 )
-def test_what_it_refuses(image: np.ndarray, told: dict, message: str) -> None:
+def test_invalid_input_is_refused(image: np.ndarray, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dense_crf(image, **told)
+        dense_crf(image, **options)

@@ -1,26 +1,36 @@
-"""What is not the plain mean field: pruned and fast modes, score maps, tiles; each against the exact mode."""
+"""Everything beyond the plain mean field: pruned and fast modes, score maps, tiles, settling and working memory.
+
+Every mode is compared with the exact mode on the same machine. Different code rounds differently, so labels are
+compared by the probabilities they have in the exact mode, or a small share of them may differ.
+"""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pipeline.crf import CRFParams, crf_of_scores, dense_crf, filtering, inference, memory
+from pipeline.crf import CRFParams, crf_of_scores, dense_crf, filtering, inference
+from pipeline.crf.dense import image_tiles
 from pipeline.crf.mean_field import Settling
-from pipeline.crf.pruning import choose, sides_of
+from pipeline.crf.memory import kept_buffers
+from pipeline.crf.pruning import choose_classes, choose_sides
 from pipeline.crf.rows import best_classes, empty_rows
-from pipeline.crf.samples import equal_squares, squares
+from pipeline.crf.samples import equal_squares, mixed_squares
 from pipeline.crf.tiles import tiles
 from pipeline.crf.warm import warm
 from pipeline.models.upsampling import upsample
-from tests.support.crf_oracles import scene
+from tests.support.crf_oracles import assert_best, scene
 
 STRIDE = 8
 PARAMS = CRFParams(sigma_alpha=20, sigma_beta=8)
+ROUNDING = 1e-4  # bound on differences of probabilities between two ways to compute the same; 1e-6 where measured
 
 
 def street(height: int = 90, width: int = 132, *, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth picture of three regions, and the scores of a network that knows nine classes more."""
+    """Return a smooth image of three regions and the scores of a network for them and nine other classes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     region = (x + 0.3 * y > width / 2) * 1 + ((x - 40) ** 2 + (y - 40) ** 2 < 400) * 1
@@ -35,26 +45,35 @@ def street(height: int = 90, width: int = 132, *, classes: int = 12, seed: int =
 
 
 def probabilities_of(scores: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return the softmax of the upsampled scores."""
     full = upsample(torch.from_numpy(scores.astype(np.float32))[None], size[:2], stride=STRIDE)
     return torch.softmax(full[0], dim=0).numpy()
 
 
-@pytest.mark.parametrize(("mode", "bound"), [("exact", 0), ("pruned", 5e-4), ("fast", 5e-3)])
-def test_a_score_map_gives_what_its_probabilities_give(mode: str, bound: float) -> None:
-    for seed in range(3):
-        image, scores = street(seed=seed)
-        probabilities = probabilities_of(scores, image.shape)
-        exact = dense_crf(image, probabilities=probabilities, params=PARAMS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_score_map_gives_the_labels_of_its_probabilities(seed: int) -> None:
+    """The bounds on the shares are five times what was measured for fast mode; in pruned mode no label differed."""
+    image, scores = street(seed=seed)
+    probabilities = probabilities_of(scores, image.shape)
+    before = probabilities.argmax(axis=0)
+    exact = dense_crf(image, probabilities=probabilities, params=PARAMS)
+    q = dense_crf(image, probabilities=probabilities, params=PARAMS, output="probabilities")
+    assert_best(exact, q, tolerance=ROUNDING)
+    assert (exact != before).mean() > 0.01, "the CRF changes labels"
+    for mode, share in (("exact", 0), ("pruned", 5e-4), ("fast", 5e-3)):
         found = crf_of_scores(image, scores, stride=STRIDE, params=PARAMS, mode=mode)
         dense = dense_crf(image, probabilities=probabilities, params=PARAMS, mode=mode)
-        assert (dense != exact).mean() <= bound
-        assert (found.labels != exact).mean() <= bound
-        assert found.changed == np.count_nonzero(found.labels != probabilities.argmax(axis=0))
-        assert found.changed > 0.01 * exact.size, "the CRF has work to do here"
+        for labels in (found.labels, dense):
+            if mode == "exact":
+                assert_best(labels, q, tolerance=ROUNDING)
+            else:
+                assert (labels != exact).mean() <= share
+        # Near-ties between interpolated scores may have another best class.
+        assert abs(found.changed - np.count_nonzero(found.labels != before)) <= 1e-3 * exact.size
 
 
-def test_pruning_keeps_the_weight_of_what_it_leaves_out() -> None:
-    """Many improbable classes together: without them the softmax, and so the labels, would be others."""
+def test_pruning_keeps_the_weight_of_the_pruned_classes() -> None:
+    """Many improbable classes matter together: without them the softmax and 2% of the labels would change."""
     image, two = scene(64, 80, classes=2)
     rng = np.random.default_rng(0)
     many = rng.dirichlet(np.full(40, 2.0), (64, 80)).transpose(2, 0, 1)
@@ -72,60 +91,60 @@ def test_pruning_keeps_the_weight_of_what_it_leaves_out() -> None:
 
 
 @pytest.mark.parametrize("mode", ["pruned", "fast"])
-def test_energies_give_what_their_probabilities_give(mode: str) -> None:
+def test_energies_give_the_result_of_their_probabilities(mode: str) -> None:
+    """A few samples may differ by more than rounding if a probability lies at one of the modes' thresholds."""
     image, scores = street()
     probabilities = probabilities_of(scores, image.shape)
-    told = {"params": PARAMS, "mode": mode, "output": "probabilities"}
-    expected = dense_crf(image, probabilities=probabilities, **told)
-    assert (expected == 0).all(axis=(1, 2)).any(), "a class is left out"
-    found = dense_crf(image, unary=2 - np.log(probabilities.astype(np.float64)), **told)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    options = {"params": PARAMS, "mode": mode, "output": "probabilities"}
+    expected = dense_crf(image, probabilities=probabilities, **options)
+    assert (expected == 0).all(axis=(1, 2)).any(), "a class is pruned"
+    found = dense_crf(image, unary=2 - np.log(probabilities.astype(np.float64)), **options)
+    assert (np.abs(found - expected) > ROUNDING).mean() < 0.01
 
 
-def test_which_classes_are_kept() -> None:
+def test_kept_classes() -> None:
     coarse = np.array([[0.9, 0.1], [0.05, 0.88], [0.09, 0.009], [0.02, 0.031]], np.float32)
-    kept, rest = choose(coarse, np.array([5000, 4999, 0, 1]))
+    kept, rest_factor = choose_classes(coarse, np.array([5000, 4999, 0, 1]))
     assert kept.tolist() == [0, 1]
     masses = coarse[2:].mean(axis=1)
-    assert rest == pytest.approx((masses**2).sum() / masses.sum() ** 2)
-    assert choose(coarse, np.array([5000, 4000, 0, 1000]))[0].tolist() == [0, 1, 3], "it wins pixels"
+    assert rest_factor == pytest.approx((masses**2).sum() / masses.sum() ** 2, rel=1e-5)
+    assert choose_classes(coarse, np.array([5000, 4000, 0, 1000]))[0].tolist() == [0, 1, 3], "it wins pixels"
 
 
 @pytest.mark.parametrize("smallest", [False, True])
-def test_the_best_classes(smallest: bool) -> None:
-    given = np.random.default_rng(0).normal(size=(7, 9001, 1)).astype(np.float32)
-    winners = given.argmin(axis=0) if smallest else given.argmax(axis=0)
-    found = best_classes(given, smallest=smallest)
-    np.testing.assert_array_equal(found, winners)
+def test_best_classes(smallest: bool) -> None:
+    planes = np.random.default_rng(0).normal(size=(7, 9001, 1)).astype(np.float32)
+    expected = planes.argmin(axis=0) if smallest else planes.argmax(axis=0)
+    np.testing.assert_array_equal(best_classes(planes, smallest=smallest), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (36, 41), (70, 66)])
 def test_squares_cover_the_image_once(size: tuple[int, int]) -> None:
     height, width = size
-    mixed = np.random.default_rng(0).choice([1, 2, 4], (-(-height // 4), -(-width // 4))).astype(np.int32)
-    mixed[height // 4 :] = mixed[:, width // 4 :] = 1  # where the edge cuts
-    for samples in (equal_squares(height, width, 1), squares(height, width, mixed)):
+    sides = np.random.default_rng(0).choice([1, 2, 4], (-(-height // 4), -(-width // 4))).astype(np.int32)
+    sides[height // 4 :] = sides[:, width // 4 :] = 1  # blocks that the image's edge cuts
+    for samples in (equal_squares(height, width, 1), mixed_squares(height, width, sides)):
         assert (samples.sides**2).sum() == height * width
         numbers = samples.paint(np.arange(len(samples.ys)))
         np.testing.assert_array_equal(np.bincount(numbers.ravel()), samples.sides**2)
         np.testing.assert_array_equal(numbers[samples.ys, samples.xs], np.arange(len(samples.ys)))
-    few = equal_squares(height, width, 4)
-    assert len(few.ys) == len(range(2, height, 4)) * len(range(2, width, 4))
+    blocks = equal_squares(height, width, 4)
+    assert len(blocks.ys) == len(range(2, height, 4)) * len(range(2, width, 4))
 
 
-def test_squares_grow_with_the_distance_from_what_is_not_settled() -> None:
-    raw = np.zeros((50, 64), np.int32)
-    raw[:, 48:] = 1
-    raw[9, 13] = 1  # in the block of row 2, column 3
-    few = equal_squares(50, 64, 4)
-    coarse = np.full((2, len(few.ys)), 0.001)
-    coarse[raw[few.ys + 2, few.xs + 2], np.arange(len(few.ys))] = 0.999
-    coarse[0, (few.ys // 4 == 9) & (few.xs // 4 == 4)] = 0.9
-    sides = sides_of(few, coarse, raw)
+def test_squares_grow_with_the_distance_from_unclear_labels() -> None:
+    before = np.zeros((50, 64), np.int32)
+    before[:, 48:] = 1
+    before[9, 13] = 1  # in the block of row 2, column 3
+    blocks = equal_squares(50, 64, 4)
+    coarse = np.full((2, len(blocks.ys)), 0.001)
+    coarse[before[blocks.ys + 2, blocks.xs + 2], np.arange(len(blocks.ys))] = 0.999
+    coarse[0, (blocks.ys // 4 == 9) & (blocks.xs // 4 == 4)] = 0.9
+    sides = choose_sides(blocks, coarse, before)
     assert sides.shape == (13, 16)
     assert sides[2, 3] == 1, "a pixel of another class"
-    assert (np.delete(sides[1:4, 2:5].ravel(), 4) == 2).all(), "which its neighbours see"
-    assert (sides[8:11, 3:6] == 1).all(), "not sure, and so is nothing beside it"
+    assert (np.delete(sides[1:4, 2:5].ravel(), 4) == 2).all(), "its neighbours"
+    assert (sides[8:11, 3:6] == 1).all(), "an unsure block and its neighbours"
     assert (sides[:, 11:13] == 1).all(), "an edge between classes"
     assert (sides[12] == 1).all(), "cut by the image's edge"
     assert sides[5, 10:].tolist() == [2, 1, 1, 2, 2, 4]
@@ -133,30 +152,29 @@ def test_squares_grow_with_the_distance_from_what_is_not_settled() -> None:
     assert set(np.unique(sides)) == {1, 2, 4}
 
 
-def test_pixels_that_have_settled_are_left_alone_and_nothing_changes(monkeypatch) -> None:
+def test_settled_pixels_are_skipped_and_the_result_stays(monkeypatch) -> None:
     image, scores = street(200, 240)
-    probabilities = probabilities_of(scores, image.shape)
-    told = {"probabilities": probabilities, "params": PARAMS, "output": "probabilities"}
+    options = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "output": "probabilities"}
     visits = []
+    mean_field_step = filtering.mean_field_step
 
-    def spy(scores, blocks, *rest):
-        visits.append(len(blocks))
-        return step(scores, blocks, *rest)
+    def counting_step(scores, groups, *rest):
+        visits.append(len(groups))
+        return mean_field_step(scores, groups, *rest)
 
-    step = filtering.step
-    monkeypatch.setattr(filtering, "step", spy)
-    found = dense_crf(image, **told)
+    monkeypatch.setattr(filtering, "mean_field_step", counting_step)
+    found = dense_crf(image, **options)
     assert len(visits) == PARAMS.steps - 1
-    assert visits[-1] < 0.5 * visits[0] == 0.5 * 200 * 240 / 16
+    assert visits[0] == 200 * 240 / 16
+    assert visits[-1] < 0.5 * visits[0]
     monkeypatch.setitem(inference.SETTLING, "exact", Settling(0, 1e9))
-    expected = dense_crf(image, **told)
+    expected = dense_crf(image, **options)
     assert visits[-1] == visits[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_array_equal(found.argmax(axis=0), expected.argmax(axis=0))
+    np.testing.assert_allclose(found, expected, atol=ROUNDING)
 
 
 def test_results_outlive_the_next_image() -> None:
-    """Working memory is used again."""
+    """Working memory is reused, but no result lies in it."""
     first, second = (street(64, 72, seed=seed) for seed in range(2))
     probabilities = probabilities_of(first[1], first[0].shape)
     results = [
@@ -168,6 +186,19 @@ def test_results_outlive_the_next_image() -> None:
     dense_crf(second[0], probabilities=probabilities, params=PARAMS, output="probabilities")
     for result, copy in zip(results, copies, strict=True):
         np.testing.assert_array_equal(result, copy)
+
+
+@pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
+def test_the_result_does_not_depend_on_working_memory(mode: str) -> None:
+    image, scores = street(67, 73)
+    options = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "mode": mode}
+    results = []
+    for byte in (0, 0, 0xFF):  # 0xFF: NaN as float32, -1 as an integer. The first round only allocates the memory.
+        for buffer in kept_buffers():
+            buffer.fill(byte)
+        results.append(dense_crf(image, **options, output="probabilities"))
+    np.testing.assert_array_equal(results[2], results[1])
+    assert np.isfinite(results[1]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 35), (70, 41)])
@@ -195,31 +226,17 @@ def test_tiles_cover_an_image_once() -> None:
         assert (seen == 1).all()
 
 
-@pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
-def test_what_lies_in_the_memory_is_not_seen(mode: str) -> None:
-    image, scores = street(67, 73)
-    told = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "mode": mode}
-    results = []
-    for byte in (0, 0, 0xFF):  # not-a-number as float32, -1 as an integer; the first round only makes the memory
-        for kept in memory._kept.arrays.values():
-            kept.fill(byte)
-        results.append(dense_crf(image, **told, output="probabilities"))
-    np.testing.assert_array_equal(results[2], results[1])
-    assert np.isfinite(results[1]).all()
-
-
-def test_an_image_too_large_for_the_memory_goes_in_tiles() -> None:
+def test_a_large_image_is_refined_in_tiles() -> None:
+    """At the seams 0.01% of the labels differ where measured."""
     image, scores = street(180, 260)
-    params = CRFParams(sigma_alpha=8, sigma_beta=8)
+    params, max_bytes = CRFParams(sigma_alpha=8, sigma_beta=8), 5 * 2**20
+    assert len(list(image_tiles(image, params, classes=len(scores), max_bytes=max_bytes, align=STRIDE))) > 1
     whole = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact")
-    tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=5 * 2**20)
-    assert 0 < (tiled.labels != whole.labels).mean() < 0.002, "near the whole image's, and not the same code"
+    tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=max_bytes)
+    assert (tiled.labels != whole.labels).mean() < 0.002
     assert abs(tiled.changed - whole.changed) < 0.002 * image.size
-    probabilities = probabilities_of(scores, image.shape)
-    told = {"probabilities": probabilities, "params": params, "max_bytes": 5 * 2**20}
-    np.testing.assert_array_equal(
-        dense_crf(image, **told, output="probabilities").argmax(axis=0), dense_crf(image, **told)
-    )
+    options = {"probabilities": probabilities_of(scores, image.shape), "params": params, "max_bytes": max_bytes}
+    assert_best(dense_crf(image, **options), dense_crf(image, **options, output="probabilities"), tolerance=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -229,22 +246,27 @@ def test_an_image_too_large_for_the_memory_goes_in_tiles() -> None:
         (np.full((3, 3, 4), np.nan), "scores: NaN or infinity"),
     ],
 )
-def test_what_it_refuses(scores: np.ndarray, message: str) -> None:
+def test_invalid_scores_are_refused(scores: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         crf_of_scores(np.zeros((20, 30, 3), np.uint8), scores, stride=STRIDE)
 
 
 def test_warming_up_runs_every_width_that_can_occur(monkeypatch, tmp_path) -> None:
-    """A run of 20 classes may keep 5, 12 or all."""
-    widths = []
+    """A run with 20 classes can keep 5, 12 or all of them, in rows of 8, 16 or 24 lanes."""
+    widths = set()
 
-    def spy(samples, order, **told):
-        rows = empty_rows(samples, order, **told)
-        widths.append(rows.width)
+    def recording_rows(*args, **kwargs):
+        rows = empty_rows(*args, **kwargs)
+        widths.add(rows.width)
         return rows
 
-    monkeypatch.setattr("pipeline.crf.score_map.empty_rows", spy)
-    monkeypatch.setattr("pipeline.crf.warm._folder", lambda: tmp_path)
-    warm.__wrapped__(classes=20, params=CRFParams(), mode="pruned")
-    assert set(widths) == {8, 16, 24}
-    assert [path.name for path in tmp_path.glob("warm-*-pruned-20-symmetric")], "the next process need not wait"
+    monkeypatch.setattr("pipeline.crf.score_map.empty_rows", recording_rows)
+    warm(classes=20, params=CRFParams(), mode="pruned", folder=tmp_path)
+    assert widths == {8, 16, 24}
+    assert list(tmp_path.glob("warm-*-pruned-20-symmetric")), "the marker that saves the next process from waiting"
+
+
+def test_parameters_are_imported_without_numba() -> None:
+    """Every command line imports them for its options."""
+    code = "import sys, pipeline.crf.params; print(*(m for m in ('numba', 'numpy') if m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "\n"

@@ -1,17 +1,20 @@
-"""Slow dense CRFs to hold the fast one against: written for reading, sharing no code with it."""
+"""Slow reference implementations of the dense CRF, written for reading and sharing no code with the fast one."""
 
 import numpy as np
 from scipy import sparse
 
 
 def exact_kernel(features: np.ndarray) -> np.ndarray:
-    """exp(-|f_i - f_j|² / 2) for all pairs, [pixels, pixels]."""
+    """Return exp(-|f_i - f_j|² / 2) for all pairs of pixels, [pixels, pixels]."""
     squares = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
     return np.exp(-squares / 2)
 
 
 def lattice_matrix(features: np.ndarray) -> np.ndarray:
-    """The permutohedral lattice's filter as a matrix: slice · blur · splat, point by point in dictionaries."""
+    """Return the filter of the permutohedral lattice as a matrix, slice · blur · splat, [pixels, pixels].
+
+    The lattice points are the keys of a dictionary.
+    """
     pixels, d = features.shape
     scale = np.array([np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2)) for i in range(d)])
     numbers: dict[tuple[int, ...], int] = {}
@@ -19,20 +22,20 @@ def lattice_matrix(features: np.ndarray) -> np.ndarray:
     for p in range(pixels):
         f = features[p] * scale
         elevated = np.array([f[j:].sum() - (j * f[j - 1] if j else 0) for j in range(d + 1)])
-        # The remainder-0 point next to it: round to multiples of d + 1, then mend the sum where it is not 0.
+        # The nearest remainder-0 point: round to multiples of d + 1, then adjust coordinates until they sum to 0.
         base = np.rint(elevated / (d + 1)).astype(int) * (d + 1)
         excess = base.sum() // (d + 1)
-        order = np.argsort(-(elevated - base), kind="stable")  # largest remainder first
+        order = np.argsort(-(elevated - base), kind="stable")  # largest residual first
         if excess > 0:
             base[order[d + 1 - excess :]] -= d + 1
         elif excess < 0:
             base[order[:-excess]] += d + 1
         order = np.argsort(-(elevated - base), kind="stable")
-        remainder = (elevated - base)[order] / (d + 1)
-        # Vertex r has gone one step down in the r coordinates of least remainder.
+        residual = (elevated - base)[order] / (d + 1)
+        # Vertex r has gone one step down in the r coordinates with the smallest residuals.
         weights = np.empty(d + 1)
         for r in range(d + 1):
-            weights[r] = remainder[d - r] - remainder[d + 1 - r] if r else 1 + remainder[d] - remainder[0]
+            weights[r] = residual[d - r] - residual[d + 1 - r] if r else 1 + residual[d] - residual[0]
         for r in range(d + 1):
             vertex = base + r
             vertex[order[d + 1 - r :]] -= d + 1
@@ -56,7 +59,7 @@ def lattice_matrix(features: np.ndarray) -> np.ndarray:
 
 
 def features_of(image: np.ndarray, sigma: float, sigma_colour: float | None = None) -> np.ndarray:
-    """(x, y) / sigma, and the colours / sigma_colour, [pixels, d]."""
+    """Return (x, y) / sigma and, with a width, the colours / sigma_colour, [pixels, d]."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     position = np.stack([x, y], axis=-1).reshape(-1, 2) / sigma
@@ -66,6 +69,7 @@ def features_of(image: np.ndarray, sigma: float, sigma_colour: float | None = No
 
 
 def normalised(kernel: np.ndarray, how: str) -> np.ndarray:
+    """Return the kernel normalised by its row sums: "symmetric", "before", "after" or "none"."""
     sums = kernel.sum(axis=1)
     before = {"symmetric": sums**-0.5, "before": 1 / sums}.get(how, np.ones_like(sums))
     after = {"symmetric": sums**-0.5, "after": 1 / sums}.get(how, np.ones_like(sums))
@@ -79,9 +83,15 @@ def mean_field(
     steps: int,
     compatibility: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Q [classes, pixels] after so many steps, from log p [classes, pixels] and weighted, normalised kernels.
+    """Return Q [classes, pixels] after some mean-field steps.
 
-    The energy of label l given the others is -log p_l + sum over l' of mu(l, l') times the message of l'.
+    The energy of label l given the other pixels is -log p_l + sum over l' of mu(l, l') times the message of l'.
+
+    Args:
+        log_p: log-probabilities [classes, pixels].
+        kernels: weights and normalised kernels [pixels, pixels].
+        steps: number of steps.
+        compatibility: mu [classes, classes]; Potts if None.
     """
     classes = len(log_p)
     mu = 1 - np.eye(classes) if compatibility is None else compatibility
@@ -93,12 +103,23 @@ def mean_field(
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
+    """Return the softmax over the first axis."""
     e = np.exp(x - x.max(axis=0))
     return e / e.sum(axis=0)
 
 
+def assert_best(labels: np.ndarray, probabilities: np.ndarray, *, tolerance: float) -> None:
+    """Assert that labels [height, width] are best classes of probabilities [classes, height, width].
+
+    If every probability has an error of at most the tolerance, the best class can only change to one whose probability
+    is less by at most twice the tolerance.
+    """
+    chosen = np.take_along_axis(probabilities, labels[None], axis=0)[0]
+    assert (probabilities.max(axis=0) - chosen).max() <= 2 * tolerance
+
+
 def scene(height: int = 17, width: int = 22, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth image with an edge, and uncertain probabilities that roughly follow it."""
+    """Return a smooth image with an edge, and uncertain class probabilities that roughly follow it."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     side = x + 0.3 * y > width / 2
