@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 
 from pipeline import bundle, cluster
-from pipeline.bulk.config import SegmentConfig
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment
+from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.demo.scenes import PALETTE, draw_scene
 from pipeline.models import configure
-from pipeline.predict.segmenter import normalise
+from pipeline.predict.device import normalise
 
 WIDTH, HEIGHT = 480, 360
 
@@ -40,7 +41,7 @@ def main() -> None:
         print(f"drawing {large} scenes of {WIDTH}x{HEIGHT} …", flush=True)
         for count in (small, large):
             draw(home / str(count), count)
-        card = bundle.Card(
+        card = Card(
             architecture=arguments.model,
             options={"width": arguments.width},
             classes=Classes(names=("sky", "grass", "road", "house", "tree", "car")),

@@ -19,15 +19,16 @@ from torchcam.methods import CAM
 
 from benchmarks.bulk import draw, timed
 from pipeline import bundle, cluster
-from pipeline.bulk.config import LocalizeConfig
+from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import localize
 from pipeline.cam import activation
+from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.images import encode_heatmap
 from pipeline.data.preprocessing import ClassifierInput, Preprocessing
 from pipeline.models import configure
 from pipeline.predict.classifier import Classifier
-from pipeline.predict.segmenter import normalise
+from pipeline.predict.device import normalise
 
 SIDE = 224
 BATCH = 16
@@ -47,7 +48,7 @@ def main() -> None:
             draw(home / str(count), count)
         takes = ClassifierInput(size=(SIDE, SIDE), multi_label=False)
         names = tuple(f"class {k}" for k in range(told.classes))
-        card = bundle.Card(architecture=told.model, options={}, classes=Classes(names=names), classifier=takes)
+        card = Card(architecture=told.model, options={}, classes=Classes(names=names), classifier=takes)
         torch.manual_seed(0)
         network = configure(told.model, {}).build(told.classes).eval()
         bundle.save_bundle(str(home / "model"), network, card)

@@ -22,12 +22,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline import cluster
-from pipeline.data.transforms import Augmentation
+from pipeline.data.transforms.config import Augmentation
 from pipeline.demo.scenes import CLASS_FILE, draw_scene
 from pipeline.models import configure
 from pipeline.models.upsampling import upsample
-from pipeline.training.config import Optimiser, Scaling, Split, TrainConfig
+from pipeline.training.config import Optimiser
 from pipeline.training.run import train
+from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.task import segmentation_task
 
 CROP = (240, 320)
@@ -152,9 +153,9 @@ def our_run(data: Path, output: Path, told: argparse.Namespace) -> list[dict[str
         dtype=told.dtype,
         augmentation=Augmentation(crop=CROP, scale=SCALE),
         optimiser=Optimiser(lr=LR),
-        scaling=Scaling(num_workers=told.workers),
+        scaling=TrainingScaling(num_workers=told.workers),
     )
-    return train(config, segmentation_task(config))
+    return train(config, *segmentation_task(config))
 
 
 def report(ours: list[float], theirs: list[float], records: list[dict[str, Any]], told: argparse.Namespace) -> None:

@@ -1,22 +1,15 @@
 #!/usr/bin/env python3
-"""The whole road on one machine: draw scenes, train DeepLab, segment in bulk, query. Writes to ./demo."""
+"""Draw scenes, train DeepLab on them, segment more of them in bulk, and query the result; all in ./demo.
+
+jobs/demo.py
+"""
 
 import shutil
 from pathlib import Path
 
-import duckdb
+from pydantic import BaseModel
 
 from pipeline import cli
-from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.run import summarise as summarise_segmenting
-from pipeline.bulk.segmentation.run import segment
-from pipeline.bulk.segmentation.tables import format_report
-from pipeline.data.transforms import Augmentation
-from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
-from pipeline.training.config import Optimiser, Split, TrainConfig
-from pipeline.training.display import summarise as summarise_training
-from pipeline.training.run import train
-from pipeline.training.segmentation.task import segmentation_task
 
 HOME = Path("demo")
 DATA = HOME / "data"
@@ -34,7 +27,26 @@ QUERIES = {
 }
 
 
+class DemoConfig(BaseModel):
+    """The options of `jobs/demo.py`: there are none."""
+
+
 def main(argv: list[str]) -> None:
+    cli.parse(DemoConfig, argv, description=__doc__ or "")
+    import duckdb
+
+    from pipeline.bulk.run import format_run
+    from pipeline.bulk.segmentation.config import SegmentConfig
+    from pipeline.bulk.segmentation.run import segment
+    from pipeline.bulk.segmentation.tables import format_report
+    from pipeline.data.transforms.config import Augmentation
+    from pipeline.demo.scenes import CLASS_FILE, write_broken, write_scenes
+    from pipeline.training.config import Optimiser
+    from pipeline.training.display import format_training
+    from pipeline.training.run import train
+    from pipeline.training.segmentation.config import Split, TrainConfig
+    from pipeline.training.segmentation.task import segmentation_task
+
     shutil.rmtree(HOME, ignore_errors=True)
     print(f"==> Drawing {sum(SCENES.values())} scenes and 5 broken files into {DATA}", flush=True)
     for seed, (name, count) in enumerate(SCENES.items()):
@@ -58,8 +70,8 @@ def main(argv: list[str]) -> None:
         augmentation=Augmentation(crop=(128, 128), scale=(0.75, 1.5)),
         optimiser=Optimiser(lr=0.05),
     )
-    task = segmentation_task(training)
-    print(summarise_training(training, task.measures, train(training, task)))
+    task, data = segmentation_task(training)
+    print(format_training(training, task.measures, train(training, task, data)))
 
     print("\n==> Segmenting the night's images in bulk on Ray Data, with a dense CRF (jobs/segment.py)", flush=True)
     night = DATA / "night"
@@ -73,7 +85,7 @@ def main(argv: list[str]) -> None:
         )
     )
     assert run is not None
-    print(summarise_segmenting(run, format_report))
+    print(format_run(run, format_report))
 
     print("\n==> Querying the result with DuckDB")
     for question, query in QUERIES.items():

@@ -6,37 +6,46 @@ jobs/ensemble.py --deconvnet BUNDLE --fcn8s BUNDLE --output URL [--fusion produc
 jobs/segment.py takes the result like any other model.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
-from pipeline import cli, models, storage
-from pipeline.bundle import Card, load_bundle, save_bundle
+from pipeline import cli, storage
+from pipeline.card import Card
 from pipeline.errors import UserError
-from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.ensemble import Ensemble, Fusion
-from pipeline.models.fcn import FCN
 from pipeline.storage import Url
 
 
-class EnsembleJob(BaseModel):
+class EnsembleConfig(BaseModel):
+    """The options of `jobs/ensemble.py`."""
+
     deconvnet: Url = Field(description="bundle of a deconvnet")
     fcn8s: Url = Field(description="bundle of an fcn8s with the same classes, preprocessing and width")
-    output: Url = Field(description="folder for the bundle of both")
-    fusion: Fusion = Field(default="mean", description="mean of probabilities (paper) or product of scores (its code)")
+    output: Url = Field(description="folder for the bundle of the ensemble")
+    fusion: Literal["mean", "product"] = Field(
+        default="mean", description="mean of the probabilities (paper) or product of the scores (released code)"
+    )
 
 
-def join(config: EnsembleJob) -> Card:
+def join(config: EnsembleConfig) -> Card:
     """Write the bundle of both networks.
 
     Raises:
-        UserError: they are other networks, or do not go together.
+        UserError: They are other networks, or do not fit together.
     """
+    from pipeline import models
+    from pipeline.bundle import load_bundle, save_bundle
+    from pipeline.models.deconvnet import DeconvNet
+    from pipeline.models.ensemble import Ensemble
+    from pipeline.models.fcn import FCN
+
     (deconvnet, first), (fcn, second) = load_bundle(config.deconvnet), load_bundle(config.fcn8s)
     for network, kind, url in ((deconvnet, DeconvNet, config.deconvnet), (fcn, FCN, config.fcn8s)):
         if not isinstance(network, kind):
             raise UserError(f"bundle {storage.redact(url)}: expected a {kind.__name__}")
-    for what in ("classes", "preprocessing"):
-        if getattr(first, what) != getattr(second, what):
-            raise UserError(f"the two bundles have different {what}")
+    for field in ("classes", "preprocessing"):
+        if getattr(first, field) != getattr(second, field):
+            raise UserError(f"the two bundles have different {field}")
     # FCN's options are the ensemble's; one that it does not have, such as stride 32, does not fit.
     options = models.configure(second.architecture, second.options).model_dump(exclude={"stride"})
     options["fusion"] = config.fusion
@@ -46,7 +55,9 @@ def join(config: EnsembleJob) -> Card:
         ensemble.deconvnet.load_state_dict(deconvnet.state_dict())
         ensemble.fcn.load_state_dict(fcn.state_dict())
     except RuntimeError:
-        raise UserError("the two bundles do not go together: expected a DeconvNet and an FCN-8s of one width") from None
+        raise UserError(
+            "the two bundles do not fit together: expected a DeconvNet and an FCN-8s of one width"
+        ) from None
     card = Card(
         architecture="deconvnet_fcn8s",
         options=options,
@@ -58,7 +69,7 @@ def join(config: EnsembleJob) -> Card:
 
 
 def main(argv: list[str]) -> None:
-    config = cli.parse(EnsembleJob, argv, description=__doc__ or "")
+    config = cli.parse(EnsembleConfig, argv, description=__doc__ or "")
     card = join(config)
     print(f"bundle: {config.output} ({len(card.classes)} classes, {config.fusion})")
 

@@ -1,30 +1,34 @@
 #!/usr/bin/env python3
 """List the architectures, then the classifiers: paper, parameters, operations, output stride and memory.
 
-jobs/models.py [--markdown] [--size 512,512] [--num_classes 21]
+jobs/models.py [--markdown] [--size 512,512] [--num-classes 21]
 
-GMACs are multiply-accumulate operations of one image in a forward pass, in billions; memory is what a float32 training
+GMACs are billions of multiply-accumulate operations in a forward pass of one image. Memory is what a float32 training
 step keeps of one image for the backward pass.
 """
 
 from pydantic import BaseModel, Field
-from tqdm import tqdm
 
 from pipeline import cli
-from pipeline.models import ARCHITECTURES, CLASSIFIERS
-from pipeline.models.profile import profile
 
 HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
 
 
-class ModelsJob(BaseModel):
-    num_classes: int = Field(default=21, ge=2, description="classes to score")
-    size: tuple[int, int] = Field(default=(512, 512), description="height,width of the image")
+class ModelsConfig(BaseModel):
+    """The options of `jobs/models.py`."""
+
+    num_classes: int = Field(default=21, ge=2, description="number of classes")
+    size: tuple[int, int] = Field(default=(512, 512), description="height,width of the image in pixels")
     markdown: bool = Field(default=False, description="print a Markdown table")
 
 
-def rows(config: ModelsJob) -> list[tuple[str, ...]]:
-    """A row of texts for each architecture."""
+def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
+    """Return a row of texts for each architecture."""
+    from tqdm import tqdm
+
+    from pipeline.models import ARCHITECTURES, CLASSIFIERS
+    from pipeline.models.profile import profile
+
     table: list[tuple[str, ...]] = []
     for name, architecture in tqdm((ARCHITECTURES | CLASSIFIERS).items(), leave=False, disable=None, unit="model"):
         cost = profile(architecture, num_classes=config.num_classes, size=config.size)
@@ -42,7 +46,7 @@ def rows(config: ModelsJob) -> list[tuple[str, ...]]:
 
 
 def main(argv: list[str]) -> None:
-    config = cli.parse(ModelsJob, argv, description=__doc__ or "")
+    config = cli.parse(ModelsConfig, argv, description=__doc__ or "")
     table = [HEADER, *rows(config)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
     for i, row in enumerate(table):

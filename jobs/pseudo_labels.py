@@ -5,12 +5,14 @@ jobs/pseudo_labels.py --run OUTPUT/run_id=… --output URL
 """
 
 from pipeline import cli
-from pipeline.bulk.localization.pseudo_labels import PseudoLabelsConfig, describe, write_pseudo_labels
+from pipeline.bulk.localization.config import PseudoLabelsConfig
 
 
 def main(argv: list[str]) -> None:
     config = cli.parse(PseudoLabelsConfig, argv, description=__doc__ or "")
-    print(describe(write_pseudo_labels(config), config.output))
+    from pipeline.bulk.localization.pseudo_labels import format_pseudo_labels, write_pseudo_labels
+
+    print(format_pseudo_labels(write_pseudo_labels(config), config.output))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ The output becomes the bundle that jobs/segment.py takes. The same command again
 """
 
 from pipeline import cli
-from pipeline.training.config import TrainConfig
-from pipeline.training.display import summarise
-from pipeline.training.run import train
-from pipeline.training.segmentation.task import segmentation_task
+from pipeline.training.segmentation.config import TrainConfig
 
 
 def main(argv: list[str]) -> None:
     config = cli.parse(TrainConfig, argv, description=__doc__ or "")
-    task = segmentation_task(config)
-    print(summarise(config, task.measures, train(config, task)))
+    from pipeline.training.display import format_training
+    from pipeline.training.run import train
+    from pipeline.training.segmentation.task import segmentation_task
+
+    task, data = segmentation_task(config)
+    print(format_training(config, task.measures, train(config, task, data)))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 
 jobs/tune_crf.py --model BUNDLE --images URL --labels URL --output URL
 
-Writes OUTPUT/trials.parquet, and prints the best setting beside the default and no CRF at all: it may well be best.
+Writes OUTPUT/trials.parquet, and prints the best setting beside the default and no CRF, which may be the best.
 """
 
-from pipeline import bundle, cli
-from pipeline.bulk.segmentation.tune_crf import TuneConfig, describe, tune
+from pipeline import cli
+from pipeline.bulk.segmentation.config import TuneConfig
 
 
 def main(argv: list[str]) -> None:
     config = cli.parse(TuneConfig, argv, description=__doc__ or "")
-    print(describe(tune(config), bundle.read_card(config.model).classes))
+    from pipeline.bulk.segmentation.tune_crf import format_trials, tune
+    from pipeline.card import read_card
+
+    print(format_trials(tune(config), read_card(config.model).classes))
 
 
 if __name__ == "__main__":

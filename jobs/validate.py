@@ -3,17 +3,19 @@
 
 jobs/validate.py --images URL --labels URL --classes classes.yaml [--preview crops.png --recipe recipes/pspnet.yaml]
 
-Exit code 0: no problem found; 1: problems, listed; 2: it could not be read at all.
+Exit code 0: no problem found. 1: problems found and listed. 2: the data set could not be read at all.
 """
 
 from pipeline import cli
-from pipeline.training.segmentation.inspection import InspectConfig, describe, inspect
+from pipeline.training.segmentation.config import InspectConfig
 
 
 def main(argv: list[str]) -> int:
     config = cli.parse(InspectConfig, argv, description=__doc__ or "")
+    from pipeline.training.segmentation.inspection import format_inspection, inspect
+
     found, classes = inspect(config)
-    print(describe(found, classes, show=config.show))
+    print(format_inspection(found, classes, show=config.show))
     return 1 if found.problems else 0
 
 

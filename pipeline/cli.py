@@ -1,4 +1,4 @@
-"""Command lines of the jobs: a pydantic model in, one clear line and a non-zero exit out when it does not fit."""
+"""Command lines of the jobs: a pydantic model becomes the options; a mistake ends in one line and exit code 2."""
 
 import difflib
 import os
@@ -17,35 +17,41 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pipeline.errors import UserError, find_user_error
-from pipeline.storage import read_text
+from pipeline import __version__
+from pipeline.errors import UserError, find_user_error, one_line
+from pipeline.storage import read_text, redact
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def parse(config_type: type[Config], argv: list[str], *, description: str) -> Config:
-    """The configuration of a job: flags beat environment (`SEGPIPE_…`) beat `--config FILE.yaml` beat defaults.
+def parse(config_type: type[Config], argv: list[str], *, description: str, recipe: str | None = None) -> Config:
+    """Build a job's configuration: flags beat environment (`SEGPIPE_…`) beat `--config FILE.yaml` beat defaults.
 
     Args:
-        config_type: its fields become the flags; nested models give `--group.field`.
-        argv: arguments without the program's name; `-` and `_` are the same in a flag's name.
-        description: shown by `--help`, which ends the process with 0.
+        config_type: A pydantic model. Its fields become the flags, in kebab case; nested models give `--group.field`.
+        argv: The arguments without the program's name; `_` is accepted for `-` in the name of a flag.
+        description: The text of `--help`, which ends the process with 0, as does `--version`.
+        recipe: Path or URL of a YAML file with defaults of this job, which `--config` overrides.
 
     Raises:
-        UserError: an unknown flag, a missing or an invalid value.
+        UserError: An option is unknown, missing or has an invalid value.
     """
+    if "--version" in argv:
+        print(f"segpipe {__version__}")
+        sys.exit(0)
     flags = _flags(config_type)
-    arguments = [_underscored(a, flags) for a in argv]
-    arguments, from_file = _take_config_file(arguments)
+    arguments, config_file = _take_config_file([_kebab_case(argument) for argument in argv])
+    defaults = _merged(*(read_options(url) for url in (recipe, config_file) if url is not None))
 
     class Settings(config_type, BaseSettings):  # type: ignore[valid-type, misc]
-        __doc__ = description + "\n\nAlso: --config FILE.yaml with any of the options below."
+        __doc__ = description + "\n\n--config FILE.yaml reads any of the options below from a file."
         model_config = SettingsConfigDict(
             env_prefix=ENV_PREFIX,
             env_nested_delimiter="__",
             nested_model_default_partial_update=True,
             cli_prog_name=os.path.basename(sys.argv[0]),
+            cli_kebab_case="no_enums",
             cli_implicit_flags=True,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -57,30 +63,68 @@ def parse(config_type: type[Config], argv: list[str], *, description: str) -> Co
         def settings_customise_sources(  # type: ignore[override]
             cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            flags: PydanticBaseSettingsSource = CliSettingsSource(settings_cls, cli_parse_args=arguments)
-            return flags, sources["env_settings"], sources["init_settings"]
+            from_flags: PydanticBaseSettingsSource = CliSettingsSource(settings_cls, cli_parse_args=arguments)
+            return from_flags, sources["env_settings"], sources["init_settings"]
 
     try:
-        settings = Settings(**from_file)
+        settings = Settings(**defaults)
     except SettingsError as error:
-        raise UserError(_explain_arguments(str(error), config_type)) from None
+        raise UserError(_explain_arguments(str(error), flags)) from None
     except ValidationError as error:
         raise UserError(_explain_values(error)) from None
     values = {name: getattr(settings, name) for name in config_type.model_fields}
     return config_type.model_construct(_fields_set=settings.model_fields_set, **values)
 
 
-def _underscored(argument: str, flags: list[str]) -> str:
+def read_options(url: str, *, noun: str = "configuration file") -> dict[str, Any]:
+    """Read a YAML mapping of options to values.
+
+    Args:
+        url: The file.
+        noun: What the file is to the user, for messages.
+
+    Raises:
+        UserError: It cannot be read, or is not such a mapping.
+    """
+    try:
+        content = yaml.safe_load(read_text(url, noun=noun)) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{noun} {redact(url)}: no valid YAML ({one_line(error)})") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{noun} {redact(url)}: expected 'option: value' lines")
+    return content
+
+
+def flag(*path: Any) -> str:
+    """Return the flag of an option, given by the names of its groups and field: `--scaling.use-gpu`."""
+    return "--" + ".".join(map(str, path)).replace("_", "-")
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Run a job's `main` and exit with what it returns (None is 0), or 2 and one line on stderr for a `UserError`."""
+    try:
+        code = main(sys.argv[1:]) or 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        mistake = find_user_error(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        code = 2
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _kebab_case(argument: str) -> str:
+    """Write the name of a flag with dashes; its value, and other arguments, stay as they are."""
     match = re.match(r"--[\w.-]+", argument)
-    if not match:
-        return argument
-    flag = "--" + match[0][2:].replace("-", "_")
-    if flag not in flags and "--" + flag.removeprefix("--no_") in flags:
-        flag = "--no-" + flag.removeprefix("--no_")
-    return flag + argument[match.end() :]
+    return flag(match[0][2:]) + argument[match.end() :] if match else argument
 
 
-def _take_config_file(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+def _take_config_file(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Split off `--config FILE` or `--config=FILE`."""
     rest: list[str] = []
     url = None
     remaining = iter(arguments)
@@ -93,42 +137,45 @@ def _take_config_file(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
             url = argument.removeprefix("--config=")
         else:
             rest.append(argument)
-    if url is None:
-        return rest, {}
-    try:
-        content = yaml.safe_load(read_text(url, what="configuration file")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration file {url}: no valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"configuration file {url}: expected 'option: value' lines")
-    return rest, content
+    return rest, url
 
 
-def _explain_arguments(message: str, config_type: type[BaseModel]) -> str:
+def _merged(*mappings: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; a later one overrides an earlier one, option by option."""
+    result: dict[str, Any] = {}
+    for mapping in mappings:
+        for name, value in mapping.items():
+            both = isinstance(value, dict) and isinstance(result.get(name), dict)
+            result[name] = _merged(result[name], value) if both else value
+    return result
+
+
+def _flags(config_type: type[BaseModel], *groups: str) -> list[str]:
+    """Return the flags of all options, those of groups included."""
+    flags = [] if groups else ["--config", "--version", "--help"]
+    for name, field in config_type.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            flags += _flags(nested, *groups, name)
+        else:
+            flags.append(flag(*groups, name))
+    return flags
+
+
+def _explain_arguments(message: str, flags: list[str]) -> str:
     message = message.removeprefix("error parsing CLI: ")
-    unknown = re.match(r"unrecognized arguments: (--[\w.]+)", message)
+    unknown = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
     if unknown:
-        close = difflib.get_close_matches(unknown[1], _flags(config_type), n=1)
+        close = difflib.get_close_matches(unknown[1], flags, n=1)
         hint = f"did you mean {close[0]}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
     return f"{message} (see --help)"
 
 
-def _flags(config_type: type[BaseModel], prefix: str = "--") -> list[str]:
-    flags = ["--config"] if prefix == "--" else []
-    for name, field in config_type.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            flags += _flags(nested, f"{prefix}{name}.")
-        else:
-            flags.append(prefix + name)
-    return flags
-
-
 def _explain_values(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        option = "--" + ".".join(str(part) for part in problem["loc"])
+        option = flag(*problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             lines.append(f"{option} is required")
@@ -139,20 +186,3 @@ def _explain_values(error: ValidationError) -> str:
         else:
             lines.append(f"{option}: {message} (got {problem['input']!r})")
     return "; ".join(lines)
-
-
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Run a job's `main` and exit: 0, or what it returns; 2 and one line on stderr for a user's mistake."""
-    try:
-        code = main(sys.argv[1:]) or 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        code = 130
-    except Exception as error:
-        mistake = find_user_error(error)
-        if mistake is None:
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        code = 2
-    sys.stdout.flush()
-    sys.exit(code)

@@ -1,31 +1,42 @@
-"""Starting or joining Ray, and refusing at once what the cluster cannot run: Ray itself would wait for ever."""
+"""Starting or joining Ray, mapping work over its CPUs, and refusing at once what the cluster cannot run.
+
+Ray itself waits for ever for resources that it does not have.
+"""
 
 import logging
 import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from tqdm import tqdm
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
-# Logical CPUs beyond the machine's own when we start Ray ourselves: the light tasks (listing, encoding,
-# writing) run beside workers that hold every core.
+# Logical CPUs that a Ray of our own has beyond the machine's: light tasks (listing, encoding, writing) run beside
+# workers that hold every core.
 SPARE_CPUS = 2
+TASKS_PER_CPU = 4  # submitted at a time by `map_tasks`: enough to keep every CPU busy, few enough to fit in memory
 
 
 def cpu_count() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
-    """Join the cluster that RAY_ADDRESS names (`ray job submit` sets it) or start Ray on this machine.
+    """Join the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start Ray on this machine.
 
     Args:
-        dashboard: start Ray's dashboard too, on loopback, where we start Ray.
-        ray_logs: show what Ray and its workers log; errors come as exceptions either way. The environment
-            variable SEGPIPE_RAY_LOGS=1 asks for it too.
+        dashboard: Start Ray's dashboard as well, on loopback, if Ray is started here.
+        ray_logs: Show the log lines of Ray and its workers. Errors arrive as exceptions in any case. The environment
+            variable SEGPIPE_RAY_LOGS=1 does the same.
+
+    Raises:
+        UserError: The cluster cannot be reached, or Ray does not start.
     """
     if ray.is_initialized():
         return
@@ -33,23 +44,74 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
     if not show:
         for name in ("ray.data", "ray.train", "ray._private.authentication"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ warns on stderr of what is its own
-    common: dict[str, Any] = {"logging_level": "warning", "log_to_driver": show}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**common)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=cpu_count() + SPARE_CPUS,
-            include_dashboard=dashboard,
-            _node_ip_address="127.0.0.1",  # Ray listens on every interface all the same, guarded by its token
-            **common,
-        )
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ code warns on stderr about itself
+    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": show}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(**options)
+        except Exception as error:
+            raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {one_line(error)}") from None
+        return
+    options |= {
+        "address": "local",
+        "num_cpus": cpu_count() + SPARE_CPUS,
+        "include_dashboard": dashboard,
+        "_node_ip_address": "127.0.0.1",  # Ray listens on every interface nevertheless, guarded by its token
+    }
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray gives its own processes 30 s, which a busy machine can exceed
+        print(f"Ray did not start ({one_line(error)}); trying once more", file=sys.stderr)
+        ray.shutdown()
+        try:
+            ray.init(**options)
+        except Exception as second:
+            raise UserError(
+                f"Ray does not start on this machine: {one_line(second)} If the machine is busy, run the same command "
+                "again later; SEGPIPE_RAY_LOGS=1 shows what Ray logs"
+            ) from None
+
+
+def map_tasks(
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    *,
+    sizes: Sequence[int] | None = None,
+    unit: str = "images",
+    title: str | None = None,
+) -> Iterator[Any]:
+    """Call a function in tasks of one CPU each all over the cluster, with a progress bar on a terminal.
+
+    Args:
+        function: It and what it returns must be picklable.
+        calls: The arguments of each call; Ray object references among them arrive as the objects.
+        sizes: How far each call moves the progress bar; 1 by default.
+        unit: What the progress bar counts.
+        title: Heading of the progress bar.
+
+    Yields:
+        The results, in the order of the calls.
+    """
+    task = ray.remote(num_cpus=1)(function)
+    in_flight = max(1, available().cpus) * TASKS_PER_CPU
+    waiting = deque(enumerate(calls))
+    running: deque[tuple[int, Any]] = deque()
+    total = len(calls) if sizes is None else sum(sizes)
+    with tqdm(total=total, unit=unit, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar:
+        while waiting or running:
+            while waiting and len(running) < in_flight:
+                i, arguments = waiting.popleft()
+                running.append((i, task.remote(*arguments)))
+            i, reference = running.popleft()
+            result = ray.get(reference)
+            bar.update(1 if sizes is None else sizes[i])
+            yield result
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the living nodes of the cluster have in all, and on the largest node."""
+    """The resources of the living nodes of a cluster: in all, and on the largest node."""
 
     cpus: int
     gpus: int
@@ -57,7 +119,7 @@ class Resources:
 
 
 def available() -> Resources:
-    """The resources of the cluster as it is now, busy or not."""
+    """Return the resources that the cluster has now, busy or not."""
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
     return Resources(
         cpus=int(sum(n.get("CPU", 0) for n in nodes)),
@@ -66,18 +128,18 @@ def available() -> Resources:
     )
 
 
-def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: int, what: str) -> None:
+def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: int, noun: str) -> None:
     """Refuse a run whose workers the cluster cannot hold beside the tasks that feed them.
 
     Args:
-        workers: processes that hold their resources for the whole run.
-        cpus_per_worker: CPUs that each holds.
-        use_gpu: each holds a GPU too.
+        workers: Processes that hold their resources for the whole run.
+        cpus_per_worker: CPUs that each worker holds.
+        use_gpu: Whether each worker holds a GPU as well.
         spare_cpus: CPUs that must stay free for the other stages.
-        what: the run, for the message.
+        noun: What the run is to the user, as in "training".
 
     Raises:
-        UserError: naming what is missing.
+        UserError: The cluster is too small; the message names what is missing.
     """
     have = available()
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
@@ -86,14 +148,15 @@ def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: 
         fit = int(node.get("CPU", 0) // cpus_per_worker) if cpus_per_worker else workers
         places += min(fit, int(node.get("GPU", 0))) if use_gpu else fit
     needed = workers * cpus_per_worker + spare_cpus
+    wait = "pass --scaling.wait-for-nodes if an autoscaler will add them"
     if use_gpu and have.gpus < workers:
         raise UserError(
-            f"{what} needs {workers} GPUs, and the cluster has {have.gpus}; add GPU nodes, ask for fewer workers, "
-            "or pass --wait-for-nodes if an autoscaler will add them"
+            f"{noun} needs {workers} GPUs, and the cluster has {have.gpus}; add GPU nodes, ask for fewer workers, "
+            f"or {wait}"
         )
     if places < workers or have.cpus < needed:
         raise UserError(
-            f"{what} needs {needed:g} CPUs ({workers} x {cpus_per_worker:g} for its workers, {spare_cpus} for the "
-            f"stages beside them), and the cluster has {have.cpus} (largest node {have.largest_node_cpus}); "
-            "ask for fewer workers or add nodes, or pass --wait-for-nodes if an autoscaler will add them"
+            f"{noun} needs {needed:g} CPUs ({workers} x {cpus_per_worker:g} for its workers, {spare_cpus} for the "
+            f"other stages), and the cluster has {have.cpus} (largest node {have.largest_node_cpus}); "
+            f"ask for fewer workers or add nodes, or {wait}"
         )

@@ -1,11 +1,53 @@
-"""The error that is the user's to mend, told in one line instead of a stack trace."""
+"""Errors that a user can act on, and the text of any error in one line."""
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """Something that the user gave is wrong; the message names it, what is wrong with it, and what to do."""
+    """A mistake in the input; the message names what is wrong with which file or option, and what to do."""
+
+
+class ImageFault(ValueError):
+    """A fault of a single image; the message is a whole sentence that fits into the image's error row."""
+
+
+def one_line(error: BaseException, *, limit: int = 200) -> str:
+    """Return the message of an error as a single line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
+def first_problem(error: "ValidationError") -> str:
+    """Return the first problem that pydantic found, as `field: message`, or `message` where it concerns all fields."""
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """Return the `UserError` inside an exception that Ray has wrapped, or None.
+
+    Ray raises a subclass of both its own error and the task's, with its traceback in front of the message, so the
+    innermost plain `UserError` is the one to show. Pickling drops the cause of an error that was raised in a worker;
+    then only the text of the traceback names it.
+    """
+    chain = list(_chain(error, set()))
+    plain = [e for e in chain if type(e) is UserError]
+    if plain:
+        return plain[-1]
+    quoted = [match for e in chain for match in _IN_TRACEBACK.findall(str(e))]
+    if quoted:
+        return UserError(quoted[-1])
+    wrapped = [e for e in chain if isinstance(e, UserError)]
+    return wrapped[-1] if wrapped else None
+
+
+_IN_TRACEBACK = re.compile(r"^(?:.*\s)?pipeline\.errors\.UserError: (.+)$", re.MULTILINE)
 
 
 def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
@@ -19,24 +61,3 @@ def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseExceptio
     for inner in nested:
         if isinstance(inner, BaseException):
             yield from _chain(inner, seen)
-
-
-_IN_TRACEBACK = re.compile(r"^(?:.*\s)?pipeline\.errors\.UserError: (.+)$", re.MULTILINE)
-
-
-def find_user_error(error: BaseException) -> UserError | None:
-    """The `UserError` within an exception that Ray has wrapped, or None.
-
-    Ray raises a subclass made of its own and the task's class, so the message has Ray's traceback in front:
-    the innermost plain `UserError` is the one to show. Where one error caused another in a worker, pickling has
-    dropped the cause, and only the traceback's text still tells of it.
-    """
-    chain = list(_chain(error, set()))
-    plain = [e for e in chain if type(e) is UserError]
-    if plain:
-        return plain[-1]
-    told = [match for e in chain for match in _IN_TRACEBACK.findall(str(e))]
-    if told:
-        return UserError(told[-1])
-    wrapped = [e for e in chain if isinstance(e, UserError)]
-    return wrapped[-1] if wrapped else None

@@ -1,6 +1,8 @@
 """The one way to open a path: any fsspec URL (`s3://`, `file://`, `memory://`, …) or plain path.
 
-Endpoint and credentials of S3 come as for every AWS tool (environment variables, `~/.aws`, instance role).
+The S3 endpoint and credentials come from where every AWS tool takes them: environment variables, `~/.aws`, or the
+instance role. fsspec is imported when the first path is opened, because option classes, which only name paths, must
+load fast.
 """
 
 import os
@@ -10,24 +12,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import uuid4
 
-import fsspec
-from fsspec import AbstractFileSystem
-from fsspec.asyn import AsyncFileSystem
-from fsspec.core import split_protocol
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 # Several S3-compatible servers refuse the checksums that AWS clients add by default since 2025.
 CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
 
 class StoredFile(NamedTuple):
-    """A listed file: `path` on its file system, `size` in bytes, `etag` and `mtime` ("" where the store has none)."""
+    """A listed file.
+
+    Attributes:
+        path: Path on its file system.
+        size: Size in bytes; 0 where the store does not tell.
+        etag: Entity tag; empty where the store has none.
+        mtime: Time of the last change as the store writes it; empty where the store has none.
+    """
 
     path: str
     size: int
@@ -35,47 +42,17 @@ class StoredFile(NamedTuple):
     mtime: str
 
 
-def _s3_options() -> dict[str, Any]:
-    """How we open S3. They travel with a pickled file system, so workers of other nodes have them too."""
-    client: dict[str, Any] = {"max_pool_connections": 64}
-    if _custom_endpoint():
-        for name in CHECKSUM_VARIABLES:
-            os.environ.setdefault(name, "when_required")
-            client[name.removeprefix("AWS_").lower()] = os.environ[name]
-    return {
-        "config_kwargs": client,
-        "max_concurrency": 1,  # an image is one GET, not HEAD + GET
-        "use_listings_cache": False,  # a listing is always today's
-    }
+def filesystem(url: str) -> tuple["AbstractFileSystem", str]:
+    """Return the file system of a URL, and the path on it.
 
-
-def _custom_endpoint() -> str | None:
-    """The S3 endpoint of the environment or the AWS profile; None where it is AWS's own."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return endpoint or _profile_endpoint(os.environ.get("AWS_PROFILE"), os.environ.get("AWS_CONFIG_FILE"))
-
-
-@lru_cache(maxsize=8)
-def _profile_endpoint(profile_name: str | None, config_file: str | None) -> str | None:
-    """The endpoint in the AWS configuration files; the arguments, which botocore reads itself, key the cache."""
-    from botocore.exceptions import BotoCoreError
-    from botocore.session import Session
-
-    try:
-        session = Session()
-        profile = session.get_scoped_config()
-        services = session.full_config.get("services", {}).get(profile.get("services"), {})
-        return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
-    except BotoCoreError as error:  # an AWS_PROFILE that does not exist
-        raise UserError(f"AWS configuration: {error}") from None
-
-
-def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path on it. Chained URLs (`zip://…::s3://…`) are plain keys here.
+    Chained URLs (`zip://…::s3://…`) are taken as plain keys.
 
     Raises:
-        UserError: the protocol is unknown or lacks its package.
+        UserError: The protocol is unknown or lacks its package.
     """
+    import fsspec
+    from fsspec.core import split_protocol
+
     protocol, _ = split_protocol(url)
     protocol = protocol or "file"
     try:
@@ -88,8 +65,43 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     return fsspec.filesystem(protocol, **options), kind._strip_protocol(url)
 
 
+def _s3_options() -> dict[str, Any]:
+    """Return the options of S3 file systems; they are pickled with the file system, so every node has them."""
+    client: dict[str, Any] = {"max_pool_connections": 64}
+    if _custom_endpoint():
+        for name in CHECKSUM_VARIABLES:
+            os.environ.setdefault(name, "when_required")
+            client[name.removeprefix("AWS_").lower()] = os.environ[name]
+    return {
+        "config_kwargs": client,
+        "max_concurrency": 1,  # reading an image is one GET, not HEAD + GET
+        "use_listings_cache": False,  # a nightly run must see the files of today
+    }
+
+
+def _custom_endpoint() -> str | None:
+    """Return the S3 endpoint of the environment or the AWS profile; None where it is AWS's own."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return endpoint or _profile_endpoint(os.environ.get("AWS_PROFILE"), os.environ.get("AWS_CONFIG_FILE"))
+
+
+@lru_cache(maxsize=8)
+def _profile_endpoint(profile_name: str | None, config_file: str | None) -> str | None:
+    """Return the endpoint in the AWS configuration files; the arguments, which botocore reads too, key the cache."""
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        session = Session()
+        profile = session.get_scoped_config()
+        services = session.full_config.get("services", {}).get(profile.get("services"), {})
+        return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+    except BotoCoreError as error:  # for example an AWS_PROFILE that does not exist
+        raise UserError(f"AWS configuration: {error}") from None
+
+
 def redact(url: str) -> str:
-    """The URL without user info and signed query, fit for a message, a log or a row."""
+    """Return the URL without user info and signed query, fit for a message, a log or a row."""
     if url.startswith(("abfs://", "abfss://")):
         return url  # container@account is no secret
     # A password may have "@", and an AWS secret pasted in its place "/"; digits after ":" are a port.
@@ -98,7 +110,7 @@ def redact(url: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """The URL with a relative plain path made absolute (workers have other working directories)."""
+    """Return the URL with a relative plain path made absolute: workers have other working directories."""
     if "://" in url:
         return url if url.endswith("://") else url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
@@ -109,43 +121,52 @@ Url = Annotated[str, AfterValidator(absolute)]
 
 
 def join(url: str, *parts: str) -> str:
-    """`url/part/part`, for any URL."""
+    """Return `url/part/part`, for any URL."""
     if url.endswith("://"):
         return url + "/".join(parts)
     return posixpath.join(url.rstrip("/") or "/", *parts)
 
 
 def is_local(url: str) -> bool:
-    """Whether it lies on a file system of this machine (which may be mounted from another)."""
-    return isinstance(filesystem(url)[0], LocalFileSystem)
+    """Tell whether a URL lies on a file system of this machine (which may be mounted from another)."""
+    return _is_local(filesystem(url)[0])
 
 
-def url_of(fs: AbstractFileSystem, path: str) -> str:
-    """The URL of a path; local files stay plain paths, which every tool opens."""
-    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+def _is_local(fs: "AbstractFileSystem") -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def url_of(fs: "AbstractFileSystem", path: str) -> str:
+    """Return the URL of a path; local files stay plain paths, which every tool opens."""
+    return path if _is_local(fs) else fs.unstrip_protocol(path)
 
 
 def read_bytes(url: str) -> bytes:
-    """The content of a file, in one request."""
+    """Read a file, in one request."""
     fs, path = filesystem(url)
     return fs.cat_file(path)
 
 
-def read_text(url: str, *, what: str) -> str:
-    """The text of a file that the user named, with a clear error in place of any failure.
+def read_text(url: str, *, noun: str) -> str:
+    """Read a text file that the user named, with a clear error in place of any failure.
 
     Args:
-        url: where it lies.
-        what: what it is for the user, as in "class file".
+        url: The file.
+        noun: What the file is to the user, as in "class file".
+
+    Raises:
+        UserError: It cannot be read.
     """
-    with friendly_errors(url, f"cannot read the {what}"):
+    with friendly_errors(url, f"cannot read the {noun}"):
         return read_bytes(url).decode("utf-8")
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file atomically: a reader sees the whole file or none, also when the writer is killed."""
+    """Write a file atomically: a reader sees the whole file or none, even when the writer is killed."""
+    from fsspec.asyn import AsyncFileSystem
+
     fs, path = filesystem(url)
-    if isinstance(fs, LocalFileSystem):
+    if _is_local(fs):
         _write_local(path, data)
     else:
         if not isinstance(fs, AsyncFileSystem):  # object stores have no folders, and s3fs would make the bucket
@@ -156,7 +177,7 @@ def write_bytes(url: str, data: bytes) -> None:
 def upload(local: Path, url: str) -> None:
     """Copy a local file to storage, atomically."""
     fs, path = filesystem(url)
-    if isinstance(fs, LocalFileSystem):
+    if _is_local(fs):
         write_bytes(url, local.read_bytes())
     else:
         fs.put_file(str(local), path)
@@ -177,20 +198,20 @@ def _write_local(path: str, data: bytes) -> None:
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder lies there."""
+    """Tell whether a file or folder exists."""
     fs, path = filesystem(url)
     return fs.exists(path)
 
 
 def remove(url: str) -> None:
-    """Remove a file; none there is fine."""
+    """Remove a file, if it exists."""
     fs, path = filesystem(url)
     with suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
 def list_files(url: str) -> list[StoredFile]:
-    """Every file below a folder (or those that a glob names), ordered by path. Nothing there: an empty list."""
+    """List every file below a folder, or the files that a glob names, ordered by path; an empty list if none."""
     fs, path = filesystem(url)
     if any(c in path for c in "*?[") and not fs.exists(path):
         found = fs.glob(path, detail=True)
@@ -208,10 +229,10 @@ def _stored_file(info: dict[str, Any]) -> StoredFile:
 
 
 def check_writable(url: str) -> None:
-    """Write and remove a small file there.
+    """Write and remove a small file below a folder.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The folder cannot be written to.
     """
     probe = join(url, f".segpipe-can-write-{os.getpid()}")
     with friendly_errors(url, "cannot write to the output"):
@@ -221,7 +242,7 @@ def check_writable(url: str) -> None:
 
 @contextmanager
 def friendly_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn whatever a store raises into one line that names the URL, and the setting to look at."""
+    """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at."""
     try:
         yield
     except UserError:
@@ -231,12 +252,12 @@ def friendly_errors(url: str, problem: str) -> Iterator[None]:
 
 
 def _without_secrets(text: str) -> str:
-    """The text with the URLs in it redacted: HTTP libraries quote the whole, signature included."""
+    """Redact the URLs in a text: HTTP libraries quote them whole, signature included."""
     return re.sub(r"\w[\w+.-]*://[^\s'\"<>)]+", lambda match: redact(match[0]), text)
 
 
 def explain(error: BaseException) -> str:
-    """One line on why a store failed, without its stack."""
+    """Say in one line why a store failed."""
     kind = type(error).__name__
     text = _without_secrets(" ".join(str(error).split()))
     if isinstance(error, FileNotFoundError):

@@ -52,7 +52,7 @@ def assert_one_line(error: BaseException, *parts: str) -> None:
 def put_card(url: str, **changes: object) -> None:
     """The bundle's card with some fields set by hand."""
     place = storage.join(url, "card.json")
-    content = json.loads(storage.read_text(place, what="card")) | changes
+    content = json.loads(storage.read_text(place, noun="card")) | changes
     storage.write_bytes(place, json.dumps(content).encode())
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline import cli
-from pipeline.bulk.config import SegmentConfig
+from pipeline import __version__, cli
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.errors import UserError, find_user_error
-from pipeline.training.config import TrainConfig
+from pipeline.training.segmentation.config import TrainConfig
 
 
 class _Strict(BaseModel):
@@ -106,6 +106,14 @@ def test_the_configuration_file_may_come_anywhere_and_in_either_form(yaml_file, 
     assert parse("--place", "p", *arguments) == Config(name="x", batch_size=7, place="p")
 
 
+def test_a_recipe_is_beaten_by_the_configuration_file_option_by_option(tmp_path: Path, yaml_file) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: recipe\nbatch_size: 7\ngroup: {steps: 2, learning_rate: 0.3}\n")
+    config = yaml_file("name: file\ngroup: {learning_rate: 0.2}\n")
+    found = cli.parse(Config, ["--config", config, "--group.steps", "9"], description="", recipe=str(recipe))
+    assert (found.name, found.batch_size, found.group.learning_rate, found.group.steps) == ("file", 7, 0.2, 9)
+
+
 def test_an_empty_configuration_file_says_nothing(yaml_file) -> None:
     assert parse("--config", yaml_file("# nothing\n"), "--name", "x") == Config(name="x")
 
@@ -161,8 +169,8 @@ def test_model_options_have_the_types_of_yaml() -> None:
     ("arguments", "message"),
     [
         (["--nmae", "x"], "unknown option --nmae; did you mean --name?"),
-        (["--name", "x", "--batch-sise", "3"], "unknown option --batch_sise; did you mean --batch_size?"),
-        (["--name", "x", "--batch", "3"], "unknown option --batch; did you mean --batch_size?"),  # no abbreviations
+        (["--name", "x", "--batch-sise", "3"], "unknown option --batch-sise; did you mean --batch-size?"),
+        (["--name", "x", "--batch", "3"], "unknown option --batch; did you mean --batch-size?"),  # no abbreviations
         (["--name", "x", "--group.stepz=3"], "unknown option --group.stepz; did you mean --group.steps?"),
         (["--name", "x", "--confg", "f"], "unknown option --confg; did you mean --config?"),
         (["--name", "x", "--zzz", "3"], "unknown option --zzz; see --help"),
@@ -182,11 +190,11 @@ def test_missing_options_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "many"], r"--batch_size: Input should be a valid integer.* \(got 'many'\)"),
+        (["--batch-size", "many"], r"--batch-size: Input should be a valid integer.* \(got 'many'\)"),
         (["--group.steps", "0"], r"--group.steps: Input should be greater than or equal to 1 \(got '0'\)"),
         (["--group.size", "5,4"], r"--group: size: wider than high"),
         (["--group.size", "5"], r"--group.size"),
-        (["--batch-size"], r"--batch_size: expected one argument \(see --help\)"),
+        (["--batch-size"], r"--batch-size: expected one argument \(see --help\)"),
         (["stray"], r"unrecognized arguments: stray \(see --help\)"),
         (["--config"], r"--config needs a file"),
     ],
@@ -200,7 +208,7 @@ def test_all_wrong_values_are_told_at_once() -> None:
     message = refusal("--batch-size", "a", "--group.steps", "b")
     assert [part.split(":")[0].split(" ")[0] for part in message.split("; ")] == [
         "--name",
-        "--batch_size",
+        "--batch-size",
         "--group.steps",
     ]
 
@@ -245,8 +253,15 @@ def field_names(kind: type[BaseModel], prefix: str = "--") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             names += field_names(field.annotation, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
+            names.append((prefix + name).replace("_", "-"))
     return names
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"segpipe {__version__}\n"
 
 
 @pytest.mark.parametrize("kind", [Config, TrainConfig, SegmentConfig])

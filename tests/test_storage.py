@@ -165,7 +165,7 @@ def test_removing_what_is_not_there_is_fine(folder: str) -> None:
 def test_reading_what_is_not_there_says_so(folder: str) -> None:
     url = storage.join(folder, "none.yaml")
     with pytest.raises(UserError) as error:
-        storage.read_text(url, what="class file")
+        storage.read_text(url, noun="class file")
     assert _message(error) == f"cannot read the class file {url}: it does not exist"
 
 
@@ -173,7 +173,7 @@ def test_text_that_is_not_utf8_says_so(folder: str) -> None:
     url = storage.join(folder, "latin.yaml")
     storage.write_bytes(url, "Gebäude".encode("latin-1"))
     with pytest.raises(UserError, match=r"cannot read the class file .*utf-8") as error:
-        storage.read_text(url, what="class file")
+        storage.read_text(url, noun="class file")
     assert url in _message(error)
 
 
@@ -333,14 +333,14 @@ def test_wrong_credentials_are_said_to_be_denied(
 def test_no_credentials_names_the_variables(swift: SwiftServer, no_aws: pytest.MonkeyPatch) -> None:
     no_aws.setenv("AWS_ENDPOINT_URL", swift.endpoint)
     with pytest.raises(UserError, match=r"no AWS credentials found .*AWS_ACCESS_KEY_ID") as error:
-        storage.read_text("s3://test-bucket/x", what="class file")
+        storage.read_text("s3://test-bucket/x", noun="class file")
     _message(error)
 
 
 def test_an_endpoint_that_nobody_serves_is_named(s3: str, aws: pytest.MonkeyPatch, closed_endpoint: str) -> None:
     aws.setenv("AWS_ENDPOINT_URL", closed_endpoint)
     with pytest.raises(UserError, match=r"cannot reach the store .*AWS_ENDPOINT_URL") as error:
-        storage.read_text(f"{s3}/classes.yaml", what="class file")
+        storage.read_text(f"{s3}/classes.yaml", noun="class file")
     assert closed_endpoint in _message(error)
 
 

@@ -1,4 +1,4 @@
-"""Fetching and decoding a shard's images: every one ends as pixels or as an error with stage, class and message."""
+"""Fetching and decoding a shard's images: each ends as pixels, or as an error with stage, class and message."""
 
 import hashlib
 import time
@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.bulk.listing import NO_ROW, read_rows
+from pipeline.bulk.table_input import NO_ROW, read_table_images
 from pipeline.data.images import DecodedImage, ImageError, decode_image
-from pipeline.errors import UserError
-from pipeline.predict.segmenter import NotFiniteError
+from pipeline.errors import ImageFault, UserError
 
-# A shard of at least this many images of which none can be fetched is a store that fails, not bad images.
+# If none of at least so many images in a shard can be fetched, the store fails, not the images.
 TOO_MANY_TO_BE_CHANCE = 4
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -24,7 +23,7 @@ Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @dataclass
 class Failure:
-    """Why an image has no result."""
+    """Why an image has no result: the stage that failed, the class of the error, and its message."""
 
     stage: str
     error_class: str
@@ -32,22 +31,31 @@ class Failure:
 
     @staticmethod
     def of(stage: str, error: BaseException) -> "Failure":
-        ours = isinstance(error, (ImageError, NotFiniteError))  # their messages are whole sentences
-        return Failure(stage, type(error).__name__, (str(error) if ours else storage.explain(error))[:500])
+        """Return the failure that an error is."""
+        message = str(error) if isinstance(error, ImageFault) else storage.explain(error)
+        return Failure(stage, type(error).__name__, message[:500])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of the image's row."""
+        return {"error_stage": self.stage, "error_class": self.error_class, "error_message": self.message}
 
 
 @dataclass
 class Fetched:
-    """An image of a shard, or why it could not be had.
+    """An image of a shard, or why it could not be fetched and decoded.
 
     Attributes:
-        truth: the plan's.
-        sha256: of the encoded bytes; None where they could not be fetched.
-        width, height: of the stored pixels; None where they could not be decoded.
+        truth: Ground truth in the form of the plan.
+        failure: Why the image has no result; None so far.
+        sha256: SHA-256 of the encoded bytes; None if they could not be fetched.
+        width: Width of the stored pixels; None if they could not be decoded.
+        height: Height of the stored pixels; None if they could not be decoded.
         pixels: uint8 [h, w, 3], upright.
-        prepared: the pixels that the network is shown.
+        prepared: The network's input.
         orientation: EXIF orientation of the stored pixels.
-        fetch_ms, decode_ms: milliseconds.
+        fetch_ms: Milliseconds that fetching took.
+        decode_ms: Milliseconds that decoding took.
     """
 
     truth: str | None = None
@@ -68,13 +76,13 @@ def fetch_shard(
     """Fetch and decode the images of a shard, in its order.
 
     Args:
-        images: rows of the plan.
-        pool: threads to fetch and decode on.
-        max_pixels: larger images fail.
-        prepare: what the network is shown of an image.
+        images: Rows of the plan.
+        pool: Threads to fetch and decode on.
+        max_pixels: Larger images fail.
+        prepare: Makes the network's input from an upright image.
 
     Raises:
-        UserError: not one image could be fetched, for a reason that lies with the store.
+        UserError: No image of the shard could be fetched, for a reason that lies with the store.
     """
     tables = {image["uri"] for image in images if image["row"] != NO_ROW}
     rows = {uri: _read_table(uri, images) for uri in sorted(tables)}
@@ -84,14 +92,14 @@ def fetch_shard(
     if len(lost) == len(images) >= TOO_MANY_TO_BE_CHANCE:
         raise UserError(
             f"none of the {len(images)} images of a shard can be fetched: {storage.redact(images[0]['uri'])}: "
-            f"{lost[0].message}. When the store answers again, the same command goes on"
+            f"{lost[0].message}. When the store answers again, the same command resumes the run"
         )
     return results
 
 
 def _read_table(uri: str, images: list[dict[str, Any]]) -> dict[int, bytes | None] | Failure:
     try:
-        return read_rows(uri, [image["row"] for image in images if image["uri"] == uri])
+        return read_table_images(uri, [image["row"] for image in images if image["uri"] == uri])
     except Exception as error:  # whatever the store or the Parquet file raises belongs to these rows
         return Failure.of("fetch", error)
 

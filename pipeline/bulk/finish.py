@@ -1,6 +1,5 @@
-"""The end of a run: check the rows, compact the files, derive the reports, write the manifest last."""
+"""The end of a run: check the rows, compact the files, derive the report, write the manifest last."""
 
-import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -12,46 +11,53 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
-import ray
 
-from pipeline import cluster, storage
-from pipeline.bulk.kind import Kind
+from pipeline import parquet, storage
+from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import MANIFEST
 from pipeline.bulk.quarantine import MARKS
 from pipeline.bulk.results import THREADS, footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
-from pipeline.bulk.segmentation.tables import Totals, totals_of
 from pipeline.bulk.shards import IMAGES, part_name, parts
 from pipeline.bulk.write import ROW_GROUP, write_part
 from pipeline.report.page import draw_page
 
-TARGET_BYTES = 256 * 2**20  # of pictures in a file: what query engines like
+TARGET_BYTES = 256 * 2**20  # of pictures in a file: the size that query engines like
 ERRORS_SHOWN = 50
 PAGE = "report.html"
 SHEET = "sheet.png"
 
 
-def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: Kind) -> None:
-    """Finish a run of which every shard is written. Killed half-way, it can be done again."""
+def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: RunKind) -> None:
+    """Finish a run whose shards are all written. If it is killed half-way, it can be done again.
+
+    Args:
+        run: Folder of the run.
+        run_id: Name of the run.
+        plan: Its plan.
+        schema: Schema of its table `images`.
+        kind: Kind of the run.
+    """
     _remove_compacted(run)
     if plan.num_rows == 0:  # a night without news: readers still find the columns
-        write_part(run, part_name(0), schema.empty_table(), schema)
+        write_part(run, part_name(0), schema.empty_table())
     files = check_rows(run, plan)
     if len(files) > 1:
         _compact(run, files, schema)
         files = check_rows(run, plan)
     images = open_images(run, list(files))
-    totals = totals_of(images)
     report = kind.report(run, list(files), images)
     store_tables(run, report.tables)
     if report.sheet:
         storage.write_bytes(storage.join(run, SHEET), report.sheet)
-    facts = _facts(totals, kind)
+    is_error = pyarrow.dataset.field("status") == "error"
+    counts = {"images": images.count_rows(), "errors": images.count_rows(filter=is_error)}
+    columns = ["image_id", "error_stage", "error_class", "error_message"]
     page = draw_page(
         run_id=run_id,
-        facts=facts,
-        tables=report.shown,
-        errors=_errors(images),
+        facts=_facts(counts, kind),
+        tables=report.page_tables,
+        errors=images.scanner(columns=columns, filter=is_error).head(ERRORS_SHOWN).to_pylist(),
         sheet=report.sheet,
         caption=report.caption,
     )
@@ -60,8 +66,7 @@ def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: Ki
     manifest = {
         "run_id": run_id,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "images": totals.images,
-        "errors": totals.errors,
+        **counts,
         "files": [{"path": name, "rows": rows} for name, rows in files.items()],
         "tables": [f"{name}/{name}.parquet" for name in report.tables],
         "report": PAGE,
@@ -74,19 +79,17 @@ def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: Ki
 def store_tables(folder: str, tables: dict[str, pa.Table]) -> None:
     """Write each table as `<folder>/<name>/<name>.parquet`."""
     for name, table in tables.items():
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        storage.write_bytes(storage.join(folder, name, f"{name}.parquet"), buffer.getvalue())
+        parquet.write_table(storage.join(folder, name, f"{name}.parquet"), table)
 
 
 def check_rows(run: str, plan: pa.Table) -> dict[str, int]:
     """Compare the ids in the files with the plan, in order.
 
     Returns:
-        Rows of each file, in the order of shards.
+        The number of rows of each file, in the order of shards.
 
     Raises:
-        RuntimeError: a shard is missing or doubled, or a file holds other rows than the plan.
+        RuntimeError: A shard is missing or doubled, or a file holds other rows than the plan.
     """
     files = dict(sorted(parts(run).items(), key=lambda item: item[1].start))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -100,7 +103,7 @@ def check_rows(run: str, plan: pa.Table) -> dict[str, int]:
 
 
 def _remove_compacted(run: str) -> None:
-    """Remove files that a larger file holds too: compaction was interrupted between writing and removing."""
+    """Remove files whose rows a larger file holds too, because a compaction was interrupted before it removed them."""
     found = parts(run)
     for name, shards in found.items():
         if any(set(shards) < set(other) for other in found.values()):
@@ -111,17 +114,18 @@ def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
     """Merge neighbouring small files up to `TARGET_BYTES` of pictures, in parallel."""
     found = parts(run)
     groups = [group for group in _groups(run, list(files)) if len(group) > 1]
-    spans = [(found[group[0]].start, found[group[-1]].stop - 1) for group in groups]
-    if len(groups) == 1:  # done sooner than a task would start
-        _merge(run, groups[0], *spans[0], schema)
-    elif groups:
+    calls = [(run, group, found[group[0]].start, found[group[-1]].stop - 1, schema) for group in groups]
+    if len(calls) == 1:  # merged sooner than a task would start
+        _merge(*calls[0])
+    elif calls:
+        from pipeline import cluster
+
         cluster.connect()
-        merge = ray.remote(num_cpus=1)(_merge)
-        ray.get([merge.remote(run, group, *span, schema) for group, span in zip(groups, spans, strict=True)])
+        list(cluster.map_tasks(_merge, calls, unit="files"))
 
 
 def _groups(run: str, files: list[str]) -> Iterator[list[str]]:
-    """Cut by the pictures' bytes, which depend on the rows alone: a file's size depends on its timings too."""
+    """Cut files into groups by the bytes of their pictures, which depend on the rows alone, unlike timings."""
     sizes = [_picture_bytes(footer) for footer in footers(run, files)]
     group: list[str] = []
     total = 0
@@ -163,16 +167,11 @@ def _remove_marks(run: str) -> None:
         fs.rm_file(file.path)
 
 
-def _errors(images: pa.dataset.Dataset) -> list[dict[str, Any]]:
-    columns = ["image_id", "error_stage", "error_class", "error_message"]
-    return images.scanner(columns=columns, filter=pa.dataset.field("status") == "error").head(ERRORS_SHOWN).to_pylist()
-
-
-def _facts(totals: Totals, kind: Kind) -> dict[str, Any]:
+def _facts(counts: dict[str, int], kind: RunKind) -> dict[str, Any]:
     card = kind.card
     return {
-        "images": f"{totals.images:,} from {storage.redact(kind.config.images)}",
-        "errors": f"{totals.errors:,}",
+        "images": f"{counts['images']:,} from {storage.redact(kind.config.images)}",
+        "errors": f"{counts['errors']:,}",
         "model": f"{card.architecture}, fingerprint {card.fingerprint[:16]}",
         "trained": card.created,
     }

@@ -1,4 +1,4 @@
-"""What the bulk engine needs to know of that which it computes: one engine, several kinds of runs."""
+"""The interface between the bulk engine and a kind of run: segmentation, localization."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,75 +11,86 @@ from numpy.typing import NDArray
 from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.listing import InputImage
-from pipeline.bundle import Card
+from pipeline.card import Card
 from pipeline.data.classes import Classes
 
 
-class Model(Protocol):
-    """A trained model in a predictor's process."""
+class ImagePredictor(Protocol):
+    """A trained model on the device of a predictor's process."""
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The pixels that the network is shown, of an upright image [height, width, 3]; runs in a fetching thread."""
+        """Return the network's input for an upright image [height, width, 3]; called in fetching threads."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Any]:
-        """A result for each of some prepared images of one shape; `truths` are those of the plan."""
+        """Return a result for each of some prepared images of one shape; `truths` are those of the plan."""
 
     def columns(self, fetched: Fetched, result: Any) -> dict[str, Any]:
-        """A result as columns of the kind's `predicted`."""
+        """Return a result as columns of the run kind's `predicted`."""
 
 
-class Report(NamedTuple):
+class RunReport(NamedTuple):
     """What is derived from the rows of a finished run.
 
     Attributes:
-        tables: by name, as they are stored.
-        shown: heading -> table of the page.
-        sheet: PNG; empty for none.
-        caption: of the sheet.
+        tables: Report tables by name, as they are stored.
+        page_tables: Tables of the page by heading.
+        sheet: PNG of some rows as pictures; empty for none.
+        caption: Caption of the sheet.
     """
 
     tables: dict[str, pa.Table]
-    shown: dict[str, pa.Table]
+    page_tables: dict[str, pa.Table]
     sheet: bytes
     caption: str
 
 
-class Kind(Protocol):
-    """A kind of bulk run, with its configuration. Travels to actors and tasks."""
+class RunKind(Protocol):
+    """A kind of bulk run with its configuration; it is pickled to actors and tasks.
+
+    The module of an implementation imports no PyTorch, DuckDB or matplotlib: writers import it too. `load_predictor`
+    and `report` import what they need.
+    """
 
     @property
-    def config(self) -> BulkConfig: ...
+    def config(self) -> BulkConfig:
+        """Configuration of the run."""
 
     @property
     def card(self) -> Card:
-        """Of the model."""
+        """Card of the model."""
 
     @property
     def classes(self) -> Classes:
-        """Of what is compared: the model's, or the same under other label values."""
+        """Classes of the model, with the label values of the ground truth."""
 
     @property
     def predicted(self) -> pa.Schema:
-        """What a predictor hands on, a row per image: `PREDICTED` and its own columns."""
+        """Schema of a predictor's output, one row per image: `PREDICTED` and columns of this kind."""
 
-    def schema(self, run: dict[str, Any]) -> pa.Schema:
-        """Of `images`, with `run` in its metadata."""
+    def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
+        """Return the schema of the table `images`, with some metadata of the run."""
 
     def truth(self, images: list[InputImage]) -> list[str | None]:
-        """What is known of each image, as a text for the plan.
+        """Return the ground truth of each image, as a text for the plan; None where there is none.
 
         Raises:
-            UserError: it cannot be read, or is of none of the images.
+            UserError: The ground truth cannot be read, or belongs to none of the images.
         """
 
-    def load(self) -> Model:
-        """The model, on this process's device."""
+    def load_predictor(self) -> ImagePredictor:
+        """Load the model onto this process's device."""
 
     def refine(self, predicted: Any) -> Any:
-        """Stages of a Ray data set between predictors and writers."""
+        """Append the stages between predictors and writers to a Ray data set of predicted blocks."""
 
     def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
-        """The columns of `images` that are the kind's own, of an image that was predicted."""
+        """Return the columns of `images` that belong to this kind, for a predicted image."""
 
-    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> Report:
-        """What is derived from the rows."""
+    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> RunReport:
+        """Derive the report from the rows of a run.
+
+        Args:
+            run: Folder of the run.
+            files: Files of its rows below that folder, in order.
+            images: The rows.
+        """

@@ -1,4 +1,7 @@
-"""The predictor actors: a shard's number in, its images predicted out."""
+"""The predictor actors: the number of a shard goes in, its predicted images come out.
+
+PyTorch is imported by the kind's predictor, in the actor: the driver, which names this class, needs none.
+"""
 
 import threading
 import time
@@ -6,58 +9,56 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline.bulk.fetch import Failure, Fetched, fetch_shard
-from pipeline.bulk.kind import Kind
-from pipeline.bulk.plan import read_plan
+from pipeline.bulk.kind import RunKind
+from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.quarantine import Quarantine
-from pipeline.bulk.shards import shard_of
-from pipeline.predict.segmenter import micro_batches
+from pipeline.predict.batches import micro_batches
 
-Predictions = dict[int, tuple[Any, float]]  # position -> result and milliseconds
+Predictions = dict[int, tuple[Any, float]]  # position in the shard -> result and milliseconds
 
 
-class Predictor:
+class ShardPredictor:
     """Predicts shards. Ray calls it from two threads: one shard is fetched while the other is computed.
 
     Args:
-        kind: of the run.
-        run: folder of the run.
+        kind: Kind of the run.
+        plan: Plan of the run.
+        quarantine: Marks of the run.
     """
 
-    def __init__(self, *, kind: Kind, run: str):
-        torch.set_num_threads(kind.config.scaling.cpus_per_actor)
-        self._model = kind.load()
+    def __init__(self, *, kind: RunKind, plan: PlanReader, quarantine: Quarantine):
+        self._predictor = kind.load_predictor()
         self._schema = kind.predicted
         self._config = kind.config
-        self._plan = read_plan(run)
+        self._plan = plan
         self._pool = ThreadPoolExecutor(kind.config.scaling.fetch_threads)
         self._computing = threading.Lock()
-        self._quarantine = Quarantine(run)
+        self._quarantine = quarantine
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        (shard,) = batch["shard"]
-        images, first = shard_of(self._plan, int(shard))
-        suspects = self._quarantine.begin(int(shard))
+        """Predict the images of one shard; the result has one row per image, with the kind's `predicted` schema."""
+        shard = int(batch["shard"][0])
+        images, first = self._plan.shard(shard)
+        suspects = self._quarantine.begin(shard)
         if suspects is None:
             fetched = self._fetch(images)
             with self._computing:
                 predictions = self._predict(fetched)
         else:
-            fetched, predictions = self._one_by_one(int(shard), images, suspects)
-        rows = [
-            _row(image, fetched[i]) | {"shard": int(shard), "position": first + i} for i, image in enumerate(images)
-        ]
+            fetched, predictions = self._one_by_one(shard, images, suspects)
+        rows = [_row(image, fetched[i]) | {"shard": shard, "position": first + i} for i, image in enumerate(images)]
         for i, (result, milliseconds) in predictions.items():
-            rows[i] |= self._model.columns(fetched[i], result) | {"t_infer_ms": milliseconds}
+            rows[i] |= self._predictor.columns(fetched[i], result) | {"t_infer_ms": milliseconds}
         return pa.Table.from_pylist(rows, schema=self._schema)
 
     def _fetch(self, images: list[dict[str, Any]]) -> list[Fetched]:
-        return fetch_shard(images, self._pool, max_pixels=self._config.max_image_pixels, prepare=self._model.prepare)
+        max_pixels = self._config.max_image_pixels
+        return fetch_shard(images, self._pool, max_pixels=max_pixels, prepare=self._predictor.prepare)
 
     def _predict(self, fetched: list[Fetched]) -> Predictions:
-        """Position -> prediction and milliseconds, of all images that can be predicted; the others fail."""
+        """Predict all images that can be predicted; the others get a failure."""
         usable = [i for i, f in enumerate(fetched) if f.prepared is not None]
         shapes = [fetched[i].prepared.shape for i in usable]  # type: ignore[union-attr]
         predictions: Predictions = {}
@@ -77,14 +78,14 @@ class Predictor:
     def _timed(self, members: list[int], fetched: list[Fetched]) -> Predictions:
         start = time.perf_counter()
         prepared = [fetched[i].prepared for i in members]
-        results = self._model(prepared, [fetched[i].truth for i in members])  # type: ignore[arg-type]
+        results = self._predictor(prepared, [fetched[i].truth for i in members])  # type: ignore[arg-type]
         each = 1000 * (time.perf_counter() - start) / len(members)
         return {i: (result, each) for i, result in zip(members, results, strict=True)}
 
     def _one_by_one(
         self, shard: int, images: list[dict[str, Any]], suspects: dict[int, int]
     ) -> tuple[list[Fetched], Predictions]:
-        """A shard that has killed its process before: image by image, leaving out the ones that did it."""
+        """Predict a shard that has ended its process before, image by image, without the images that did it."""
         fetched: list[Fetched] = []
         predictions: Predictions = {}
         for i, image in enumerate(images):
@@ -111,11 +112,4 @@ def _row(image: dict[str, Any], fetched: Fetched) -> dict[str, Any]:
         "t_fetch_ms": fetched.fetch_ms,
         "t_decode_ms": fetched.decode_ms,
     }
-    if fetched.failure is not None:
-        failure = fetched.failure
-        row |= {
-            "error_stage": failure.stage,
-            "error_class": failure.error_class,
-            "error_message": failure.message,
-        }
-    return row
+    return row if fetched.failure is None else row | fetched.failure.columns

@@ -1,8 +1,8 @@
-"""Images that kill the process which computes them: found out, and left out as error rows.
+"""Images that kill the process that computes them are identified and become error rows.
 
-Ray retries a task whose process died for ever, and tells nobody which image it was. So a predictor leaves a
-mark on storage before it computes a shard. Where marks without a result have piled up, the shard is computed
-image by image with a mark for each, and an image that was marked by process after process is convicted.
+Ray retries a task whose process died for ever, and does not say which image it was. So a predictor leaves a mark on
+storage before it computes a shard. Once marks without a result have piled up, the shard is computed image by image with
+a mark for each, and an image whose mark process after process has left behind is convicted.
 """
 
 import uuid
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pipeline import storage
 
 MARKS = "_run/attempts"
-# Drivers, nodes and networks die too: neither bound is 1.
+# Drivers, nodes and networks die too, so neither bound is 1.
 ATTEMPTS_BEFORE_CARE = 3
 DEATHS_TO_CONVICT = 2
 
@@ -22,7 +22,7 @@ class Quarantine:
     """The marks of a run.
 
     Args:
-        run: folder of the run.
+        run: Folder of the run.
     """
 
     def __init__(self, run: str):
@@ -32,7 +32,8 @@ class Quarantine:
         """Mark an attempt at a shard.
 
         Returns:
-            None where the shard may be computed as a whole; else how many processes each image has ended.
+            None if the shard may be computed as a whole; otherwise the number of processes that each of its images
+            has ended.
         """
         folder = storage.join(self._marks, f"{shard:05d}")
         with storage.friendly_errors(folder, "cannot list"):
@@ -45,7 +46,7 @@ class Quarantine:
 
     @staticmethod
     def convicted(deaths: int) -> bool:
-        """Whether an image with so many deaths is left out."""
+        """Tell whether an image that ended so many processes is left out."""
         return deaths >= DEATHS_TO_CONVICT
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Reading a run's rows: as a whole for columns of numbers, by row group for the masks."""
+"""Reading a run's rows: whole columns for numbers, single row groups for masks."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ THREADS = 16
 
 
 class RowGroup(NamedTuple):
-    """A row group of a file of a run; `rows` of them."""
+    """A row group of a file of a run, and its number of rows."""
 
     file: str
     group: int
@@ -22,32 +22,32 @@ class RowGroup(NamedTuple):
 
 
 def open_images(run: str, files: Sequence[str]) -> pa.dataset.Dataset:
-    """The rows of a run as a pyarrow data set, in the order of the plan.
+    """Open the rows of a run as a pyarrow data set, in the order of the plan.
 
     Args:
-        run: its folder.
-        files: paths in it, in order.
+        run: Folder of the run.
+        files: Paths below that folder, in order.
     """
     fs, path = storage.filesystem(run)
     return pa.dataset.dataset([f"{path}/{name}" for name in files], filesystem=fs, format="parquet")
 
 
 def read_file(run: str, name: str, columns: list[str] | None = None) -> pa.Table:
-    """A file of a run, or some of its columns."""
+    """Read a file of a run, or some of its columns."""
     fs, path = storage.filesystem(storage.join(run, name))
     with fs.open(path, "rb") as file:
         return pq.ParquetFile(file).read(columns=columns)
 
 
 def read_group(run: str, group: RowGroup, columns: list[str]) -> list[dict[str, Any]]:
-    """The rows of a row group."""
+    """Read the rows of a row group."""
     fs, path = storage.filesystem(storage.join(run, group.file))
     with fs.open(path, "rb") as file:
         return pq.ParquetFile(file).read_row_group(group.group, columns=columns).to_pylist()
 
 
 def footers(run: str, files: Sequence[str]) -> list[pq.FileMetaData]:
-    """The metadata of each file."""
+    """Read the metadata of some files of a run."""
 
     def read(name: str) -> pq.FileMetaData:
         fs, path = storage.filesystem(storage.join(run, name))
@@ -59,7 +59,7 @@ def footers(run: str, files: Sequence[str]) -> list[pq.FileMetaData]:
 
 
 def row_groups(run: str, files: Sequence[str]) -> list[RowGroup]:
-    """The row groups of a run, in the order of the plan."""
+    """List the row groups of a run, in the order of the plan."""
     return [
         RowGroup(name, group, footer.row_group(group).num_rows)
         for name, footer in zip(files, footers(run, files), strict=True)
@@ -68,12 +68,13 @@ def row_groups(run: str, files: Sequence[str]) -> list[RowGroup]:
 
 
 def take(run: str, files: Sequence[str], positions: Sequence[int], columns: list[str]) -> list[dict[str, Any]]:
-    """Rows by position, reading only their row groups.
+    """Read rows by position, and only the row groups that hold them.
 
     Args:
-        run, files: as for `open_images`.
-        positions: ascending.
-        columns: to read.
+        run: Folder of the run.
+        files: Paths below that folder, in order.
+        positions: Positions in the plan, ascending.
+        columns: Columns to read.
     """
     found: list[dict[str, Any]] = []
     first = 0

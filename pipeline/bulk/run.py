@@ -1,83 +1,105 @@
-"""A bulk run from the driver: plan, stream through predictors and writers, finish. Resumes by itself."""
+"""A bulk run from the driver: plan, stream through predictors and writers, finish. A repeated command resumes it."""
 
-import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
-from tqdm import tqdm
 
-from pipeline import cluster, storage
+from pipeline import storage
 from pipeline.bulk import plan as planning
-from pipeline.bulk.config import Scaling
 from pipeline.bulk.finish import finish
-from pipeline.bulk.kind import Kind
-from pipeline.bulk.predict import Predictor
+from pipeline.bulk.kind import RunKind
 from pipeline.bulk.results import read_file
 from pipeline.bulk.shards import parts
-from pipeline.bulk.write import ShardWriter
 
 
-def run_bulk(kind: Kind) -> str | None:
-    """Compute a run, or go on with the one that lies in the output.
+def run_bulk(kind: RunKind) -> str | None:
+    """Compute a run, or resume the one in the output.
 
     Args:
-        kind: what is computed, and its configuration.
+        kind: What is computed, and its configuration.
 
     Returns:
-        the folder of the finished run; None after a dry run.
+        The folder of the finished run; None after a dry run.
 
     Raises:
-        UserError: anything that the user has to mend, where possible before a worker starts.
+        UserError: The user has to change something; raised before a worker starts where possible.
     """
     config = kind.config
-    what = planning.identity(config, kind.card, kind.classes)
-    run_id = config.run_id or planning.default_run_id(what, kind.card)
+    identity = planning.run_identity(config, kind.card, kind.classes)
+    run_id = config.run_id or planning.default_run_id(identity, kind.card)
     run = storage.join(config.output, f"run_id={run_id}")
-    plan = planning.existing_plan(run, what)
+    plan = planning.existing_plan(run, identity)
     if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
-        print(f"{storage.redact(run)} is complete already; --run-id NAME starts another run, --since {run} an update")
+        place = storage.redact(run)
+        print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
         return run
-    fresh = plan is None
-    if plan is None:
-        if not config.dry_run:
-            storage.check_writable(config.output)
-        plan = planning.make_plan(config, kind.truth)
-    print(describe_plan(plan, run))
     if config.dry_run:
+        plan = planning.make_plan(config, planning.list_wanted(config), kind.truth) if plan is None else plan
+        print(format_plan(plan, run))
         return None
+    if plan is None:
+        storage.check_writable(config.output)
+        plan = _plan_beside_ray(kind, run, identity)
+    print(format_plan(plan, run))
     if plan.num_rows == 0:
         print("nothing to do: no image is new, changed or failed")
-    if fresh:
-        planning.store_plan(run, plan, what)
     done = {shard for shards in parts(run).values() for shard in shards}
     left = sorted(set(plan["shard"].unique().to_pylist()) - done)
-    schema = kind.schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | what)
+    schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
     if left:
         if done:
             print(f"resuming: {len(done)} shards are done, {len(left)} left")
-        cluster.connect(ray_logs=config.scaling.wait_for_nodes)
-        _stream(kind, plan, run, left, schema)
+        _start_ray(kind)
+        from pipeline.bulk.stream import stream
+
+        images = pc.sum(pc.is_in(plan["shard"], pa.array(left, pa.int32()))).as_py()
+        stream(kind, run, left, schema, images=images)
     finish(run, run_id=run_id, plan=plan, schema=schema, kind=kind)
     return run
 
 
-def describe_plan(plan: pa.Table, run: str) -> str:
-    """What is to be done, for the terminal."""
+def _plan_beside_ray(kind: RunKind, run: str, identity: dict[str, Any]) -> pa.Table:
+    """Make and store the plan while Ray starts; a mistake that shows at once is reported without Ray."""
+    images = planning.list_wanted(kind.config)
+
+    def make_and_store() -> pa.Table:
+        plan = planning.make_plan(kind.config, images, kind.truth)
+        planning.store_plan(run, plan, identity)
+        return plan
+
+    with ThreadPoolExecutor(1) as background:
+        planned = background.submit(make_and_store)
+        if images:
+            import ray  # noqa: F401  (its import takes longer than a short plan)
+
+            if planned.done():
+                planned.result()
+            _start_ray(kind)  # in this thread, because Ray sets signal handlers
+        return planned.result()
+
+
+def _start_ray(kind: RunKind) -> None:
+    from pipeline import cluster
+
+    cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
+
+
+def format_plan(plan: pa.Table, run: str) -> str:
+    """Describe what a run is going to do, in one line."""
     sizes = plan["bytes"].to_pylist()
     shards = len(plan["shard"].unique())
     total = sum(sizes)
-    text = f"{storage.redact(run)}: {plan.num_rows:,} images, {_bytes(total)} in {shards:,} shards"
+    text = f"{storage.redact(run)}: {plan.num_rows:,} images, {_format_bytes(total)} in {shards:,} shards"
     if total:
-        text += f" of {_bytes(total / shards)}; the largest image is {_bytes(max(sizes))}"
+        text += f" of {_format_bytes(total / shards)}; the largest image is {_format_bytes(max(sizes))}"
     known = plan.num_rows - plan["truth"].null_count
     return text + (f"; {known:,} with ground truth" if known else "")
 
 
-def _bytes(count: float) -> str:
+def _format_bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -85,58 +107,12 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def _stream(kind: Kind, plan: pa.Table, run: str, shards: list[int], schema: pa.Schema) -> None:
-    """The pipeline: a row is a shard, a block is a shard, from actor to writer."""
-    scaling = kind.config.scaling
-    have = cluster.available()
-    use_gpu = have.gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
-    actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(scaling, have.cpus)))
-    if not scaling.wait_for_nodes:
-        cluster.require(
-            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, what="the run"
-        )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = None  # a block is never split: it is a shard
-    predicted = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
-        Predictor,
-        fn_constructor_kwargs={"kind": kind, "run": run},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            size=actors,
-            # Two calls at a time, so that an actor fetches one shard while it computes another.
-            max_concurrent_calls_per_actor=2,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=scaling.cpus_per_actor,
-        num_gpus=1 if use_gpu else None,
-    )
-    writer = ShardWriter(kind, run=run, plan=ray.put(plan), schema=schema)
-    written = kind.refine(predicted).map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=1)
-    _show(written, images=sum(pc.is_in(plan["shard"], pa.array(shards, pa.int32())).to_pylist()))
-
-
-def _cpu_actors(scaling: Scaling, cpus: int) -> int:
-    return (cpus - cluster.SPARE_CPUS) // scaling.cpus_per_actor
-
-
-def _show(written: Any, *, images: int) -> None:
-    """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log."""
-    terminal = sys.stderr.isatty()
-    errors = 0
-    with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
-        for shard in written.iter_rows():
-            errors += shard["errors"]
-            bar.set_postfix(errors=errors, refresh=False)
-            bar.update(shard["images"])
-
-
-def summarise(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) -> str:
-    """The tables of a finished run, and where its outputs lie.
+def format_run(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) -> str:
+    """Describe a finished run: its report tables, and where its outputs lie.
 
     Args:
-        run: its folder.
-        format_tables: the tables by name as text; called where there are some.
+        run: Folder of the run.
+        format_tables: Formats the report tables, by name; called if there are any.
     """
     manifest = planning.read_manifest(run)
     lines = []

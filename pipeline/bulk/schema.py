@@ -1,4 +1,4 @@
-"""The table of results: a row per image, the same schema in every file of a run; and what the stages hand on."""
+"""The tables that the stages of a bulk run hand on, and the table of results: one row per image."""
 
 import json
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 METADATA_KEY = b"segpipe"
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # a PNG, as Hugging Face's data sets have it
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # a PNG, in the form of Hugging Face's data sets
 
-# What an actor of every kind hands on: a row per image of the shard, in the plan's order.
+# Columns that the predictors of every kind of run return: one row per image of the shard, in the plan's order.
 PREDICTED = pa.schema(
     [
         ("image_id", pa.string()),
@@ -21,7 +21,7 @@ PREDICTED = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("sha256", pa.string()),
-        ("orientation", pa.int32()),  # EXIF's, of the stored pixels
+        ("orientation", pa.int32()),  # EXIF orientation of the stored pixels
         ("t_fetch_ms", pa.float32()),
         ("t_decode_ms", pa.float32()),
         ("t_infer_ms", pa.float32()),
@@ -29,13 +29,13 @@ PREDICTED = pa.schema(
 )
 
 
-def images_schema(own: list[pa.Field], *, pictures: Sequence[str], run: dict[str, Any]) -> pa.Schema:
-    """The schema of `images`.
+def results_schema(own: list[pa.Field], *, pictures: Sequence[str], metadata: dict[str, Any]) -> pa.Schema:
+    """Return the schema of the table `images`.
 
     Args:
-        own: columns of the kind of run.
-        pictures: those of them that hold PNGs.
-        run: kept in the schema's metadata under `segpipe`: run id, configuration, model fingerprint, classes.
+        own: Columns of the kind of run.
+        pictures: Names of those among them that hold PNGs.
+        metadata: Kept in the schema's metadata under `segpipe`: run id, configuration, model fingerprint, classes.
     """
     fields = [
         pa.field("image_id", pa.string(), nullable=False),
@@ -44,7 +44,7 @@ def images_schema(own: list[pa.Field], *, pictures: Sequence[str], run: dict[str
         pa.field("error_stage", pa.string()),  # fetch | decode | predict | crf | describe
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
-        pa.field("width", pa.int32()),  # of the stored pixels, as are masks and boxes
+        pa.field("width", pa.int32()),  # of the stored pixels, on which masks and boxes lie too
         pa.field("height", pa.int32()),
         pa.field("sha256", pa.string()),  # of the encoded image
         pa.field("etag", pa.string()),
@@ -54,18 +54,18 @@ def images_schema(own: list[pa.Field], *, pictures: Sequence[str], run: dict[str
         pa.field("t_infer_ms", pa.float32()),
         pa.field("shard", pa.int32(), nullable=False),
     ]
-    # Hugging Face's data sets show pictures where a schema says this.
-    shown = {"info": {"features": {name: {"_type": "Image"} for name in pictures}}}
-    return pa.schema(fields, metadata={METADATA_KEY: json.dumps(run), b"huggingface": json.dumps(shown)})
+    # Hugging Face's data sets show a column as pictures if the schema says this.
+    features = {"info": {"features": {name: {"_type": "Image"} for name in pictures}}}
+    return pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata), b"huggingface": json.dumps(features)})
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, Any]:
-    """What `images_schema` was given as `run`."""
+    """Return the metadata that `results_schema` was given."""
     return json.loads(schema.metadata[METADATA_KEY])
 
 
 def compression(schema: pa.Schema) -> dict[str, str]:
-    """Zstandard for every column but those of PNGs, which are compressed already."""
+    """Return the codec of each column: Zstandard, but none for PNGs, which are compressed already."""
     leaves = [path for field in schema for path in _leaves(field, field.name)]
     return {path: "none" if path.endswith(".bytes") else "zstd" for path in leaves}
 

@@ -2,10 +2,6 @@
 
 import posixpath
 import re
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.bulk.config import Sharding
@@ -15,11 +11,11 @@ _PART = re.compile(r"part-(\d+)(?:-(\d+))?\.parquet$")
 
 
 def cut_shards(sizes: list[int], sharding: Sharding) -> list[int]:
-    """The shard of each image: consecutive images, closed before either bound would be crossed.
+    """Return the shard of each image: consecutive images, closed before either bound would be crossed.
 
     Args:
-        sizes: encoded bytes of each image, 0 where unknown.
-        sharding: the bounds; an image beyond `max_bytes` is a shard of its own.
+        sizes: Encoded bytes of each image; 0 where unknown.
+        sharding: The bounds. An image larger than `max_bytes` is a shard of its own.
     """
     max_images = sharding.images_for(len(sizes))
     shards: list[int] = []
@@ -33,20 +29,13 @@ def cut_shards(sizes: list[int], sharding: Sharding) -> list[int]:
     return shards
 
 
-def shard_of(plan: pa.Table, shard: int) -> tuple[list[dict[str, Any]], int]:
-    """The plan's rows of a shard, and the position of its first."""
-    positions = pc.indices_nonzero(pc.equal(plan["shard"], shard))
-    first = positions[0].as_py()
-    return plan.slice(first, len(positions)).to_pylist(), first
-
-
 def part_name(first: int, last: int | None = None) -> str:
-    """The file of a shard, or of shards `first` to `last` after compaction."""
+    """Return the file name of a shard, or of the shards `first` to `last` after compaction."""
     return f"part-{first:05d}.parquet" if last in (None, first) else f"part-{first:05d}-{last:05d}.parquet"
 
 
 def parts(run: str) -> dict[str, range]:
-    """The files of results that are there, and the shards that each holds."""
+    """Return the files of results that a run has so far, and the shards that each holds."""
     found: dict[str, range] = {}
     for file in storage.list_files(storage.join(run, IMAGES)):
         match = _PART.search(file.path)

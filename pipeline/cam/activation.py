@@ -10,14 +10,11 @@ so the map comes out of the forward pass, for any class, without a backward one.
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Normalisation = Literal["max", "relu_max", "min_max"]
-Order = Literal["resize_first", "normalise_first"]
-Interpolation = Literal["bilinear", "bicubic"]
+from pipeline.cam.options import Interpolation, Normalisation, Order
 
 
 def class_maps(features: NDArray, weights: NDArray, classes: Sequence[int]) -> NDArray[np.float32]:

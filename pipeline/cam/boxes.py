@@ -11,7 +11,7 @@ EIGHT = np.ones((3, 3), bool)  # diagonal neighbours are connected, as in OpenCV
 LEVELS = (20, 100, 110)  # of 255, in the released code of the CAM paper
 RIM = 10  # of 255 of the distance from the border that is cut away there
 
-Boxes = NDArray[np.int32]
+BoxArray = NDArray[np.int32]
 
 
 def mask_above(heatmap: NDArray, threshold: float) -> NDArray[np.bool_]:
@@ -22,7 +22,7 @@ def mask_above(heatmap: NDArray, threshold: float) -> NDArray[np.bool_]:
     return heatmap >= threshold * largest
 
 
-def component_boxes(mask: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.int64]]:
+def component_boxes(mask: NDArray[np.bool_]) -> tuple[BoxArray, NDArray[np.int64]]:
     """The boxes of a mask's connected parts, the largest first, and their pixels."""
     parts, count = ndimage.label(mask, EIGHT)
     if count == 0:
@@ -34,7 +34,7 @@ def component_boxes(mask: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.int64]]:
     return boxes[order], sizes[order]
 
 
-def largest_box(heatmap: NDArray, *, threshold: float = 0.2) -> Boxes:
+def largest_box(heatmap: NDArray, *, threshold: float = 0.2) -> BoxArray:
     """The CAM paper's box (Zhou et al., section 3.2): around the largest connected part above 20% of the maximum.
 
     Args:
@@ -47,7 +47,7 @@ def largest_box(heatmap: NDArray, *, threshold: float = 0.2) -> Boxes:
     return component_boxes(mask_above(heatmap, threshold))[0][:1]
 
 
-def all_boxes(heatmap: NDArray, *, threshold: float = 0.2, min_share: float = 0.0) -> Boxes:
+def all_boxes(heatmap: NDArray, *, threshold: float = 0.2, min_share: float = 0.0) -> BoxArray:
     """The boxes of all connected parts above a share of the maximum, the largest first.
 
     Args:
@@ -59,7 +59,7 @@ def all_boxes(heatmap: NDArray, *, threshold: float = 0.2, min_share: float = 0.
     return boxes[sizes >= min_share * sizes[:1].sum()]
 
 
-def distance_boxes(heatmap: NDArray) -> Boxes:
+def distance_boxes(heatmap: NDArray) -> BoxArray:
     """The released code's boxes: of three levels, without their rims, the largest first, without overlapping ones.
 
     At 20, 100 and 110 of 255 the map is cut, and of each cut what lies within 10 of 255 of its largest distance from

@@ -9,12 +9,11 @@ are neither count nowhere.
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cam.options import IRN_CRF
 from pipeline.crf import CRFParams, dense_crf
 
 IGNORE = 255
 SURE = 0.7  # probability of a pixel's label before the CRF, IRN's gt_prob
-# IRN's kernels: a smoothness one of 3 pixels, an appearance one of 50 pixels and 5 grey levels.
-IRN_CRF = CRFParams(w1=10, sigma_alpha=50, sigma_beta=5, w2=3, sigma_gamma=3, steps=10)
 
 
 def label_map(

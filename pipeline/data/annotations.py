@@ -94,7 +94,7 @@ def read_annotations(url: str) -> Annotations:
     found = {}
     for file in files:
         place = storage.url_of(fs, file.path)
-        found[datasets.key_of(file.path, root)] = _from_xml(storage.read_text(place, what="annotation"), place)
+        found[datasets.key_of(file.path, root)] = _from_xml(storage.read_text(place, noun="annotation"), place)
     return Annotations(found)
 
 

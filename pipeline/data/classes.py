@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.data.images import default_palette, pack_rgb
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_problem, one_line
 from pipeline.storage import read_text
 
 Colour = tuple[
@@ -116,11 +116,11 @@ class Classes(BaseModel):
         """Stored values that the class file does not explain, as users know them, with their pixel counts."""
         values, counts = np.unique(raw, return_counts=True)
         return {
-            describe_value(int(v)): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._table
+            format_label_value(int(v)): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._table
         }
 
 
-def describe_value(raw: int) -> str:
+def format_label_value(raw: int) -> str:
     """`17` for an index, `#aabbcc` for a colour."""
     return f"#{raw & 0xFFFFFF:06x}" if raw >> 24 == 1 else str(raw)
 
@@ -167,11 +167,11 @@ def load_classes(url: str) -> Classes:
     Raises:
         UserError: it is missing, no YAML, or contradicts itself.
     """
-    text = read_text(url, what="class file")
+    text = read_text(url, noun="class file")
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"class file {url}: no valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"class file {url}: no valid YAML ({one_line(error)})") from None
     if isinstance(content, list):
         content = {"names": content}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -179,7 +179,4 @@ def load_classes(url: str) -> Classes:
     try:
         return Classes(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"class file {url}: {place + ': ' if place else ''}{message}") from None
+        raise UserError(f"class file {url}: {first_problem(error)}") from None

@@ -1,8 +1,8 @@
 """What a data set is: images and labels below two roots on any storage, paired by key without suffix."""
 
 import posixpath
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def read_list(url: str) -> list[str]:
     Raises:
         UserError: it cannot be read, is empty, or names a key twice.
     """
-    lines = [line.strip() for line in storage.read_text(url, what="list").removeprefix("\ufeff").splitlines()]
+    lines = [line.strip() for line in storage.read_text(url, noun="list").removeprefix("\ufeff").splitlines()]
     keys = [without_image_suffix(line) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UserError(f"the list {storage.redact(url)} is empty")
@@ -149,8 +149,8 @@ def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], ND
         SampleError: a file is missing, unreadable or damaged.
         BadLabelError: the sizes differ, or the label map holds values that the class file does not explain.
     """
-    pixels, orientation = _decode_image(sample.image)
-    raw = _decode_label(sample.label)
+    pixels, orientation = read_image(sample.image)
+    raw = _read(sample.label, images.decode_raw_label)
     labels = classes.index(raw)
     if (labels == INVALID).any():
         unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
@@ -163,18 +163,21 @@ def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], ND
     return pixels, np.ascontiguousarray(labels)
 
 
-def _decode_image(url: str) -> images.DecodedImage:
-    try:
-        return images.decode_image(storage.read_bytes(url))
-    except images.ImageError as error:
-        raise SampleError(f"{url}: {error}") from None
-    except OSError as error:
-        raise SampleError(f"{url}: {storage.explain(error)}") from None
+def read_image(url: str) -> images.DecodedImage:
+    """Fetch and decode an image.
+
+    Raises:
+        SampleError: It is missing, unreadable or damaged.
+    """
+    return _read(url, images.decode_image)
 
 
-def _decode_label(url: str) -> NDArray[np.int32]:
+T = TypeVar("T")
+
+
+def _read(url: str, decode: Callable[[bytes], T]) -> T:
     try:
-        return images.decode_raw_label(storage.read_bytes(url))
+        return decode(storage.read_bytes(url))
     except images.ImageError as error:
         raise SampleError(f"{url}: {error}") from None
     except OSError as error:

@@ -3,11 +3,14 @@
 import colorsys
 import io
 import warnings
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.data.preprocessing import View
+from pipeline.errors import ImageFault
 
 # What Pillow may try. Left out on purpose: EPS and others that start programs or have no place in a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
@@ -45,11 +48,7 @@ _UPRIGHT = {
 }
 
 
-# Copies that expose what a classifier should not need: colour, or the camera's resolution.
-View = Literal["as_is", "grey", "half", "double"]
-
-
-class ImageError(ValueError):
+class ImageError(ImageFault):
     """The bytes are no image that can be used; the message says why."""
 
 

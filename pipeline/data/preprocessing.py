@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DType = Literal["float32", "bfloat16", "float16"]  # the latter two mean autocast: weights stay float32
 
+# Altered copies expose what a classifier should not need: colour, or the resolution of the camera.
+View = Literal["as_is", "grey", "half", "double"]
+
 
 class Preprocessing(BaseModel):
     """Per RGB channel: (pixel / 255 - mean) / std. The defaults are ImageNet's, as torchvision's weights expect."""

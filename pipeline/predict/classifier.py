@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from pipeline.cam import activation
 from pipeline.data.preprocessing import ClassifierInput, DType, Preprocessing
-from pipeline.predict.segmenter import NotFiniteError, autocast, normalise
+from pipeline.predict.device import NotFiniteError, autocast, normalise, place
 
 
 @dataclass(frozen=True)
-class Answer:
+class Classification:
     """What a classifier says of an image.
 
     Attributes:
@@ -50,7 +50,7 @@ class Classifier:
 
     Args:
         model: in eval mode; moved to the device.
-        takes: how the model is shown images, and what its scores mean.
+        classifier_input: how the model is shown images, and what its scores mean.
         preprocessing: the bundle's.
         device: where to run.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
@@ -62,23 +62,23 @@ class Classifier:
         self,
         model: nn.Module,
         *,
-        takes: ClassifierInput,
+        classifier_input: ClassifierInput,
         preprocessing: Preprocessing,
         device: torch.device,
         dtype: DType = "float32",
         scales: tuple[float, ...] = (1.0,),
         flip: bool = False,
     ):
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.takes = takes
+        self.model = place(model, device)
+        self.classifier_input = classifier_input
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
         self.showings = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
-        """Classify images, uint8 [height, width, 3] of `takes.size`.
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Classification]:
+        """Classify images, uint8 [height, width, 3] of `classifier_input.size`.
 
         Raises:
             NotFiniteError: the scores of one of the images are not finite.
@@ -88,17 +88,17 @@ class Classifier:
         logits = torch.stack([of_showing for of_showing, _ in outputs]).mean(dim=0)
         if not bool(torch.isfinite(logits).all()):
             raise NotFiniteError("the network's scores are not finite")
-        probabilities = logits.sigmoid() if self.takes.multi_label else logits.softmax(dim=1)
+        probabilities = logits.sigmoid() if self.classifier_input.multi_label else logits.softmax(dim=1)
         features = [of_showing.cpu().numpy() for _, of_showing in outputs]
         flipped = tuple(mirrored for _, mirrored in self.showings)
         weights = self.model.fc.weight.float().cpu().numpy()
         each = zip(logits.cpu().numpy(), probabilities.cpu().numpy(), zip(*features, strict=True), strict=True)
-        return [Answer(of_image, p, maps, flipped, weights) for of_image, p, maps in each]
+        return [Classification(of_image, p, maps, flipped, weights) for of_image, p, maps in each]
 
     def _show(self, batch: Tensor, scale: float, mirrored: bool) -> tuple[Tensor, Tensor]:
         """float32 logits and features of a batch at a scale, from left to right or mirrored."""
         if scale != 1.0:
-            height, width = (max(1, round(side * scale)) for side in self.takes.size)
+            height, width = (max(1, round(side * scale)) for side in self.classifier_input.size)
             batch = F.interpolate(batch, (height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
         with autocast(self.device, self.dtype):
             output = self.model(batch.flip(3) if mirrored else batch)

@@ -1,6 +1,6 @@
-"""A network on a device, segmenting decoded images. torch only; bulk runs and validation share it."""
+"""A segmentation network on a device: decoded images go in, label maps come out. PyTorch only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.data.preprocessing import DType, Instances, Preprocessing
 from pipeline.data.proposals import selective_search
 from pipeline.models.upsampling import upsample
+from pipeline.predict.device import NotFiniteError, autocast, normalise, place
 from pipeline.predict.instances import choose, instance_scores
 
 
@@ -31,22 +32,6 @@ class Prediction(NamedTuple):
     entropy: float
     scores: NDArray[np.float16] | None
     stride: int
-
-
-class NotFiniteError(ValueError):
-    """The network's scores of an image hold NaN or infinity."""
-
-
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
-    std = torch.tensor(preprocessing.std, device=pixels.device) * 255
-    return (pixels - mean).div_(std).permute(0, 3, 1, 2)
-
-
-def autocast(device: torch.device, dtype: DType) -> torch.autocast:
-    """The context in which a network computes with a dtype; nothing changes for float32."""
-    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
 class Segmenter:
@@ -71,8 +56,7 @@ class Segmenter:
         instances: Instances | None = None,
         keep_scores: bool = False,
     ):
-        # channels_last is what both cuDNN and oneDNN convolve fastest.
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = place(model, device)
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
@@ -131,27 +115,3 @@ class Segmenter:
     def _argmax(self, logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
         full = upsample(logits, size, stride=stride)
         return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
-
-
-def micro_batches(shapes: Sequence[tuple[int, ...]], *, max_pixels: int) -> Iterator[list[int]]:
-    """Cut images into batches of equal shape within a pixel budget, so that mixed sizes batch well.
-
-    Args:
-        shapes: [height, width, …] of each image.
-        max_pixels: of a batch; an image beyond it is a batch of its own.
-
-    Yields:
-        Positions; each exactly once.
-    """
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, shape in enumerate(shapes):
-        by_shape.setdefault(tuple(shape[:2]), []).append(i)
-    for (height, width), members in by_shape.items():
-        step = max(1, max_pixels // max(1, height * width))
-        for start in range(0, len(members), step):
-            yield members[start : start + step]
-
-
-def pick_device() -> torch.device:
-    """The GPU that this process was given, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,7 +15,7 @@ PREDICTED = (255, 40, 40)
 TRUTH = (40, 220, 40)
 
 
-class Found(NamedTuple):
+class MapPicture(NamedTuple):
     """A row of the sheet.
 
     Attributes:
@@ -33,7 +33,7 @@ class Found(NamedTuple):
     truth: ArrayLike = ()
 
 
-def draw_found(pictures: list[Found]) -> bytes:
+def draw_map_sheet(pictures: list[MapPicture]) -> bytes:
     """A PNG with a row per picture."""
     font = ImageFont.load_default(size=TEXT - 3)
     row_height = CELL[1] + TEXT + MARGIN

@@ -15,7 +15,7 @@ TEXT = 16
 MARGIN = 8
 
 
-class Picture(NamedTuple):
+class MaskPicture(NamedTuple):
     """A row of the sheet.
 
     Attributes:
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
     truth: NDArray | None
 
 
-def draw_sheet(pictures: list[Picture], classes: Classes, *, last: str = "prediction") -> bytes:
+def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str = "prediction") -> bytes:
     """A PNG with a row per picture; ground truth's column only where there is one. Ignored pixels are black.
 
     Args:
@@ -68,19 +68,19 @@ def draw_sheet(pictures: list[Picture], classes: Classes, *, last: str = "predic
     return buffer.getvalue()
 
 
-def _truth(picture: Picture, classes: Classes) -> NDArray[np.uint8]:
+def _truth(picture: MaskPicture, classes: Classes) -> NDArray[np.uint8]:
     if picture.truth is None:
         return np.full_like(picture.pixels, 255)
     return colourize(picture.truth, classes.palette)
 
 
-Entry = tuple[int, int, str]  # x, class index, name
+LegendEntry = tuple[int, int, str]  # x, class index, name
 
 
 def _legend_lines(
     classes: Classes, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[list[Entry]]:
-    lines: list[list[Entry]] = [[]]
+) -> list[list[LegendEntry]]:
+    lines: list[list[LegendEntry]] = [[]]
     x = MARGIN
     for k, name in enumerate(classes.names[:100]):
         length = TEXT + int(font.getlength(name)) + 2 * MARGIN

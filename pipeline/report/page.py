@@ -35,7 +35,7 @@ def draw_page(
     """
     parts = [f"<h1>{escape(run_id)}</h1>", table(["", ""], [[k, v] for k, v in facts.items()])]
     for heading, content in tables.items():
-        rows = [[shown(value) for value in row.values()] for row in content.to_pylist()]
+        rows = [[format_cell(value) for value in row.values()] for row in content.to_pylist()]
         parts += [f"<h2>{escape(heading)}</h2>", table(content.column_names, rows)]
     if errors:
         rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
@@ -56,7 +56,7 @@ def picture(png: bytes, description: str) -> str:
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def shown(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """A value as a page has it."""
     if value is None:
         return "–"

@@ -81,7 +81,7 @@ def restore(learner: Learner) -> Progress:
 def sweep(output: str) -> None:
     """Remove what no run goes on from: a driver that is killed leaves a checkpoint that Ray Train does not know."""
     folder = storage.join(output, FOLDER)
-    known = storage.read_text(storage.join(folder, "checkpoint_manager_snapshot.json"), what="list of checkpoints")
+    known = storage.read_text(storage.join(folder, "checkpoint_manager_snapshot.json"), noun="list of checkpoints")
     fs, _ = storage.filesystem(folder)
     for place in {posixpath.dirname(file.path) for file in storage.list_files(folder)}:
         name = posixpath.basename(place)

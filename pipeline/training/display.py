@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.monitor import Epoch
 from pipeline.training.task import Measures
 from pipeline.training.trackers import Track
@@ -32,7 +32,7 @@ class Display:
     def __init__(
         self,
         monitor: Any,
-        config: RunConfig,
+        config: TrainerConfig,
         measures: Measures,
         *,
         steps: int,
@@ -81,7 +81,7 @@ class Display:
             self._seen += 1
             score = record[self._measures.headline]
             self._best = score if math.isnan(self._best) else max(score, self._best)
-            self._bar.write(describe(record, self._measures), file=sys.stdout)
+            self._bar.write(format_epoch(record, self._measures), file=sys.stdout)
             sys.stdout.flush()
             self._track(epoch)
             self._last_line = time.monotonic()
@@ -109,7 +109,7 @@ class Display:
             self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {reason}", file=sys.stderr)
 
 
-def describe(record: dict[str, Any], measures: Measures) -> str:
+def format_epoch(record: dict[str, Any], measures: Measures) -> str:
     """The line of an epoch."""
     mark = "  best" if record["best"] else ""
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
@@ -120,7 +120,7 @@ def describe(record: dict[str, Any], measures: Measures) -> str:
     )
 
 
-def summarise(config: RunConfig, measures: Measures, records: list[dict[str, Any]]) -> str:
+def format_training(config: TrainerConfig, measures: Measures, records: list[dict[str, Any]]) -> str:
     """The best epoch by class, and where its bundle lies."""
     best = max(records, key=lambda record: record[measures.headline])
     scores = ", ".join(f"{title} {best[key]:.4f}" for key, title in measures.titles.items())

@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline import models
 from pipeline.errors import UserError
 from pipeline.models.layers import BatchTooSmallError
-from pipeline.predict.segmenter import autocast, normalise
+from pipeline.predict.device import autocast, normalise
 from pipeline.training import batch_norm, distributed
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
 from pipeline.training.task import Objective
 
@@ -42,7 +42,7 @@ class Learner:
         self,
         network: nn.Module,
         *,
-        config: RunConfig,
+        config: TrainerConfig,
         objective: Objective,
         num_classes: int,
         steps: int,

@@ -11,7 +11,7 @@ import ray
 import torch
 from torch import Tensor
 
-from pipeline.training.stream import Crops, draw_crops, part_of_batch
+from pipeline.training.examples import Examples, draw_examples, part_of_batch
 
 PER_TASK = 8  # crops that a task draws: few, so that the first batch is there soon
 MOST_TASKS = 64  # at a time for one worker: what they draw lies in memory
@@ -55,17 +55,17 @@ class Loader:
         rank: int,
         world: int,
         device: torch.device,
-        tasks: int,
+        max_tasks: int,
         task_cpus: int = 1,
     ):
-        self._draw_crops = draw_crops.options(num_cpus=task_cpus)
+        self._draw_examples = draw_examples.options(num_cpus=task_cpus)
         self._draw = draw
         self._table = table
         self._batch_size = batch_size
         self._rank = rank
         self._world = world
         self._device = device
-        self._tasks = min(tasks, MOST_TASKS)
+        self._max_tasks = min(max_tasks, MOST_TASKS)
         self.waited = 0.0  # seconds in which the worker had no batch to learn from
 
     def __call__(self, *, epochs: Iterable[int], steps: int) -> Generator[Batch]:
@@ -84,7 +84,7 @@ class Loader:
         with ThreadPoolExecutor(1) as pool:
             ahead: Future[Batch] | None = None
             while True:
-                while len(drawing) < AHEAD or sum(map(len, drawing)) < self._tasks:
+                while len(drawing) < AHEAD or sum(map(len, drawing)) < self._max_tasks:
                     place = next(todo, None)
                     if place is None:
                         break
@@ -100,20 +100,20 @@ class Loader:
     def _submit(self, epoch: int, step: int) -> list[Any]:
         mine = part_of_batch(step, self._batch_size, self._rank, self._world)
         chunks = [mine[i : i + PER_TASK] for i in range(0, len(mine), PER_TASK)]
-        return [self._draw_crops.remote(self._draw, self._table, epoch, chunk) for chunk in chunks]
+        return [self._draw_examples.remote(self._draw, self._table, epoch, chunk) for chunk in chunks]
 
     def _collect(self, references: list[Any]) -> Batch:
-        crops: list[Crops] = ray.get(references)
-        pixels = torch.from_numpy(np.concatenate([c.pixels for c in crops]))
+        parts: list[Examples] = ray.get(references)
+        pixels = torch.from_numpy(np.concatenate([p.pixels for p in parts]))
         # A GPU gets labels as narrow as they are and widens them. On a CPU NumPy does: torch would start OpenMP threads
         # for this thread, too, and with more of them than cores the learning thread's loops end in a sleep.
         cuda = self._device.type == "cuda"
-        labels = torch.from_numpy(np.concatenate([c.labels for c in crops], dtype=None if cuda else np.int64))
+        labels = torch.from_numpy(np.concatenate([p.labels for p in parts], dtype=None if cuda else np.int64))
         if cuda:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
         return Batch(
             pixels.to(self._device, non_blocking=True),
             labels.to(self._device, non_blocking=True).long(),
-            [key for c in crops for key in c.keys],
-            [line for c in crops for line in c.skipped],
+            [key for p in parts for key in p.keys],
+            [line for p in parts for line in p.skipped],
         )

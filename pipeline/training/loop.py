@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,8 +18,8 @@ from pipeline import cluster, storage
 from pipeline.errors import UserError, find_user_error
 from pipeline.training import distributed
 from pipeline.training.checkpoints import restore, store
-from pipeline.training.config import RunConfig
-from pipeline.training.keeper import Keeper
+from pipeline.training.config import TrainerConfig
+from pipeline.training.epoch_writer import EpochWriter
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, Loader
 from pipeline.training.monitor import Epoch
@@ -27,38 +28,54 @@ from pipeline.training.records import NON_FINITE
 from pipeline.training.resources import peak_memory_mib
 from pipeline.training.task import Task, Validated
 
-REPORT_EVERY = 10  # steps; reading the loss waits for the GPU
+REPORT_EVERY = 10  # steps between reports to the monitor, because reading the loss waits for the GPU
 
 
-def train_worker(job: dict[str, Any]) -> None:
-    """Train on this worker; Ray Train starts it on each, and again after a failure.
+@dataclass(frozen=True)
+class WorkerJob:
+    """What a worker needs to train.
 
-    What the user has to mend, no new start mends: the mistake is left with the monitor, and workers that are
-    started again return at once.
-
-    Args:
-        job: `config` RunConfig, `task` Task, `draw` and `table` references for the loader, `steps` per epoch,
-            `monitor` actor.
+    Attributes:
+        config: Configuration of the run.
+        task: What is learnt.
+        draw: Reference to the `examples.Draw` of the training examples.
+        table: Reference to the table of training images.
+        steps_per_epoch: Steps of an epoch.
+        monitor: Handle of the run's `Monitor`.
     """
-    if ray.get(job["monitor"].get_mistake.remote()) is not None:
+
+    config: TrainerConfig
+    task: Task
+    draw: ray.ObjectRef
+    table: ray.ObjectRef
+    steps_per_epoch: int
+    monitor: Any
+
+
+def train_worker(job: WorkerJob) -> None:
+    """Train on this worker; Ray Train calls it on each worker, and again after a failure.
+
+    A user's mistake is not repaired by a new start, so it is left with the monitor, and workers that are started again
+    return at once.
+    """
+    if ray.get(job.monitor.get_mistake.remote()) is not None:
         return
     try:
         _train(job)
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is not None:
-            ray.get(job["monitor"].fail.remote(str(mistake)))
+            ray.get(job.monitor.fail.remote(str(mistake)))
         raise
 
 
-def _train(job: dict[str, Any]) -> None:
-    """All epochs from the last checkpoint on."""
-    config: RunConfig = job["config"]
-    task: Task = job["task"]
+def _train(job: WorkerJob) -> None:
+    """Train all epochs from the last checkpoint on."""
+    config, task = job.config, job.task
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if not config.scaling.use_gpu:
-        # Ray sets one thread per reserved CPU; a laptop's cores would idle.
+        # Ray sets one thread per reserved CPU, and a laptop's other cores would idle.
         torch.set_num_threads(max(1, cluster.cpu_count() // context.get_local_world_size()))
     torch.manual_seed(config.seed)
     device = ray.train.torch.get_device()
@@ -68,24 +85,25 @@ def _train(job: dict[str, Any]) -> None:
         config=config,
         objective=task.objective(network, device),
         num_classes=len(task.classes),
-        steps=job["steps"] * config.epochs,
+        steps=job.steps_per_epoch * config.epochs,
         device=device,
     )
     progress = restore(learner)
     evaluator = task.evaluator(learner.evaluated, device)
     loader = Loader(
-        job["draw"],
-        job["table"],
+        job.draw,
+        job.table,
         batch_size=config.batch_size,
         rank=rank,
         world=world,
         device=device,
-        tasks=cluster.available().cpus // world,
+        max_tasks=cluster.available().cpus // world,
         task_cpus=0 if config.scaling.min_workers and not config.scaling.use_gpu else 1,
     )
-    with contextlib.closing(loader(epochs=range(progress.epoch, config.epochs), steps=job["steps"])) as batches:
+    steps = job.steps_per_epoch
+    with contextlib.closing(loader(epochs=range(progress.epoch, config.epochs), steps=steps)) as batches:
         while progress.epoch < config.epochs:
-            # Dropout and the like: the same after a resume.
+            # Dropout and other random layers behave the same after a resume.
             torch.manual_seed(config.seed * 100_003 + progress.epoch * world + rank)
             distributed.barrier()
             record = train_epoch(learner, batches, loader, epoch=progress.epoch, job=job)
@@ -101,22 +119,22 @@ def _train(job: dict[str, Any]) -> None:
             progress.best = max(progress.best, score)
             progress.records.append(record)
             if rank == 0:
-                record["skipped"] = len(ray.get(job["monitor"].get_skipped.remote()))
+                record["skipped"] = len(ray.get(job.monitor.get_skipped.remote()))
                 sheet = task.pictures(evaluator) if config.tracking.tensorboard else b""
-                job["monitor"].epoch_done.remote(Epoch(record, validated.confusion, sheet))
-            store(learner, progress, rank=rank, first=Keeper(learner, progress, validated, config, task.card()))
+                job.monitor.epoch_done.remote(Epoch(record, validated.confusion, sheet))
+            store(learner, progress, rank=rank, first=EpochWriter(learner, progress, validated, config, task.card()))
 
 
 def train_epoch(
-    learner: Learner, batches: Iterator[Batch], loader: Loader, *, epoch: int, job: dict[str, Any]
+    learner: Learner, batches: Iterator[Batch], loader: Loader, *, epoch: int, job: WorkerJob
 ) -> dict[str, Any]:
-    """Learn from the epoch's steps; the record of it, without validation.
+    """Learn from the epoch's steps, and return the epoch's record without validation.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: The loss is not finite.
     """
-    config: RunConfig = job["config"]
-    steps, first = job["steps"], epoch * job["steps"]
+    config = job.config
+    steps, first = job.steps_per_epoch, epoch * job.steps_per_epoch
     world, rank = distributed.world_size(), distributed.rank()
     sums = torch.zeros((), device=learner.device)
     start, loader.waited = time.perf_counter(), 0.0
@@ -124,17 +142,17 @@ def train_epoch(
     for step in range(steps):
         batch = next(batches)
         for line in batch.skipped:
-            job["monitor"].skipped.remote(line)
+            job.monitor.skipped.remote(line)
         share = learner.step(batch.pixels, batch.labels, step=first + step)
         sums += share
-        # One step late: the GPU has the next one to do while its last loss is read.
+        # Losses are read one step late, so that the GPU has its next step to do meanwhile.
         if previous is not None:
             check_finite(*previous, step=first + step - 1, learner=learner)
         previous = share, batch
         if rank == 0 and ((step + 1) % REPORT_EVERY == 0 or step + 1 == steps):
             speed = (step + 1) * config.batch_size / (time.perf_counter() - start)
             rate = learner.learning_rate(first + step)
-            job["monitor"].step.remote(first + step + 1, float(sums) * world / (step + 1), rate, speed)
+            job.monitor.step.remote(first + step + 1, float(sums) * world / (step + 1), rate, speed)
     if previous is not None:
         check_finite(*previous, step=first + steps - 1, learner=learner)
     loss = float(distributed.summed(sums)) / steps
@@ -152,10 +170,10 @@ def train_epoch(
 
 
 def check_finite(loss: Tensor, batch: Batch, *, step: int, learner: Learner) -> None:
-    """Stop the run at a loss that is not finite, and save which images gave it.
+    """Stop the run at a loss that is not finite, and write down the keys of its images.
 
     Raises:
-        UserError: naming the file.
+        UserError: The loss is not finite; the message names the file.
     """
     value = float(loss)
     if math.isfinite(value):
@@ -167,15 +185,15 @@ def check_finite(loss: Tensor, batch: Batch, *, step: int, learner: Learner) -> 
     raise UserError(
         f"the loss of step {step + 1} is {value} (learning rate {rate:.3g}); its images are listed in "
         f"{storage.redact(url)}. A lower --optimiser.lr, --schedule.warmup or --optimiser.clip may help; the last "
-        "checkpoint is from before"
+        "checkpoint is from before this step"
     )
 
 
-def validate_together(learner: Learner, evaluator: Any, job: dict[str, Any]) -> Validated:
-    """Validate on all workers, each with its share; the whole result on each."""
-    task: Task = job["task"]
+def validate_together(learner: Learner, evaluator: Any, job: WorkerJob) -> Validated:
+    """Validate on all workers, each with its share, and return the whole result on each."""
+    task = job.task
     distributed.share_buffers(learner.evaluated)
     share = task.validate(evaluator, task.validation[distributed.rank() :: distributed.world_size()])
     for reason in share.unread:
-        job["monitor"].skipped.remote(reason)
+        job.monitor.skipped.remote(reason)
     return share.over_workers(learner.device)

@@ -1,15 +1,11 @@
-"""What a training run leaves beside its bundle: its configuration, a line of JSON per epoch, the images' scores."""
+"""The records of a training run beside its bundle: configuration, epochs (a JSON line each), scores of images."""
 
-import io
 import json
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline import __version__, storage
+from pipeline import __version__, parquet, storage
 from pipeline.errors import UserError
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 
 CONFIG = "training.json"
 METRICS = "metrics.jsonl"
@@ -18,13 +14,13 @@ NON_FINITE = "non_finite.json"
 
 
 def write_records(output: str, records: list[dict[str, Any]]) -> None:
-    """Write `metrics.jsonl`, whole: object stores cannot append."""
+    """Write `metrics.jsonl` as a whole: object stores cannot append."""
     lines = "".join(json.dumps(record) + "\n" for record in records)
     storage.write_bytes(storage.join(output, METRICS), lines.encode())
 
 
 def read_records(output: str) -> list[dict[str, Any]]:
-    """The epochs that are done, or none."""
+    """Read the records of the epochs that are done."""
     url = storage.join(output, METRICS)
     if not storage.exists(url):
         return []
@@ -32,32 +28,30 @@ def read_records(output: str) -> list[dict[str, Any]]:
 
 
 def write_validation(output: str, rows: list[dict[str, Any]]) -> None:
-    """Write `validation.parquet`: a row per validation image, of the epoch whose weights the bundle has."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    storage.write_bytes(storage.join(output, VALIDATION), buffer.getvalue())
+    """Write `validation.parquet`: one row per validation image, for the epoch whose weights are in the bundle."""
+    parquet.write_rows(storage.join(output, VALIDATION), rows)
 
 
 def read_validation(output: str) -> list[dict[str, Any]]:
-    """What `write_validation` wrote."""
-    return pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, VALIDATION)))).to_pylist()
+    """Read the rows that `write_validation` wrote."""
+    return parquet.read_table(storage.join(output, VALIDATION)).to_pylist()
 
 
-def claim_output(config: RunConfig) -> None:
-    """Write the configuration to the output, or check that the run there is this one.
+def claim_output(config: TrainerConfig) -> None:
+    """Write the configuration to the output, or check that the run there has the same.
 
     Raises:
-        UserError: another run lies there.
+        UserError: The output holds another run.
     """
     url = storage.join(config.output, CONFIG)
-    mine = config.what_decides_the_result()
+    mine = config.deciding_options()
     if storage.exists(url):
-        theirs = json.loads(storage.read_text(url, what="training configuration"))["config"]
-        differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        stored = json.loads(storage.read_text(url, noun="training configuration"))["config"]
+        differing = sorted(k for k in mine.keys() | stored.keys() if mine.get(k) != stored.get(k))
         if differing:
             raise UserError(
                 f"{storage.redact(config.output)} holds a run with another {', '.join(differing)}; "
-                "choose another --output, or remove that one"
+                "choose another --output, or remove that run"
             )
         return
     content = {"config": mine, "code_version": __version__}

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import bundle, storage
-from pipeline.predict.segmenter import pick_device
+from pipeline.predict.device import pick_device
 from pipeline.report.charts import draw_curves
-from pipeline.report.page import page, picture, shown, table
-from pipeline.training.config import RunConfig
+from pipeline.report.page import format_cell, page, picture, table
+from pipeline.training.config import TrainerConfig
 from pipeline.training.records import read_validation
 from pipeline.training.task import Task
 
@@ -17,7 +17,7 @@ REPORT = "report.html"
 EACH = 4  # best and worst images to show
 
 
-def write_report(config: RunConfig, task: Task, records: list[dict[str, Any]]) -> str:
+def write_report(config: TrainerConfig, task: Task, records: list[dict[str, Any]]) -> str:
     """Write `report.html` beside the bundle; its URL."""
     measures = task.measures
     best = max(records, key=lambda record: record[measures.headline])
@@ -38,14 +38,16 @@ def write_report(config: RunConfig, task: Task, records: list[dict[str, Any]]) -
     evaluator = task.evaluator(network, pick_device())
     rows = [row for row in read_validation(config.output) if row[measures.of_image] == row[measures.of_image]]
     ranked = sorted(rows, key=lambda row: row[measures.of_image])
+    class_scores = [[name, format_cell(value)] for name, value in best[measures.by_class].items()]
     parts = [
         f"<h1>{escape(config.model)}</h1>",
-        table(["", ""], [[name, shown(value)] for name, value in facts.items()]),
+        table(["", ""], [[name, format_cell(value)] for name, value in facts.items()]),
         "<h2>Course</h2>",
         picture(draw_curves(records, measures.titles, measures.by_class, measures.class_title), "curves over epochs"),
         "<h2>Classes</h2>",
         table(
-            ["class", measures.class_title], [[name, shown(value)] for name, value in best[measures.by_class].items()]
+            ["class", measures.class_title],
+            [[name, format_cell(value)] for name, value in best[measures.by_class].items()],
         ),
     ]
     for title, chosen in (("Worst", ranked[:EACH]), ("Best", ranked[::-1][:EACH])):

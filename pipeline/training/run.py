@@ -1,6 +1,6 @@
-"""A training run from the driver: check everything, start Ray Train, show how it goes."""
+"""A training run from the driver: check everything, start Ray Train, show the progress, write the report."""
 
-import copy
+import functools
 from typing import Any
 
 import pyarrow.fs
@@ -13,10 +13,11 @@ from pipeline import cluster, models, storage
 from pipeline.errors import UserError
 from pipeline.training import checkpoints
 from pipeline.training.allocator import KEEP_FREED_MEMORY
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.display import Display
+from pipeline.training.examples import TrainingData
 from pipeline.training.learner import Learner
-from pipeline.training.loop import train_worker
+from pipeline.training.loop import WorkerJob, train_worker
 from pipeline.training.monitor import start_monitor
 from pipeline.training.network import build_network
 from pipeline.training.records import claim_output, read_records
@@ -25,24 +26,25 @@ from pipeline.training.task import Task
 from pipeline.training.trackers import trackers
 
 
-def train(config: RunConfig, task: Task) -> list[dict[str, Any]]:
-    """Train, or go on with the run that lies in the output.
+def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[str, Any]]:
+    """Train, or resume the run in the output.
 
     Args:
-        config: of the run.
-        task: what is learnt: `segmentation.segmentation_task(config)`, or that of `classification`.
+        config: Configuration of the run.
+        task: What is learnt: see `segmentation.task.segmentation_task` and `classification.task.classification_task`.
+        data: What it is learnt from.
 
     Returns:
-        A record per epoch, as in `metrics.jsonl`.
+        One record per epoch, as in `metrics.jsonl`.
 
     Raises:
-        UserError: anything that the user has to mend, where possible before a worker starts.
+        UserError: The user has to change something; raised before a worker starts where possible.
     """
     check(config, task)
     records = read_records(config.output)
     if len(records) >= config.epochs:
         print(f"{storage.redact(config.output)}: all {config.epochs} epochs are done already")
-        if not storage.exists(storage.join(config.output, REPORT)):  # the driver died just before it
+        if not storage.exists(storage.join(config.output, REPORT)):  # the driver was killed before it wrote the report
             print(f"report: {write_report(config, task, records)}")
         return records
     # Ray Train asks the dashboard's state API about its controller.
@@ -54,48 +56,52 @@ def train(config: RunConfig, task: Task) -> list[dict[str, Any]]:
             cpus_per_worker=scaling.cpus_per_worker,
             use_gpu=scaling.use_gpu,
             spare_cpus=1,
-            what="training",
+            noun="training",
         )
-    steps = config.steps_per_epoch(task.table.num_rows)
+    steps = config.steps_per_epoch(data.table.num_rows)
     print(
-        f"{len(task.classes)} classes, {task.table.num_rows} training and {len(task.validation)} validation images, "
+        f"{len(task.classes)} classes, {data.table.num_rows} training and {len(task.validation)} validation images, "
         f"{config.epochs} epochs of {steps} steps x {config.batch_size} crops"
         + (f"; resuming, {len(records)} epochs are recorded" if records else "")
     )
-    task.prepare()
-    _fit(config, task, steps, records)
+    task.prepare(data.table)
+    _fit(config, task, data, steps, records)
     records = read_records(config.output)
     print(f"report: {write_report(config, task, records)}")
     return records
 
 
-def check(config: RunConfig, task: Task) -> None:
+def check(config: TrainerConfig, task: Task) -> None:
     """Refuse what can be refused before a worker starts, and claim the output.
 
     Raises:
-        UserError: saying what the user has to mend.
+        UserError: The user has to change something.
     """
     _check_network(config, task)
     storage.check_writable(config.output)
     claim_output(config)
 
 
-def _check_network(config: RunConfig, task: Task) -> None:
-    """Build what a worker will, so that it is refused here if it does not work; say what learns."""
+def _check_network(config: TrainerConfig, task: Task) -> None:
+    """Build the network as a worker will, so that a mistake is reported here, and print what learns."""
     try:
         model = models.configure(config.model, config.model_options)
     except ValueError as error:
         raise UserError(str(error)) from None
     if model.classifies != task.classifies:
         known = models.CLASSIFIERS if task.classifies else models.ARCHITECTURES
-        what = "segments; to classify" if task.classifies else "classifies; to segment"
-        raise UserError(f"{config.model} {what} there are {', '.join(known)}")
+        problem = (
+            "is a segmentation network; classifiers are"
+            if task.classifies
+            else "is a classifier; segmentation networks are"
+        )
+        raise UserError(f"{config.model} {problem} {', '.join(known)}")
     workers = config.scaling.num_workers
     if (config.scaling.min_workers or 0) > workers:
-        raise UserError(f"--scaling.min_workers {config.scaling.min_workers} is above --scaling.num_workers {workers}")
+        raise UserError(f"--scaling.min-workers {config.scaling.min_workers} is above --scaling.num-workers {workers}")
     if config.batch_size // workers < model.min_training_batch:
         raise UserError(
-            f"{config.model} needs at least {model.min_training_batch} images per worker to train; --batch_size is "
+            f"{config.model} needs at least {model.min_training_batch} images per worker to train; --batch-size is "
             f"{config.batch_size} for {workers} workers"
         )
     network, loaded = build_network(config, task.classes)
@@ -118,23 +124,20 @@ def _check_network(config: RunConfig, task: Task) -> None:
         print(f"weights: {loaded}")
 
 
-def _fit(config: RunConfig, task: Task, steps: int, records: list[dict[str, Any]]) -> None:
+def _fit(config: TrainerConfig, task: Task, data: TrainingData, steps: int, records: list[dict[str, Any]]) -> None:
     monitor = start_monitor()
     fs, path = storage.filesystem(config.output)
     scaling = config.scaling
-    lean = copy.copy(task)
-    lean.table = task.table.schema.empty_table()
-    job = {
-        "config": config,
-        "task": lean,
-        "draw": ray.put(task.draw),
-        "table": ray.put(task.table),
-        "steps": steps,
-        "monitor": monitor,
-    }
+    job = WorkerJob(
+        config=config,
+        task=task,
+        draw=ray.put(data.draw),
+        table=ray.put(data.table),
+        steps_per_epoch=steps,
+        monitor=monitor,
+    )
     trainer = ray.train.torch.TorchTrainer(
-        train_worker,
-        train_loop_config=job,
+        functools.partial(train_worker, job),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
             use_gpu=scaling.use_gpu,

@@ -1,4 +1,4 @@
-"""What a training run needs to know of that which is learnt: segmentation or classification."""
+"""The interface between the training engine and what is learnt: segmentation, classification."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -8,19 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.bundle import Card
+from pipeline.card import Card
 from pipeline.data.classes import Classes
-from pipeline.training.stream import Crops
 
 
 class Measures(NamedTuple):
-    """How the scores of an epoch are named in its record.
+    """The names of an epoch's scores in its record.
 
     Attributes:
-        titles: key -> what people call it; the first is the headline, by which the best epoch is chosen.
-        by_class: key of a dict with a score of each class, None where it is undefined.
-        class_title: what people call that.
-        of_image: key of an image's score in its row.
+        titles: Key of each score -> its title for people; the first is the headline, which decides the best epoch.
+        by_class: Key of a dict with a score for each class, None where it is undefined.
+        class_title: Title of the class scores for people.
+        of_image: Key of an image's score in its row.
     """
 
     titles: dict[str, str]
@@ -30,15 +29,17 @@ class Measures(NamedTuple):
 
     @property
     def headline(self) -> str:
+        """Key of the headline score."""
         return next(iter(self.titles))
 
     @property
     def title(self) -> str:
+        """Title of the headline score."""
         return self.titles[self.headline]
 
 
 class Validated(Protocol):
-    """What a network makes of a validation set, or of a worker's share."""
+    """The results of a network on a validation set, or on a worker's share of it."""
 
     @property
     def unread(self) -> list[str]:
@@ -46,69 +47,65 @@ class Validated(Protocol):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A dict per image: `validation.parquet`."""
+        """A dict per image, as in `validation.parquet`."""
 
     @property
     def confusion(self) -> NDArray | None:
-        """int64 [classes, classes], row truth, column prediction, where that exists."""
+        """int64 [classes, classes], row truth, column prediction; None if it is undefined."""
 
     def over_workers(self, device: torch.device) -> "Validated":
-        """The whole of the workers' shares, on each of them.
+        """Return the results over the shares of all workers, on each of them.
 
         Raises:
-            UserError: there is nothing in it to score.
+            UserError: There is nothing to score.
         """
 
     def record(self, classes: Classes) -> dict[str, Any]:
-        """The scores under the keys of the task's `Measures`."""
+        """Return the scores under the keys of the task's `Measures`."""
 
 
 class Objective(Protocol):
-    """The loss of a batch, in parts that add up to it."""
+    """The loss of a batch, computed in parts that add up to it."""
 
     def totals(self, labels: Tensor) -> Tensor:
-        """What sums over these labels are divided by, a vector; those of parts add up to the batch's."""
+        """Return the divisors of sums over these labels, a vector; those of parts add up to the batch's."""
 
     def __call__(self, output: Any, labels: Tensor, *, totals: Tensor, progress: float) -> Tensor:
-        """This part's share of the loss of a batch with the given totals; progress: share of the run that is over."""
+        """Return this part's share of the loss of a batch.
 
-
-class Draw(Protocol):
-    """Training examples by their positions in an epoch; runs in tasks that have no torch."""
-
-    def __call__(self, table: pa.Table, epoch: int, positions: range) -> Crops: ...
+        Args:
+            output: Output of the network in train mode.
+            labels: Labels of the part.
+            totals: Divisors of the whole batch.
+            progress: Share of the run that is over.
+        """
 
 
 class Task(Protocol):
-    """What is learnt. Travels to the workers."""
+    """What is learnt; it is pickled to the workers."""
 
-    classifies: bool  # images, not pixels
+    classifies: bool  # whether the network classifies images, rather than pixels
     classes: Classes
     measures: Measures
-    table: pa.Table  # a row per training image; the workers' copies are empty, tasks have it from the object store
-
-    @property
-    def draw(self) -> Draw:
-        """What tasks are given."""
 
     @property
     def validation(self) -> Sequence[Any]:
-        """The validation samples."""
+        """Validation samples."""
 
-    def prepare(self) -> None:
-        """Called once on the driver, when there is a cluster to compute on."""
+    def prepare(self, table: pa.Table) -> None:
+        """Compute what needs the cluster and the training table; called once, on the driver."""
 
     def objective(self, network: nn.Module, device: torch.device) -> Objective:
-        """The loss."""
+        """Return the loss."""
 
     def evaluator(self, network: nn.Module, device: torch.device) -> Any:
-        """What `validate` and `pictures` take: the network, ready to predict."""
+        """Return the network, ready to predict, in the form that `validate` and `pictures` take."""
 
     def validate(self, evaluator: Any, samples: Sequence[Any]) -> Validated:
         """Score a share of `validation`; the network is left in eval mode."""
 
     def pictures(self, evaluator: Any, rows: Sequence[dict[str, Any]] | None = None) -> bytes:
-        """PNG of the first few validation images, or of those of some rows; empty where none can be read."""
+        """Draw the first few validation images, or those of some rows, as PNG; empty if none can be read."""
 
     def card(self) -> Card:
-        """The bundle's, without weights and record."""
+        """Return the bundle's card, without weights and training record."""

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.report.charts import draw_confusion
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.monitor import Epoch
 from pipeline.training.task import Measures
 
@@ -33,7 +33,7 @@ def scalars(record: dict[str, Any], measures: Measures) -> dict[str, float]:
 
 
 @contextmanager
-def trackers(config: RunConfig, measures: Measures) -> Iterator[Track]:
+def trackers(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
     """A function that sends an epoch to all trackers of the configuration.
 
     Raises:
@@ -54,7 +54,7 @@ def trackers(config: RunConfig, measures: Measures) -> Iterator[Track]:
 
 
 @contextmanager
-def _tensorboard(config: RunConfig, measures: Measures) -> Iterator[Track]:
+def _tensorboard(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -87,7 +87,7 @@ def _tensorboard(config: RunConfig, measures: Measures) -> Iterator[Track]:
 
 
 @contextmanager
-def _mlflow(config: RunConfig, measures: Measures) -> Iterator[Track]:
+def _mlflow(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
     try:
         import mlflow
     except ImportError:
@@ -105,7 +105,7 @@ def _mlflow(config: RunConfig, measures: Measures) -> Iterator[Track]:
     with mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=None if known else name):
         if not known:
             mlflow.set_tag("output", name)
-            mlflow.log_params({k: str(v)[:500] for k, v in config.what_decides_the_result().items()})
+            mlflow.log_params({k: str(v)[:500] for k, v in config.deciding_options().items()})
 
         def track(epoch: Epoch) -> None:
             mlflow.log_metrics(scalars(epoch.record, measures), step=epoch.record["epoch"])

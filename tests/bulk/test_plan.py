@@ -1,17 +1,21 @@
 """Listing the input and cutting it into shards: every image once, in a fixed order, with a stable id."""
 
 import itertools
+import pickle
 import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.bulk.config import SegmentConfig, Sharding
-from pipeline.bulk.listing import glob_root, list_input, read_rows
-from pipeline.bulk.plan import SCHEMA, make_plan, read_plan, store_plan
-from pipeline.bulk.shards import cut_shards, part_name, parts, shard_of
+from pipeline.bulk.config import Sharding
+from pipeline.bulk.listing import glob_root, list_input
+from pipeline.bulk.plan import SCHEMA, PlanReader, list_wanted, make_plan, read_plan, store_plan
+from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.shards import cut_shards, part_name, parts
+from pipeline.bulk.table_input import read_table_images
 from pipeline.errors import UserError
 
 
@@ -81,7 +85,7 @@ def test_rows_of_a_table_are_found_in_their_row_groups(tmp_path, kind):
     values = [f"image {i}".encode() for i in range(10)]
     column = [{"bytes": v} for v in values] if pa.types.is_struct(kind) else values
     pq.write_table(pa.table({"image": pa.array(column, kind)}), tmp_path / "t.parquet", row_group_size=3)
-    found = read_rows(str(tmp_path / "t.parquet"), [0, 4, 9])
+    found = read_table_images(str(tmp_path / "t.parquet"), [0, 4, 9])
     assert found == {0: b"image 0", 4: b"image 4", 9: b"image 9"}
     images = list_input(str(tmp_path / "t.parquet"))
     assert [image.row for image in images] == list(range(10))
@@ -111,15 +115,35 @@ def test_a_plan_survives_storage_and_knows_its_shards(tmp_path):
         output=str(tmp_path / "runs"),
         sharding=Sharding(max_images=3),
     )
-    plan = make_plan(config, lambda images: [f"of {i.image_id}" if i.image_id == "03.jpg" else None for i in images])
+    images = list_wanted(config)
+    plan = make_plan(
+        config, images, lambda images: [f"of {i.image_id}" if i.image_id == "03.jpg" else None for i in images]
+    )
     store_plan(str(tmp_path / "run"), plan, {})
     assert read_plan(str(tmp_path / "run")).equals(plan)
     assert plan.schema == SCHEMA
-    assert [len(shard_of(plan, shard)[0]) for shard in range(3)] == [3, 3, 1]
-    rows, first = shard_of(plan, 1)
+    reader = PlanReader(str(tmp_path / "run"))
+    assert [len(reader.shard(shard).images) for shard in range(3)] == [3, 3, 1]
+    rows, first = reader.shard(1)
     assert first == 3
     assert [row["image_id"] for row in rows] == ["03.jpg", "04.jpg", "05.jpg"]
     assert [row["truth"] for row in rows] == ["of 03.jpg", None, None]
+
+
+def test_a_shard_is_found_wherever_the_row_groups_of_the_plan_end(tmp_path, monkeypatch):
+    """Shards of three images in row groups of four: every second shard lies in two groups."""
+    monkeypatch.setattr("pipeline.bulk.plan.ROW_GROUP", 4)
+    touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(20)))
+    places = {"model": "m", "images": str(tmp_path / "images"), "output": str(tmp_path / "runs")}
+    config = SegmentConfig(**places, sharding=Sharding(max_images=3))
+    plan = make_plan(config, list_wanted(config), lambda images: [None] * len(images))
+    store_plan(str(tmp_path / "run"), plan, {})
+    assert pq.ParquetFile(tmp_path / "run" / "_run" / "plan.parquet").num_row_groups == 5
+    reader = pickle.loads(pickle.dumps(PlanReader(str(tmp_path / "run"))))
+    for shard in (6, 0, 1, 5, 2):
+        images, first = reader.shard(shard)
+        assert images == plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
+        assert first == 3 * shard
 
 
 def test_files_tell_their_shards(tmp_path):

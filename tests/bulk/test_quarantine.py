@@ -9,30 +9,31 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import bundle
-from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.plan import make_plan, store_plan
+from pipeline.bulk.plan import PlanReader, list_wanted, make_plan, store_plan
 from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
-from pipeline.bulk.segmentation.run import Segmenting
+from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.segmentation.run import SegmentationRun
+from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.models import configure
 
 DEADLY = (255, 0, 0)
 
 
-def attempt(kind: Segmenting, run: str, result: str) -> None:
+def attempt(kind: SegmentationRun, run: str, result: str) -> None:
     """One process's try at the shard, as Ray makes it; it dies of a red image as of a crash in a C library."""
-    from pipeline.bulk.predict import Predictor
+    from pipeline.bulk.predict import ShardPredictor
     from pipeline.predict.segmenter import Segmenter
 
-    forward = Segmenter._forward
+    segment = Segmenter.__call__
 
     def crash(self: Segmenter, images: list) -> list:
         if any((image[0, 0] == DEADLY).all() for image in images):
             os._exit(139)
-        return forward(self, images)
+        return segment(self, images)
 
-    Segmenter._forward = crash  # type: ignore[method-assign]
-    table = Predictor(kind=kind, run=run)({"shard": [0]})
+    Segmenter.__call__ = crash  # type: ignore[method-assign]
+    table = ShardPredictor(kind=kind, plan=PlanReader(run), quarantine=Quarantine(run))({"shard": [0]})
     with pa.OSFile(result, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -42,20 +43,18 @@ def test_a_deadly_image_becomes_an_error_row(tmp_path):
     for i in range(5):
         colour = DEADLY if i == 2 else (0, 40 * i, 90)
         Image.new("RGB", (16, 16), colour).save(tmp_path / "images" / f"{i}.png")
-    card = bundle.Card(
-        architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c"))
-    )
+    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c")))
     bundle.save_bundle(str(tmp_path / "model"), configure(card.architecture, card.options).build(3), card)
     config = SegmentConfig(
         model=str(tmp_path / "model"), images=str(tmp_path / "images"), output=str(tmp_path / "runs")
     )
     run = str(tmp_path / "runs" / "run_id=x")
-    kind = Segmenting(config, card, card.classes)
-    store_plan(run, make_plan(config, kind.truth), {})
+    kind = SegmentationRun(config, card, card.classes)
+    store_plan(run, make_plan(config, list_wanted(config), kind.truth), {})
 
     result = tmp_path / "result.arrow"
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pipeline.bulk.predict", "pandas"])  # imported once, not by each process
+    processes.set_forkserver_preload(["pipeline.bulk.segmentation.predictor"])  # imported once, not by each process
     deaths = 0
     while not result.exists():
         process = processes.Process(target=attempt, args=(kind, run, str(result)))

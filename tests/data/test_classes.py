@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.classes import INVALID, Classes, describe_value, load_classes, with_background
+from pipeline.data.classes import INVALID, Classes, format_label_value, load_classes, with_background
 from pipeline.data.images import default_palette, pack_rgb
 from pipeline.errors import UserError
 
@@ -216,8 +216,8 @@ def test_unknown_lists_exactly_the_values_that_index_calls_invalid(classes: Clas
 
 
 @pytest.mark.parametrize(("raw", "shown"), [(0, "0"), (65535, "65535"), (1 << 24, "#000000"), (0x1ABCDEF, "#abcdef")])
-def test_describe_value(raw: int, shown: str) -> None:
-    assert describe_value(raw) == shown
+def test_format_label_value(raw: int, shown: str) -> None:
+    assert format_label_value(raw) == shown
 
 
 def test_masks_of_what_was_localized_have_a_background() -> None:

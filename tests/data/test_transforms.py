@@ -5,9 +5,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data.transforms import Augmentation, augment, copy_paste, cutmix
+from pipeline.data.transforms.augment import augment
 from pipeline.data.transforms.colour import _turned
+from pipeline.data.transforms.config import Augmentation
 from pipeline.data.transforms.geometry import enlarged, rotated
+from pipeline.data.transforms.mixing import copy_paste, cutmix
 from pipeline.data.transforms.objects import objects
 
 IGNORE = 255

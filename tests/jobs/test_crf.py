@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from pipeline import bundle
-from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.results import read_file
-from pipeline.bulk.run import summarise
+from pipeline.bulk.run import format_run
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment
 from pipeline.bulk.segmentation.tables import format_report
 from pipeline.crf import CRFParams, crf_of_scores
@@ -100,7 +100,7 @@ def test_reports_show_the_scores_before_and_after(runs):
     assert crf["miou"] != raw["miou"]
     classes = read_file(runs[1], "class_report/class_report.parquet")
     assert classes["stage"].to_pylist() == ["raw"] * 6 + ["crf"] * 6
-    text = summarise(runs[1], format_report)
+    text = format_run(runs[1], format_report)
     assert f"{crf['miou'] - raw['miou']:+.4f}" in text
     page = Path(runs[1], "report.html").read_text()
     assert f"{raw['miou']:.4f}" in page

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import bundle
+from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 from pipeline.models import configure
@@ -22,7 +23,7 @@ def store(folder: Path, name: str, *, classes: Classes = CLASSES, **options: obj
     model = configure(name, {"width": 0.125} | options).build(len(classes)).eval()
     for parameter in (p for key, p in model.named_parameters() if "score" in key):
         torch.nn.init.normal_(parameter, std=0.1)
-    card = bundle.Card(architecture=name, options={"width": 0.125} | options, classes=classes)
+    card = Card(architecture=name, options={"width": 0.125} | options, classes=classes)
     bundle.save_bundle(str(folder), model, card)
     return model
 

@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from pipeline import bundle, storage
-from pipeline.bulk.config import LocalizeConfig, SegmentConfig
+from pipeline.bulk.localization.config import LocalizeConfig, TargetCheckConfig
 from pipeline.bulk.localization.pseudo_labels import PseudoLabelsConfig, write_pseudo_labels
 from pipeline.bulk.localization.run import localize
-from pipeline.bulk.localization.scores import Truth, score_map
-from pipeline.bulk.localization.target_check import DetectorConfig, check_detector
+from pipeline.bulk.localization.scores import score_map
+from pipeline.bulk.localization.target_check import check_target
+from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import open_images, read_file
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment
 from pipeline.data.classes import load_classes
 from pipeline.data.datasets import pair, read_sample
@@ -27,8 +29,8 @@ from pipeline.errors import UserError
 from pipeline.metrics.localization import PixelHits, best_ious, box_hits, pixel_hits, resized_box, thresholds
 from pipeline.metrics.ranking import average_precision
 from pipeline.predict.classifier import Classifier
+from pipeline.training.classification.config import LabelledImages, TrainClassifierConfig
 from pipeline.training.classification.task import classification_task
-from pipeline.training.config import ClassifierConfig, LabelledImages
 from pipeline.training.records import read_validation
 from tests.support.jobs import run_job, succeed
 
@@ -218,9 +220,9 @@ def test_pseudo_labels_are_what_training_takes(run: str, shapes: str, s3: str) -
 def test_a_target_detector_is_checked_in_grey(run: str, classifier: str, shapes: str, s3: str) -> None:
     told = {"positive": f"{shapes}/val/images", "negative": f"{shapes}/train/images", "output": f"{s3}/check"}
     with pytest.raises(UserError, match="--target must be one of"):
-        check_detector(DetectorConfig(model=classifier, **told))
-    table = check_detector(
-        DetectorConfig(model=classifier, target="disc", truth=f"{shapes}/val/boxes.csv", views=("grey",), **told)
+        check_target(TargetCheckConfig(model=classifier, **told))
+    table = check_target(
+        TargetCheckConfig(model=classifier, target="disc", truth=f"{shapes}/val/boxes.csv", views=("grey",), **told)
     ).to_pylist()
     (row,) = table
     assert (row["view"], row["positive"], row["negative"], row["errors"]) == ("grey", 40, COUNTS["train"], 1)
@@ -248,12 +250,12 @@ def test_a_box_outside_the_image_is_cut_to_it_and_a_broken_mask_costs_its_score(
     raw = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
     told = {"rank": 0, "name": "cat", "size": (40, 60), "frame": (32, 32), "step": 0.1}
     beyond, whole = (
-        score_map(raw, 0, Truth([0], [(0, *box)], None), **told) for box in ((-9, -9, 500, 500), (0, 0, 59, 39))
+        score_map(raw, 0, ImageTruth([0], [(0, *box)], None), **told) for box in ((-9, -9, 500, 500), (0, 0, 59, 39))
     )
     for method in ("largest", "all", "centre"):
         np.testing.assert_array_equal(beyond[f"iou_{method}"], whole[f"iou_{method}"])
     (tmp_path / "mask.png").write_bytes(b"no mask")
-    broken = score_map(raw, 0, Truth([0], [], str(tmp_path / "mask.png")), **told)
+    broken = score_map(raw, 0, ImageTruth([0], [], str(tmp_path / "mask.png")), **told)
     assert "iou_largest" not in broken
     assert broken["error"]
 
@@ -268,7 +270,7 @@ def folder_of(root: Path, *names: str) -> str:
 def refusal(tmp_path: Path, train: LabelledImages, val: LabelledImages, **told: object) -> str:
     with pytest.raises(UserError) as caught:
         classification_task(
-            ClassifierConfig(model="resnet18_cam", train=train, val=val, output=str(tmp_path / "out"), **told)
+            TrainClassifierConfig(model="resnet18_cam", train=train, val=val, output=str(tmp_path / "out"), **told)
         )
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -299,7 +301,7 @@ def test_a_class_without_a_training_image_is_told(tmp_path: Path, capsys: pytest
     (tmp_path / "classes.yaml").write_text("names: [cat, dog, newt]")
     two = LabelledImages(images=folder_of(tmp_path / "two", "cat/1.jpg", "dog/2.jpg"))
     task = classification_task(
-        ClassifierConfig(
+        TrainClassifierConfig(
             model="resnet18_cam", train=two, val=two, output=str(tmp_path), classes=str(tmp_path / "classes.yaml")
         )
     )

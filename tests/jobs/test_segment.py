@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from pipeline import bundle, storage
-from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.plan import read_manifest, read_plan
 from pipeline.bulk.results import read_file
 from pipeline.bulk.schema import METADATA_KEY
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment
 from pipeline.data.images import decode_image, decode_mask, decode_raw_label
 from pipeline.errors import UserError

@@ -15,20 +15,23 @@ from ray.util.state import list_actors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import bundle, storage
+from pipeline.card import Card, read_card
 from pipeline.data.classes import load_classes
 from pipeline.data.datasets import pair, read_sample
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.transforms import Augmentation, augment
+from pipeline.data.transforms.augment import augment
+from pipeline.data.transforms.config import Augmentation
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import confusion
 from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
-from pipeline.predict.segmenter import Segmenter, normalise
-from pipeline.training.config import Split, TrainConfig
+from pipeline.predict.device import normalise
+from pipeline.predict.segmenter import Segmenter
 from pipeline.training.network import build_network
 from pipeline.training.records import read_validation
 from pipeline.training.run import check as check_task
+from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.losses import segmentation_loss
 from pipeline.training.segmentation.task import segmentation_task
 from pipeline.training.segmentation.validation import validate
@@ -99,7 +102,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(s3, scenes_on_s3, ray_hea
     assert one["epoch"] == other["epoch"] == 6
     assert one["network"].keys() == other["network"].keys()
     assert all(torch.equal(one["network"][name], other["network"][name]) for name in one["network"])
-    assert bundle.read_card(output).weights_sha256 == bundle.read_card(straight).weights_sha256
+    assert read_card(output).weights_sha256 == read_card(straight).weights_sha256
 
 
 def last_state(output: str) -> dict:
@@ -153,7 +156,7 @@ def test_a_bundle_of_other_classes_gives_all_but_its_scores(scenes, tmp_path):
     torch.manual_seed(1)
     source = configure(told.model, told.model_options).build(len(classes))
     for names in (classes.names, tuple(f"other{k}" for k in range(len(classes)))):
-        card = bundle.Card(
+        card = Card(
             architecture=told.model, options=told.model_options, classes=classes.model_copy(update={"names": names})
         )
         bundle.save_bundle(str(tmp_path / "source"), source, card)

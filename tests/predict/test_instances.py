@@ -13,8 +13,9 @@ from pipeline.data.proposals import selective_search
 from pipeline.errors import UserError
 from pipeline.models import configure
 from pipeline.models.upsampling import upsample
+from pipeline.predict.device import normalise
 from pipeline.predict.instances import CROPS, choose, instance_scores
-from pipeline.predict.segmenter import Segmenter, normalise
+from pipeline.predict.segmenter import Segmenter
 
 
 def boxes(*of: tuple[int, int, int, int]) -> np.ndarray:

@@ -11,7 +11,9 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
-from pipeline.predict.segmenter import NotFiniteError, Segmenter, micro_batches, normalise
+from pipeline.predict.batches import micro_batches
+from pipeline.predict.device import NotFiniteError, normalise
+from pipeline.predict.segmenter import Segmenter
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

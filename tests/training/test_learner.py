@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from pipeline.models import configure
 from pipeline.models.cam_classifier import ClassifierOutput
 from pipeline.training import batch_norm
+from pipeline.training.classification.config import ClassifierLoss
 from pipeline.training.classification.task import ClassifierObjective
-from pipeline.training.config import ClassifierLoss, Split, TrainConfig
 from pipeline.training.learner import Learner
+from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.task import SegmentationObjective
 
 IGNORE = 255

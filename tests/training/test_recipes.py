@@ -7,8 +7,10 @@ import torch
 
 from pipeline import cli
 from pipeline.models import configure, score_layers
-from pipeline.training.config import ClassifierConfig, RunConfig, TrainConfig
+from pipeline.training.classification.config import TrainClassifierConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import learning_rate, parameter_groups
+from pipeline.training.segmentation.config import TrainConfig
 from tests.support.jobs import REPO
 
 RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
@@ -16,10 +18,10 @@ SPLITS = "--train.images i --train.labels l --val.images i --val.labels l"
 WHERE = f"{SPLITS} --classes c.yaml --output o".split()
 
 
-def read(recipe: Path, *more: str) -> RunConfig:
+def read(recipe: Path, *more: str) -> TrainerConfig:
     if recipe.parent.name == "classifiers":
         where = ["--train.images", "i", "--val.images", "i", "--output", "o"]
-        return cli.parse(ClassifierConfig, ["--config", str(recipe), *where, *more], description="")
+        return cli.parse(TrainClassifierConfig, ["--config", str(recipe), *where, *more], description="")
     return cli.parse(TrainConfig, ["--config", str(recipe), *WHERE, *more], description="")
 
 

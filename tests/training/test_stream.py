@@ -11,11 +11,12 @@ from PIL import Image
 from pipeline.data.classes import load_classes
 from pipeline.data.datasets import Sample, pair
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.transforms import Augmentation
+from pipeline.data.transforms.config import Augmentation
 from pipeline.errors import UserError, find_user_error
+from pipeline.training.examples import part_of_batch, permutation
 from pipeline.training.loader import Batch, Loader
 from pipeline.training.segmentation.class_weights import count, median_frequency
-from pipeline.training.stream import DrawCrops, as_table, part_of_batch, permutation
+from pipeline.training.segmentation.crops import DrawCrops, sample_table
 
 STRONG = Augmentation(crop=(32, 48), rotate=10, elastic=3, hue=20, blur=0.5, cutmix=0.5, copy_paste=0.5)
 
@@ -31,7 +32,7 @@ def drawer(scenes: str, *, seed: int = 0, augmentation: Augmentation = STRONG) -
 
 
 def test_a_crop_depends_on_seed_epoch_and_position_alone(scenes: str, samples: list[Sample]) -> None:
-    table, draw = as_table(samples), drawer(scenes)
+    table, draw = sample_table(samples), drawer(scenes)
     whole = draw(table, 0, range(12))
     for positions in (range(5, 7), range(11, 12)):
         part = drawer(scenes)(table, 0, positions)
@@ -51,7 +52,7 @@ def test_workers_have_every_position_once(world: int) -> None:
 
 
 def test_every_pass_of_an_epoch_shows_every_image_once(scenes: str, samples: list[Sample]) -> None:
-    crops = drawer(scenes)(as_table(samples), 0, range(18))
+    crops = drawer(scenes)(sample_table(samples), 0, range(18))
     assert sorted(crops.keys[:9]) == sorted(crops.keys[9:]) == sorted(sample.key for sample in samples)
     assert crops.keys[:9] != crops.keys[9:]
     first, second = permutation(0, 0, 0, 100), permutation(0, 1, 0, 100)
@@ -65,20 +66,20 @@ def test_images_that_cannot_be_used_are_skipped_and_named(scenes: str, samples: 
     broken.write_bytes(b"no image")
     Image.new("L", Image.open(samples[1].image).size, 255).save(empty)
     spoiled = [samples[0]._replace(image=str(broken)), samples[1]._replace(label=str(empty)), *samples[2:4]]
-    crops = drawer(scenes)(as_table(spoiled), 0, range(8))
+    crops = drawer(scenes)(sample_table(spoiled), 0, range(8))
     assert len(crops.pixels) == 8
     assert set(crops.keys) == {samples[2].key, samples[3].key}
     assert len(crops.skipped) == 2
     assert any(str(broken) in line for line in crops.skipped)
     assert f"{empty}: no pixel is labelled" in crops.skipped
     with pytest.raises(UserError, match="not one training image can be used"):
-        drawer(scenes)(as_table(spoiled[:2]), 0, range(1))
+        drawer(scenes)(sample_table(spoiled[:2]), 0, range(1))
 
 
 def loaded(draw: DrawCrops, samples: list[Sample], *, rank: int, world: int, epochs: list[int]) -> list[Batch]:
     loader = Loader(
         ray.put(draw),
-        ray.put(as_table(samples)),
+        ray.put(sample_table(samples)),
         batch_size=10,
         rank=rank,
         world=world,

@@ -1,4 +1,4 @@
-"""The pictures of a localization run's sheet: the best and the worst where boxes are known, else some of all."""
+"""The picture sheet of a localization run: best and worst images if boxes are known, otherwise some of all."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,25 +8,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.bulk.localization.scores import Truth
+from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.plan import read_plan
 from pipeline.bulk.results import take
-from pipeline.bulk.segmentation.gallery import image_bytes
+from pipeline.bulk.table_input import read_image_bytes
 from pipeline.cam import activation
 from pipeline.data.images import decode_heatmap, decode_image, from_upright
-from pipeline.report.map_sheet import Found, draw_found
+from pipeline.report.map_sheet import MapPicture, draw_map_sheet
 
-EACH = 4  # best and worst, or twice as many of all
+EACH = 4  # pictures of the best and of the worst images; twice as many where no boxes are known
 
 
-def draw_localized(run: str, files: Sequence[str], images: pa.dataset.Dataset, *, threshold: int | None) -> bytes:
-    """The sheet; empty where there is no good row.
+def draw_gallery(run: str, files: Sequence[str], images: pa.dataset.Dataset, *, threshold: int | None) -> bytes:
+    """Draw the sheet; empty if no image was localized.
 
     Args:
-        run: folder of a run.
-        files: of its rows, in order.
-        images: the rows.
-        threshold: index of the one whose boxes decide what is best and worst; None for none.
+        run: Folder of a run.
+        files: Files of its rows below that folder, in order.
+        images: The rows.
+        threshold: Index of the threshold whose boxes decide the best and worst images; None if no boxes are known.
     """
     good = np.flatnonzero(pc.equal(images.to_table(columns=["status"])["status"], "ok"))
     if threshold is not None:
@@ -39,24 +39,24 @@ def draw_localized(run: str, files: Sequence[str], images: pa.dataset.Dataset, *
     truths = read_plan(run)["truth"]
     pictures = []
     for position in chosen:
-        truth = Truth.read(truths[position].as_py())
+        truth = ImageTruth.from_json(truths[position].as_py())
         note = "" if threshold is None else f"   IoU {ious[position]:.2f}"
         picture = _picture(rows[position], truth, note)
         pictures += [picture] if picture else []
-    return draw_found(pictures) if pictures else b""
+    return draw_map_sheet(pictures) if pictures else b""
 
 
 def _ious(images: pa.dataset.Dataset, threshold: int) -> NDArray[np.float64]:
-    """Of each row the IoU of its first known class's largest box at a threshold; NaN where there is none."""
+    """Return the IoU of the largest box of each row's first known class at a threshold; NaN if there is none."""
     rows = images.to_table(columns=["scored"])["scored"].to_pylist()
     best = [next((s["iou_largest"] for s in row or [] if s["iou_largest"] is not None), None) for row in rows]
     return np.array([np.nan if ious is None else ious[threshold] for ious in best])
 
 
-def _picture(row: dict[str, Any], truth: Truth, note: str) -> Found | None:
-    """The row as a picture on the stored pixels; None where the image has gone since."""
+def _picture(row: dict[str, Any], truth: ImageTruth, note: str) -> MapPicture | None:
+    """Return the row as a picture on the stored pixels; None if the image has vanished since."""
     try:
-        decoded = decode_image(image_bytes(row["uri"]))
+        decoded = decode_image(read_image_bytes(row["uri"]))
     except Exception:  # an image that vanished must not spoil a finished run
         return None
     pixels = np.ascontiguousarray(from_upright(decoded.pixels, decoded.orientation))
@@ -65,9 +65,9 @@ def _picture(row: dict[str, Any], truth: Truth, note: str) -> Found | None:
         first = row["classes"][0]
         missed = "" if first["found"] else " (not found)"
         title = f"{row['image_id']}: {first['class']} {first['probability']:.0%}{missed}{note}"
-        boxes = [list(box.values()) for of_class in row["classes"] for box in of_class["boxes"]]
+        boxes = [list(box.values()) for entry in row["classes"] for box in entry["boxes"]]
         if "heatmap" in first:
             raw = decode_heatmap(first["heatmap"]["bytes"], first["scale"], first["offset"])
             upright = activation.heatmaps(raw[None], decoded.pixels.shape[:2])[0]
             heatmap = from_upright(upright, decoded.orientation)
-    return Found(title, pixels, heatmap, boxes, [box[1:] for box in truth.boxes])
+    return MapPicture(title, pixels, heatmap, boxes, [box[1:] for box in truth.boxes])

@@ -1,78 +1,50 @@
-"""From a localization run to label maps that a segmentation network can be trained on: `jobs/pseudo_labels.py`."""
+"""Label maps for training a segmentation network, made from a localization run: `jobs/pseudo_labels.py`."""
 
-import io
-import json
 import posixpath
-import sys
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray.data
+import pyarrow.compute
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from tqdm import tqdm
 
-from pipeline import cluster, storage
+from pipeline import parquet, storage
+from pipeline.bulk.localization.config import PseudoLabelsConfig
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
-from pipeline.bulk.segmentation.gallery import image_bytes
-from pipeline.cam import activation
-from pipeline.cam.masks import IGNORE, IRN_CRF, pseudo_labels
-from pipeline.crf import CRFParams
+from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes, with_background
-from pipeline.data.images import decode_heatmap, decode_image, encode_mask, from_upright
 from pipeline.errors import UserError
-from pipeline.storage import Url
 
 LABELS = "labels"
 CLASSES = "classes.yaml"
 ROWS = "pseudo_labels.parquet"
-CHUNK = 32  # images that a task does
+IGNORE_INDEX = 255
+CHUNK = 32  # images in a task
 
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("status", pa.string()),  # ok | error
         ("error", pa.string()),
-        ("label", pa.string()),  # below the output
-        ("foreground", pa.float32()),  # shares of the image
-        ("ignored", pa.float32()),
+        ("label", pa.string()),  # path of the label map below the output
+        ("foreground", pa.float32()),  # share of the pixels
+        ("ignored", pa.float32()),  # share of the pixels
     ]
 )
 
 
-class PseudoLabelsConfig(BaseModel):
-    """The options of `jobs/pseudo_labels.py`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: Url = Field(description="folder of a finished run of jobs/localize.py with heatmaps, of the training images")
-    output: Url = Field(description="folder for labels/, classes.yaml and a table of the images")
-    sure_foreground: float = Field(default=0.3, ge=0, le=1, description="of a map's maximum: above it is foreground")
-    sure_background: float = Field(default=0.05, ge=0, le=1, description="below it is background; between is ignored")
-    crf: bool = Field(default=True, description="move the borders to the image's by a dense CRF")
-    crf_params: CRFParams = Field(default=IRN_CRF, description="of the CRF; IRN's")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "PseudoLabelsConfig":
-        if self.sure_background > self.sure_foreground:
-            raise ValueError("--sure_background is above --sure_foreground")
-        return self
-
-
 def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
-    """Make a label map of each image of the run: of the classes that it is known to show, or else those found.
+    """Write a label map for each image of the run, with the classes that it is known to show, or else those found.
 
-    Killed half-way, it can be done again: the same label maps are written.
+    If it is killed half-way it can be done again: the same label maps are written.
 
     Returns:
-        a row per image of the run, with `SCHEMA`; also stored.
+        One row per image of the run, with `SCHEMA`; it is stored as well.
 
     Raises:
-        UserError: the run is not finished, or has no heatmaps.
+        UserError: The run is not finished, or has no heatmaps.
     """
     files = [file["path"] for file in read_manifest(config.run)["files"]]
     images = open_images(config.run, files)
@@ -80,59 +52,49 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
         "classes" not in images.schema.names
         or images.schema.field("classes").type.value_type.get_field_index("heatmap") < 0
     ):
-        raise UserError(
-            f"{storage.redact(config.run)} has no heatmaps; it must be of jobs/localize.py, with --heatmaps"
-        )
+        raise UserError(f"{storage.redact(config.run)} has no heatmaps; expected a run of jobs/localize.py --heatmaps")
     storage.check_writable(config.output)
-    of_model = Classes(**metadata_of(images.schema)["classes"])
-    classes = with_background(of_model)
-    if len(classes) > IGNORE:
-        raise UserError(f"label maps have 8 bits: at most {IGNORE - 1} classes, and the model has {len(of_model)}")
-    work = [
-        {"group": json.dumps(group), "first": first}
-        for group in row_groups(config.run, files)
-        for first in range(0, group.rows, CHUNK)
-    ]
-    cluster.connect()
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    model_classes = Classes(**metadata_of(images.schema)["classes"])
+    classes = with_background(model_classes)
+    if len(classes) > IGNORE_INDEX:
+        raise UserError(
+            f"label maps have 8 bits: at most {IGNORE_INDEX - 1} classes, and the model has {len(model_classes)}"
+        )
     labeller = Labeller(config, classes, known="known" in images.schema.names)
-    done = ray.data.from_items(work, override_num_blocks=len(work)).map(labeller)
-    rows: list[dict[str, Any]] = []
-    total = images.count_rows()
-    with tqdm(total=total, unit="images", leave=False, disable=not sys.stderr.isatty()) as bar:
-        for part in done.iter_rows():
-            rows += json.loads(part["rows"])
-            bar.update(len(rows) - bar.n)
-    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image_id"]), schema=SCHEMA)
-    content = {"names": list(classes.names), "colours": classes.palette.tolist(), "ignore_index": IGNORE}
+    calls = [(group, first) for group in row_groups(config.run, files) for first in range(0, group.rows, CHUNK)]
+    from pipeline import cluster
+
+    cluster.connect()
+    sizes = [min(CHUNK, group.rows - first) for group, first in calls]
+    rows = [row for chunk in cluster.map_tasks(labeller.label, calls, sizes=sizes) for row in chunk]
+    content = {"names": list(classes.names), "colours": classes.palette.tolist(), "ignore_index": IGNORE_INDEX}
     storage.write_bytes(storage.join(config.output, CLASSES), yaml.safe_dump(content, sort_keys=False).encode())
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    storage.write_bytes(storage.join(config.output, ROWS), buffer.getvalue())
-    return table
+    rows.sort(key=lambda row: row["image_id"])
+    return parquet.write_rows(storage.join(config.output, ROWS), rows, SCHEMA)
 
 
 class Labeller:
-    """Makes the label maps of some rows of a run, as a task.
+    """Makes the label maps of some rows of a run.
 
     Args:
-        config: of the job.
-        classes: of the label maps: the background, then the classifier's.
-        known: whether the run knows which classes its images show.
+        config: Options of the job.
+        classes: Classes of the label maps: the background, then the classifier's.
+        known: Whether the run knows which classes its images show.
     """
 
     def __init__(self, config: PseudoLabelsConfig, classes: Classes, *, known: bool):
         self._config = config
         self._index = {name: k for k, name in enumerate(classes.names)}
         self._known = known
-        # Ignored pixels are white; of the values between there are none.
-        self._palette = np.full((IGNORE + 1, 3), 255, np.uint8)
+        # Ignored pixels are white; values between the classes and the ignore index do not occur.
+        self._palette = np.full((IGNORE_INDEX + 1, 3), 255, np.uint8)
         self._palette[: len(classes)] = classes.palette
 
-    def __call__(self, work: dict[str, Any]) -> dict[str, str]:
+    def label(self, group: RowGroup, first: int) -> list[dict[str, Any]]:
+        """Write the label maps of up to `CHUNK` rows of a row group, and return their rows of the table."""
         columns = ["image_id", "uri", "status", "error_message", "classes", *(["known"] if self._known else [])]
-        rows = read_group(self._config.run, RowGroup(*json.loads(work["group"])), columns)
-        return {"rows": json.dumps([self._label(row) for row in rows[work["first"] : work["first"] + CHUNK]])}
+        rows = read_group(self._config.run, group, columns)
+        return [self._label(row) for row in rows[first : first + CHUNK]]
 
     def _label(self, row: dict[str, Any]) -> dict[str, Any]:
         base = {"image_id": row["image_id"]}
@@ -144,34 +106,36 @@ class Labeller:
             return base | {"status": "error", "error": storage.explain(error)}
 
     def _write(self, row: dict[str, Any]) -> dict[str, Any]:
-        shown = [c for c in row["classes"] if (c["class"] in row["known"] if self._known else c["found"])]
-        decoded = decode_image(image_bytes(row["uri"]))
+        from pipeline.cam import activation
+        from pipeline.cam.masks import pseudo_labels
+        from pipeline.data.images import decode_heatmap, decode_image, encode_mask, from_upright
+
+        entries = [c for c in row["classes"] if (c["class"] in row["known"] if self._known else c["found"])]
+        decoded = decode_image(read_image_bytes(row["uri"]))
         size = decoded.pixels.shape[:2]
-        maps = [decode_heatmap(c["heatmap"]["bytes"], c["scale"], c["offset"]) for c in shown]
-        heatmaps = np.concatenate(
-            [activation.heatmaps(raw[None], size) for raw in maps] or [np.zeros((0, *size), np.float32)]
-        )
+        maps = [decode_heatmap(c["heatmap"]["bytes"], c["scale"], c["offset"]) for c in entries]
+        normalised = [activation.heatmaps(raw[None], size) for raw in maps]
         labels = pseudo_labels(
-            heatmaps,
+            np.concatenate(normalised or [np.zeros((0, *size), np.float32)]),
             sure_foreground=self._config.sure_foreground,
             sure_background=self._config.sure_background,
             pixels=decoded.pixels if self._config.crf else None,
             crf=self._config.crf_params,
         )
-        of_class = np.arange(IGNORE + 1, dtype=np.uint8)
-        of_class[1 : len(shown) + 1] = [self._index[c["class"]] for c in shown]
-        stored = from_upright(of_class[labels], decoded.orientation)
+        indices = np.arange(IGNORE_INDEX + 1, dtype=np.uint8)
+        indices[1 : len(entries) + 1] = [self._index[c["class"]] for c in entries]
+        stored = from_upright(indices[labels], decoded.orientation)
         place = posixpath.join(LABELS, posixpath.splitext(row["image_id"])[0] + ".png")
         storage.write_bytes(storage.join(self._config.output, place), encode_mask(stored, self._palette))
         return {
             "label": place,
-            "foreground": float(np.mean((stored > 0) & (stored != IGNORE))),
-            "ignored": float(np.mean(stored == IGNORE)),
+            "foreground": float(np.mean((stored > 0) & (stored != IGNORE_INDEX))),
+            "ignored": float(np.mean(stored == IGNORE_INDEX)),
         }
 
 
-def describe(table: pa.Table, output: str) -> str:
-    """What was made, for the terminal."""
+def format_pseudo_labels(table: pa.Table, output: str) -> str:
+    """Describe what was written, for the terminal."""
     good = table.filter(pa.compute.equal(table["status"], "ok"))
     lines = [f"{good.num_rows:,} label maps, {table.num_rows - good.num_rows:,} errors"]
     if good.num_rows:

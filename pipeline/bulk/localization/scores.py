@@ -1,11 +1,10 @@
 """Maps against boxes and foreground masks, image by image, as columns that add up.
 
-Everything happens in the frame of the network's input, with the evaluator's conventions (see `localization`), whatever
-normalisation and boxes the run itself was told.
+Maps are compared in the frame of the network's input with the conventions of `metrics.localization`, independent of
+the run's own normalisation and boxes.
 """
 
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,42 +12,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import storage
+from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.cam import activation
 from pipeline.data.images import decode_raw_label
 from pipeline.metrics.localization import best_ious, centre_ious, pixel_hits, resized_box, thresholds
 
-IGNORED = 255  # in a foreground mask
-METHODS = ("largest", "all", "centre")  # whose boxes: the map's largest region, all its regions, the image's centre
+IGNORED = 255  # value of ignored pixels in a foreground mask
+METHODS = ("largest", "all", "centre")  # boxes of the map's largest region, of all its regions, at the image's centre
 
 SCORED = pa.struct(
     [
         ("class", pa.string()),
-        ("rank", pa.int32()),  # of the class among the classifier's scores, from 0
-        *((f"iou_{method}", pa.list_(pa.float32())) for method in METHODS),  # the best at each threshold
-        ("foreground_px", pa.list_(pa.int32())),  # histograms of the map
+        ("rank", pa.int32()),  # rank of the class among the classifier's scores, from 0
+        *((f"iou_{method}", pa.list_(pa.float32())) for method in METHODS),  # best IoU at each threshold
+        ("foreground_px", pa.list_(pa.int32())),  # histogram of the map over foreground pixels
         ("background_px", pa.list_(pa.int32())),
         ("error", pa.string()),
     ]
 )
 
 
-class Truth(NamedTuple):
-    """What is known of an image: classes, boxes (class, left, top, right, bottom, inclusive), a mask's URL."""
-
-    classes: list[int]
-    boxes: list[tuple[float, ...]]
-    foreground: str | None
-
-    @staticmethod
-    def read(text: str | None) -> "Truth":
-        """From the plan, where it is JSON."""
-        return Truth([], [], None) if text is None else Truth(**json.loads(text))
-
-
 def score_map(
     raw: NDArray[np.float32],
     k: int,
-    truth: Truth,
+    truth: ImageTruth,
     *,
     rank: int,
     name: str,
@@ -56,17 +43,17 @@ def score_map(
     frame: tuple[int, int],
     step: float,
 ) -> dict[str, Any]:
-    """The fields of `SCORED` for a class that an image is known to show.
+    """Return the fields of `SCORED` for a class that an image is known to show.
 
     Args:
-        raw: the class's map [h, w], on the stored pixels.
-        k: its index.
-        truth: of the image.
-        rank: of the class among the scores.
-        name: of the class.
-        size: height, width of the stored pixels.
-        frame: height, width in which boxes and pixels are compared.
-        step: of the thresholds.
+        raw: Raw map of the class [h, w], on the stored pixels.
+        k: Index of the class.
+        truth: Ground truth of the image.
+        rank: Rank of the class among the classifier's scores, from 0.
+        name: Name of the class.
+        size: Height and width of the stored pixels.
+        frame: Height and width at which boxes and pixels are compared.
+        step: Distance between the thresholds.
     """
     heatmap = activation.heatmaps(raw[None], frame, how="min_max", interpolation="bicubic")[0].clip(0, 1)
     row: dict[str, Any] = {"class": name, "rank": rank}
@@ -81,7 +68,7 @@ def score_map(
     if truth.foreground:
         try:
             mask = decode_raw_label(storage.read_bytes(truth.foreground)).astype(np.int32)
-        except Exception as error:  # whatever it is, it belongs to this mask
+        except Exception as error:  # whatever it is, it belongs to this foreground mask
             return row | {"error": storage.explain(error)}
         fitted_mask = np.asarray(Image.fromarray(mask).resize(frame[::-1], Image.Resampling.NEAREST))
         known = np.where(fitted_mask == IGNORED, IGNORED, (fitted_mask > 0).astype(np.int32))

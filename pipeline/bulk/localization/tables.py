@@ -1,4 +1,4 @@
-"""The tables of a localization run: what classifier and maps are worth, beside a box in the image's centre."""
+"""The score tables of a localization run: classifier, map boxes, and a box at the image's centre as the baseline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +24,10 @@ CLASSIFICATION = "classification_report"
 
 SCORES_SCHEMA = pa.schema(
     [
-        ("boxes", pa.string()),  # of NAMES
+        ("boxes", pa.string()),  # one of NAMES
         ("score", pa.string()),
         ("value", pa.float64()),
-        ("threshold", pa.float64()),  # at which it is reached; null where each IoU has its own
+        ("threshold", pa.float64()),  # threshold of the value; null if each IoU has its own
         ("images", pa.int64()),
     ]
 )
@@ -45,26 +45,26 @@ CURVE_SCHEMA = pa.schema(
 CLASSIFICATION_SCHEMA = pa.schema(
     [
         ("class", pa.string()),
-        ("images", pa.int64()),  # that show it
-        ("accuracy", pa.float64()),  # of them that are named so first
+        ("images", pa.int64()),  # images that show the class
+        ("accuracy", pa.float64()),  # share of them whose most probable class it is
         ("average_precision", pa.float64()),
         ("auc", pa.float64()),
     ]
 )
 
 
-def localization_tables(
+def run_tables(
     images: pa.dataset.Dataset, classes: Classes, *, step: float, threshold: float | None
 ) -> dict[str, pa.Table]:
-    """The tables by name; those of boxes only where there are boxes.
+    """Derive the tables by name; those of boxes only if the ground truth has boxes.
 
     Args:
-        images: rows of a run with truth.
-        classes: of the model.
-        step: of the scored thresholds.
-        threshold: chosen on other images, to be scored as well.
+        images: Rows of a run with ground truth.
+        classes: Classes of the model.
+        step: Distance between the scored thresholds.
+        threshold: Threshold chosen on other images, which is scored as well.
     """
-    hits, pixels = _sum(images, step)
+    hits, pixels = _sum_hits(images, step)
     scores: list[dict[str, Any]] = []
     curve: list[dict[str, Any]] = []
     steps = thresholds(step)
@@ -82,7 +82,7 @@ def localization_tables(
     return tables
 
 
-def _sum(images: pa.dataset.Dataset, step: float) -> tuple[dict[str, BoxHits], PixelHits]:
+def _sum_hits(images: pa.dataset.Dataset, step: float) -> tuple[dict[str, BoxHits], PixelHits]:
     steps = len(thresholds(step))
     hits = {method: BoxHits.zeros(steps) for method in METHODS}
     pixels = PixelHits.zeros(steps)
@@ -150,21 +150,21 @@ def _classification(images: pa.dataset.Dataset, classes: Classes) -> list[dict[s
     return rows
 
 
-def threshold_of(run: str) -> float:
-    """The threshold at which the largest boxes of a finished run fit best at IoU 0.5.
+def best_threshold(run: str) -> float:
+    """Return the threshold at which the largest boxes of a finished run fit best at IoU 0.5.
 
     Raises:
-        UserError: the run has no boxes to compare with.
+        UserError: The run was not scored against boxes.
     """
     name = f"{SCORES}/{SCORES}.parquet"
     if name not in read_manifest(run)["tables"]:
-        raise UserError(f"{storage.redact(run)} has no {SCORES}: it was run without --truth, or without boxes in it")
+        raise UserError(f"{storage.redact(run)} has no {SCORES}: it had no --truth, or --truth had no boxes")
     rows = read_file(run, name).to_pylist()
     return next(r["threshold"] for r in rows if r["boxes"] == NAMES["largest"] and r["score"].startswith("MaxBoxAcc ("))
 
 
 def format_scores(tables: dict[str, pa.Table]) -> str:
-    """The tables as text for a terminal."""
+    """Format the tables for a terminal."""
     lines: list[str] = []
     rows = tables[CLASSIFICATION].to_pylist()
     shown = [row for row in rows if row["images"]]
@@ -189,7 +189,7 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def shown_tables(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """Heading -> table, for the page."""
+def page_tables(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Return the tables of the page by heading."""
     headings: Sequence[tuple[str, str]] = (("Localization", SCORES), ("Classification", CLASSIFICATION))
     return {heading: tables[name] for heading, name in headings if name in tables}

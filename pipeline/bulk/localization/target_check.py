@@ -1,35 +1,31 @@
-"""What a target detector is worth, and what it goes by: bulk runs over images with and without the target."""
+"""How well a target detector tells images with the target from images without, in several views of them."""
 
-import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline import bundle, storage
-from pipeline.bulk.config import LocalizeConfig, Scaling
+from pipeline import parquet, storage
+from pipeline.bulk.localization.config import LocalizeConfig, TargetCheckConfig
 from pipeline.bulk.localization.run import localize
 from pipeline.bulk.localization.tables import NAMES, SCORES
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
-from pipeline.data.images import View
+from pipeline.card import read_card
 from pipeline.errors import UserError
 from pipeline.metrics.ranking import roc_auc
-from pipeline.storage import Url
 
 REPORT = "detector_report.parquet"
 SCHEMA = pa.schema(
     [
         ("view", pa.string()),
-        ("positive", pa.int64()),  # images that were scored
-        ("negative", pa.int64()),
+        ("positive", pa.int64()),  # images with the target that were scored
+        ("negative", pa.int64()),  # images without the target that were scored
         ("errors", pa.int64()),
         ("auc", pa.float64()),
         ("hits", pa.float64()),  # share of the positive images in which the target was found
-        ("false_alarms", pa.float64()),  # and of the negative ones
+        ("false_alarms", pa.float64()),  # share of the negative images in which the target was found
         ("max_box_acc", pa.float64()),
         ("max_box_acc_v2", pa.float64()),
         ("centre_max_box_acc", pa.float64()),
@@ -38,35 +34,16 @@ SCHEMA = pa.schema(
 )
 
 
-class DetectorConfig(BaseModel):
-    """The options of `jobs/check_detector.py`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Url = Field(description="bundle: the output folder of jobs/train_classifier.py")
-    positive: Url = Field(description="images that show the target, none of them from training")
-    negative: Url = Field(description="images that do not")
-    truth: Url | None = Field(default=None, description="boxes around the target: a table, or a folder of .xml")
-    target: str | None = Field(default=None, description="its class (default: the only one of the model)")
-    output: Url = Field(description="folder for the runs and the table")
-    views: tuple[View, ...] = Field(
-        default=("as_is", "grey", "half", "double"),
-        min_length=1,
-        description="copies of the images: a target that is only found in colour, or at one resolution, is not found",
-    )
-    scaling: Scaling = Scaling()
-
-
-def check_detector(config: DetectorConfig) -> pa.Table:
-    """Run over both sets in each view, and compare.
+def check_target(config: TargetCheckConfig) -> pa.Table:
+    """Localize in both sets in each view, and compare.
 
     Returns:
-        a row per view, with `SCHEMA`; also stored.
+        One row per view, with `SCHEMA`; it is stored as well.
 
     Raises:
-        UserError: as of a localization run, or a target that is none of the model's classes.
+        UserError: The target is not a class of the model, or a localization run refuses its input.
     """
-    names = bundle.read_card(config.model).classes.names
+    names = read_card(config.model).classes.names
     target = config.target or names[0]
     if target not in names or (config.target is None and len(names) > 1):
         raise UserError(f"--target must be one of the model's classes: {', '.join(names)}")
@@ -74,7 +51,7 @@ def check_detector(config: DetectorConfig) -> pa.Table:
     for view in config.views:
         runs = []
         for side, images in (("positive", config.positive), ("negative", config.negative)):
-            told = LocalizeConfig(
+            options = LocalizeConfig(
                 model=config.model,
                 images=images,
                 output=storage.join(config.output, view, side),
@@ -83,19 +60,15 @@ def check_detector(config: DetectorConfig) -> pa.Table:
                 view=view,
                 scaling=config.scaling,
             )
-            run = localize(told)
+            run = localize(options)
             assert run is not None
             runs.append(run)
         rows.append({"view": view} | _compare(*runs, k=names.index(target), target=target))
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    storage.write_bytes(storage.join(config.output, REPORT), buffer.getvalue())
-    return table
+    return parquet.write_rows(storage.join(config.output, REPORT), rows, SCHEMA)
 
 
 def _compare(positive: str, negative: str, *, k: int, target: str) -> dict[str, Any]:
-    (present, found, lost), (absent, alarms, more) = (_answers(run, k, target) for run in (positive, negative))
+    (present, found, lost), (absent, alarms, more) = (_results(run, k, target) for run in (positive, negative))
     scores = np.concatenate([present, absent])
     row: dict[str, Any] = {
         "positive": len(present),
@@ -120,8 +93,8 @@ def _scores(run: str) -> list[dict[str, Any]]:
     return read_file(run, f"{SCORES}/{SCORES}.parquet").to_pylist()
 
 
-def _answers(run: str, k: int, target: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
-    """The target's probability in each image, whether it was found there, and how many images failed."""
+def _results(run: str, k: int, target: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+    """Return the target's probability in each image, whether it was found there, and the number of failed images."""
     columns = ["status", "probabilities.list.element", "classes.list.element.class", "classes.list.element.found"]
     rows = [row for file in read_manifest(run)["files"] for row in read_file(run, file["path"], columns).to_pylist()]
     good = [row for row in rows if row["status"] == "ok"]
@@ -132,8 +105,8 @@ def _answers(run: str, k: int, target: str) -> tuple[NDArray[np.float64], NDArra
     return probabilities, np.array(found), len(rows) - len(good)
 
 
-def describe(table: pa.Table) -> str:
-    """The table for a terminal."""
+def format_report(table: pa.Table) -> str:
+    """Format the table for a terminal."""
     heads = ["view", "AUC", "hits", "false alarms", "MaxBoxAcc", "V2", "centred box", "its V2", "errors"]
     scores = ["auc", "hits", "false_alarms", "max_box_acc", "max_box_acc_v2"]
     scores += ["centre_max_box_acc", "centre_max_box_acc_v2"]

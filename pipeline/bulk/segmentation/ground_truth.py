@@ -15,19 +15,19 @@ CONFUSION = pa.list_(pa.struct([("gt", pa.int16()), ("pred", pa.int16()), ("px",
 
 
 def read_label(url: str, shape: tuple[int, ...], classes: Classes, *, max_pixels: int) -> NDArray | str:
-    """The class indices and ignore index of the label map at a URL, or why there are none.
+    """Read a label map as class indices and ignore index, or say why it cannot be used.
 
     Args:
-        url: of the label map, drawn on the stored pixels.
-        shape: (height, width) that it must have, the image's.
-        classes: of the label map.
-        max_pixels: larger label maps are refused.
+        url: The label map, drawn on the stored pixels.
+        shape: Shape (height, width) of the image, which the label map must have.
+        classes: Classes of the label map.
+        max_pixels: Larger label maps are refused.
     """
     try:
         raw = decode_raw_label(storage.read_bytes(url), max_pixels=max_pixels)
     except ImageError as error:
         return str(error)
-    except Exception as error:  # whatever a store raises belongs to this label
+    except Exception as error:  # whatever a store raises belongs to this label map
         return storage.explain(error)
     if raw.shape != shape:
         sizes = ["x".join(map(str, size[::-1])) for size in (raw.shape, shape)]
@@ -35,13 +35,13 @@ def read_label(url: str, shape: tuple[int, ...], classes: Classes, *, max_pixels
     return classes.index(raw)
 
 
-def count(truth: NDArray, predicted: NDArray, classes: Classes) -> Confusion:
-    """The confusion of a mask with a label map, both [height, width] class indices."""
-    return confusion(truth, predicted, num_classes=len(classes), ignore_index=classes.ignore_index)
+def count(truth: NDArray, mask: NDArray, classes: Classes) -> Confusion:
+    """Count the confusion of a mask with a label map, both [height, width] class indices."""
+    return confusion(truth, mask, num_classes=len(classes), ignore_index=classes.ignore_index)
 
 
 def ground_truth_columns(counts: Confusion) -> dict[str, Any]:
-    """The columns of ground truth of an image; the confusion matrix without its zeros."""
+    """Return the counts of an image as columns, with the nonzero cells of the confusion matrix."""
     matrix = counts.matrix
     nonzero = zip(*np.nonzero(matrix), strict=True)
     return {

@@ -1,4 +1,4 @@
-"""The CRF stage: CPU tasks beside the predictor actors, a predicted shard in, the same shard with refined masks out."""
+"""The CRF stage: CPU tasks beside the predictors; a predicted shard goes in, the shard with refined masks comes out."""
 
 import time
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bulk.config import SegmentConfig
 from pipeline.bulk.schema import PREDICTED
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.crf.score_map import crf_of_scores
 from pipeline.crf.warm import warm
 from pipeline.data.images import from_upright
 
-# What the writer gets: beside the refined labels the network's, of the same type; pixels and scores end here.
+# Columns for the writer: the refined labels and, of the same dtype, the network's; pixels and scores end here.
 REFINED = pa.schema(
     [
         *PREDICTED,
@@ -31,17 +31,17 @@ class Refiner:
     """Refines the masks of a shard by a dense CRF.
 
     Args:
-        config: of the run.
-        classes: how many the model has.
+        config: Configuration of the run.
+        num_classes: Classes of the model.
     """
 
-    def __init__(self, config: SegmentConfig, *, classes: int):
+    def __init__(self, config: SegmentConfig, *, num_classes: int):
         self._config = config
-        self._classes = classes
+        self._num_classes = num_classes
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Refine a block of `SEGMENTED`; the result has `REFINED`."""
-        warm(classes=self._classes, params=self._config.crf_params, mode=self._config.crf_mode)
+        """Refine a block with the schema `SEGMENTED`; the result has the schema `REFINED`."""
+        warm(classes=self._num_classes, params=self._config.crf_params, mode=self._config.crf_mode)
         rows = [row if row["error_stage"] is not None else self._refined(row) for row in block.to_pylist()]
         return pa.Table.from_pylist(rows, schema=REFINED)
 
@@ -52,13 +52,13 @@ class Refiner:
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(*size, 3)
         scores = np.frombuffer(row["scores"], np.float16).reshape(row["score_shape"])
         try:
-            found = crf_of_scores(
+            refined = crf_of_scores(
                 pixels, scores, stride=row["stride"], params=self._config.crf_params, mode=self._config.crf_mode
             )
         except Exception as error:  # whatever it is, it belongs to this image
             failure = {"error_stage": "crf", "error_class": type(error).__name__, "error_message": str(error)[:500]}
             return row | failure
-        labels = from_upright(found.labels, row["orientation"]).astype(row["label_dtype"])
+        labels = from_upright(refined.labels, row["orientation"]).astype(row["label_dtype"])
         before = np.frombuffer(row["labels"], row["label_dtype"]).reshape(labels.shape)
         return row | {
             "labels": labels.tobytes(),

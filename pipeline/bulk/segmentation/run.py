@@ -1,4 +1,4 @@
-"""Bulk segmentation: masks, and mIoU where there are label maps. The kind of run that `jobs/segment.py` is."""
+"""Bulk segmentation: masks, and mIoU where there are label maps. `jobs/segment.py` starts it."""
 
 import posixpath
 from collections.abc import Sequence
@@ -9,26 +9,21 @@ import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from pipeline import bundle, storage
-from pipeline.bulk.config import SegmentConfig
-from pipeline.bulk.fetch import Fetched
-from pipeline.bulk.kind import Report
+from pipeline import storage
+from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.listing import InputImage
 from pipeline.bulk.run import run_bulk
-from pipeline.bulk.schema import PICTURE, PREDICTED, images_schema
-from pipeline.bulk.segmentation.gallery import draw_gallery
+from pipeline.bulk.schema import PICTURE, PREDICTED, results_schema
+from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.ground_truth import CONFUSION, count, ground_truth_columns, read_label
-from pipeline.bulk.segmentation.refine import Refiner
-from pipeline.bulk.segmentation.tables import RAW, confusion_of, report_tables, stage_of, totals_of
-from pipeline.bundle import Card, load_bundle
+from pipeline.card import Card, read_card
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
-from pipeline.data.images import encode_mask, from_upright
+from pipeline.data.images import encode_mask
 from pipeline.errors import UserError
-from pipeline.predict.segmenter import Prediction, Segmenter, pick_device
 
-# `labels` holds the bytes of the label map [height, width] on the stored pixels, of the type that `label_dtype` names.
-# With a CRF to come, `pixels` holds those of the upright image, uint8 RGB, and `scores` the float16 score map.
+# `labels` holds the bytes of the label map [height, width] on the stored pixels, with the dtype `label_dtype`. If a CRF
+# follows, `pixels` holds the upright image, uint8 RGB, and `scores` the float16 score map.
 SEGMENTED = pa.schema(
     [
         *PREDICTED,
@@ -45,71 +40,45 @@ SEGMENTED = pa.schema(
 
 
 def segment(config: SegmentConfig) -> str | None:
-    """Segment the input, or go on with the run that lies in the output.
+    """Segment the input, or resume the run in the output.
 
     Returns:
-        the folder of the finished run; None after a dry run.
+        The folder of the finished run; None after a dry run.
 
     Raises:
-        UserError: anything that the user has to mend, where possible before a worker starts.
+        UserError: The user has to change something; raised before a worker starts where possible.
     """
-    card = bundle.read_card(config.model)
+    card = read_card(config.model)
     if card.classifier is not None:
-        raise UserError(f"{storage.redact(config.model)} classifies whole images; it is for jobs/localize.py")
+        raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with jobs/localize.py")
     classes = classes_like(config.classes, card.classes, of="model")
+    check_crf_params(config, classes)
+    return run_bulk(SegmentationRun(config, card, classes))
+
+
+def check_crf_params(config: Any, classes: Classes) -> None:
+    """Refuse CRF parameters that do not fit the number of classes.
+
+    Args:
+        config: A configuration with `crf_params`.
+        classes: Classes of the model.
+
+    Raises:
+        UserError: The label compatibility has another size.
+    """
     try:
         config.crf_params.label_compatibility(len(classes))
     except ValueError as error:
         raise UserError(f"--crf-params.{error}") from None
-    return run_bulk(Segmenting(config, card, classes))
 
 
-class Network:
-    """See `kind.Model`."""
-
-    def __init__(self, config: SegmentConfig):
-        model, card = load_bundle(config.model)
-        self._segmenter = Segmenter(
-            model,
-            preprocessing=card.preprocessing,
-            device=pick_device(),
-            dtype=config.dtype,
-            instances=config.instances,
-            keep_scores=config.crf,
-        )
-
-    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pixels
-
-    def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Prediction]:
-        return self._segmenter(images)
-
-    def columns(self, fetched: Fetched, result: Prediction) -> dict[str, Any]:
-        labels = np.ascontiguousarray(from_upright(result.labels, fetched.orientation))
-        row = {
-            "labels": labels.tobytes(),
-            "label_dtype": labels.dtype.name,
-            "mean_confidence": result.confidence,
-            "mean_entropy": result.entropy,
-        }
-        if result.scores is not None:
-            assert fetched.pixels is not None
-            row |= {
-                "pixels": fetched.pixels.tobytes(),
-                "scores": result.scores.tobytes(),
-                "score_shape": result.scores.shape,
-                "stride": result.stride,
-            }
-        return row
-
-
-class Segmenting:
-    """See `kind.Kind`.
+class SegmentationRun:
+    """A bulk run that segments; see `kind.RunKind`.
 
     Args:
-        config: of the run.
-        card: of the model.
-        classes: of the model, and how label maps write them.
+        config: Configuration of the run.
+        card: Card of the model.
+        classes: Classes of the model, with the label values of the ground truth.
     """
 
     predicted = SEGMENTED
@@ -119,7 +88,8 @@ class Segmenting:
         self.card = card
         self.classes = classes
 
-    def schema(self, run: dict[str, Any]) -> pa.Schema:
+    def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
+        """Return the schema of `images`: mask and class counts, with counts against label maps if there are any."""
         own = [
             pa.field("mask", PICTURE),
             *(pa.field(f"px_{slug}", pa.int32()) for slug in self.classes.slugs),
@@ -140,12 +110,12 @@ class Segmenting:
                 pa.field("invalid_label_px", pa.int32()),
                 pa.field("confusion", CONFUSION),
             ]
-            if self.config.crf:  # of the masks before it
+            if self.config.crf:  # of the network's own masks
                 own += [pa.field("tp_raw", counts), pa.field("pred_raw", counts), pa.field("confusion_raw", CONFUSION)]
-        return images_schema(own, pictures=["mask"], run=run)
+        return results_schema(own, pictures=["mask"], metadata=metadata)
 
     def truth(self, images: list[InputImage]) -> list[str | None]:
-        """URLs of label maps."""
+        """Return the URL of each image's label map."""
         if self.config.labels is None:
             return [None] * len(images)
         by_key = datasets.files_by_key(self.config.labels)
@@ -157,16 +127,23 @@ class Segmenting:
             )
         return labels
 
-    def load(self) -> Network:
-        return Network(self.config)
+    def load_predictor(self) -> ImagePredictor:
+        """Load the network onto this process's device."""
+        from pipeline.bulk.segmentation.predictor import SegmentationPredictor
+
+        return SegmentationPredictor(self.config)
 
     def refine(self, predicted: Any) -> Any:
+        """Append the CRF stage, if the run has one."""
         if not self.config.crf:
             return predicted
-        refiner = Refiner(self.config, classes=len(self.classes))
+        from pipeline.bulk.segmentation.refine import Refiner
+
+        refiner = Refiner(self.config, num_classes=len(self.classes))
         return predicted.map_batches(refiner, batch_size=None, batch_format="pyarrow", num_cpus=1)
 
     def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
+        """Encode the mask and count its pixels, and its errors if there is a label map."""
         shape = (predicted["height"], predicted["width"])
         labels = np.frombuffer(predicted["labels"], predicted["label_dtype"]).reshape(shape)
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
@@ -181,26 +158,26 @@ class Segmenting:
             row |= self._ground_truth(truth, labels, before) | {"label_uri": storage.redact(truth)}
         return row
 
-    def _ground_truth(self, url: str, predicted: NDArray, before: NDArray | None) -> dict[str, Any]:
-        """The counts against a label map, and of the mask before the CRF; a broken one costs the counts, not the
-        mask."""
-        truth = read_label(url, predicted.shape, self.classes, max_pixels=self.config.max_image_pixels)
+    def _ground_truth(self, url: str, mask: NDArray, before: NDArray | None) -> dict[str, Any]:
+        """Count a mask against its label map, and the mask before the CRF; a broken label map costs only the counts."""
+        truth = read_label(url, mask.shape, self.classes, max_pixels=self.config.max_image_pixels)
         if isinstance(truth, str):
             return {"label_error": truth}
-        columns = ground_truth_columns(count(truth, predicted, self.classes))
+        columns = ground_truth_columns(count(truth, mask, self.classes))
         if before is not None:
             raw = ground_truth_columns(count(truth, before, self.classes))
             columns |= {f"{name}_raw": raw[name] for name in ("tp", "pred", "confusion")}
         return columns
 
-    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> Report:
+    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> RunReport:
+        """Draw the gallery, and derive the mIoU tables if there are label maps."""
+        from pipeline.bulk.segmentation.gallery import draw_gallery
+        from pipeline.bulk.segmentation.tables import run_tables
+
         sheet = draw_gallery(run, files, self.classes)
         caption = "image, ground truth, prediction"
         if self.config.labels is None:
-            return Report({}, {}, sheet, caption)
-        stages = {stage_of(images): confusion_of(images, len(self.classes))}
-        if self.config.crf:
-            stages = {RAW: confusion_of(images, len(self.classes), column="confusion_raw")} | stages
-        tables = report_tables(stages, totals_of(images), self.classes)
+            return RunReport({}, {}, sheet, caption)
+        tables = run_tables(images, self.classes)
         by_class = tables["class_report"].sort_by("class_index").drop_columns(["class_index"])
-        return Report(tables, {"Scores": tables["dataset_report"], "Classes": by_class}, sheet, caption)
+        return RunReport(tables, {"Scores": tables["dataset_report"], "Classes": by_class}, sheet, caption)

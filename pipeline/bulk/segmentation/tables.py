@@ -1,9 +1,8 @@
-"""The tables of a run: class_report, dataset_report and confusion, from the counts of its images."""
+"""The mIoU tables of a run: class_report, dataset_report and confusion, from the counts of its images."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
@@ -13,7 +12,7 @@ from pipeline.metrics.ranking import none_if_nan
 from pipeline.metrics.segmentation import Confusion
 
 RAW = "raw"  # the network's own masks
-CRF = "crf"  # as a CRF has refined them
+CRF = "crf"  # the masks as a CRF has refined them
 
 CLASS_SCHEMA = pa.schema(
     [
@@ -48,8 +47,15 @@ CONFUSION_SCHEMA = pa.schema([("stage", pa.string()), ("gt", pa.int32()), ("pred
 
 
 @dataclass(frozen=True)
-class Totals:
-    """What is counted over the images of a run, beside the confusion."""
+class ImageCounts:
+    """Numbers of images of a run.
+
+    Attributes:
+        images: All images.
+        errors: Images without a mask.
+        scored_images: Images that were compared with a label map.
+        label_errors: Images whose label map could not be used.
+    """
 
     images: int
     errors: int
@@ -57,21 +63,35 @@ class Totals:
     label_errors: int = 0
 
 
-def totals_of(images: pa.dataset.Dataset) -> Totals:
-    """Count the rows of `images`."""
-    labelled = "label_error" in images.schema.names
-    scored = "count(tp), count(label_error)" if labelled else "0, 0"
-    query = f"SELECT count(*), count(*) FILTER (status = 'error'), {scored} FROM images"
-    return Totals(*_row(query, images))
+def run_tables(images: pa.dataset.Dataset, classes: Classes) -> dict[str, pa.Table]:
+    """Derive the tables of a run from its rows.
+
+    Args:
+        images: Rows of a run with label maps.
+        classes: Classes of the masks.
+
+    Returns:
+        See `report_tables`.
+    """
+    stages = {stage_of(images): confusion_of(images, len(classes))}
+    if stage_of(images) == CRF:
+        stages = {RAW: confusion_of(images, len(classes), column="confusion_raw")} | stages
+    return report_tables(stages, count_images(images), classes)
+
+
+def count_images(images: pa.dataset.Dataset) -> ImageCounts:
+    """Count the images of a run with label maps."""
+    query = "SELECT count(*), count(*) FILTER (status = 'error'), count(tp), count(label_error) FROM images"
+    return ImageCounts(*_row(query, images))
 
 
 def stage_of(images: pa.dataset.Dataset) -> str:
-    """What has made the masks of a run."""
+    """Return the stage that made the masks of a run."""
     return CRF if "crf_changed_px" in images.schema.names else RAW
 
 
 def confusion_of(images: pa.dataset.Dataset, num_classes: int, *, column: str = "confusion") -> Confusion:
-    """Sum the counts of the images of a labelled run, in int64."""
+    """Sum the counts of the images of a run with label maps, in int64."""
     cells = _rows(
         f"SELECT c.gt, c.pred, sum(c.px)::BIGINT FROM (SELECT unnest({column}) AS c FROM images) GROUP BY ALL", images
     )
@@ -86,6 +106,8 @@ def confusion_of(images: pa.dataset.Dataset, num_classes: int, *, column: str = 
 
 def _rows(query: str, images: pa.dataset.Dataset) -> list[tuple[Any, ...]]:
     # A pyarrow data set reads through our own file system; DuckDB's handles for fsspec give wrong sums.
+    import duckdb  # here, because the workers that import this module need none
+
     with duckdb.connect() as connection:
         connection.register("images", images)
         return connection.execute(query).fetchall()
@@ -95,13 +117,18 @@ def _row(query: str, images: pa.dataset.Dataset) -> tuple[Any, ...]:
     return _rows(query, images)[0]
 
 
-def report_tables(stages: dict[str, Confusion], totals: Totals, classes: Classes) -> dict[str, pa.Table]:
-    """The three tables by name, with rows for each stage.
+def report_tables(stages: dict[str, Confusion], images: ImageCounts, classes: Classes) -> dict[str, pa.Table]:
+    """Return the tables class_report, dataset_report and confusion, by name, with rows for each stage.
 
-    Scores of nothing (a class that never occurs) are null.
+    Undefined scores, such as the IoU of a class that never occurs, are null.
+
+    Args:
+        stages: The confusion of each stage.
+        images: Numbers of images.
+        classes: Classes of the masks.
     """
-    by_class = [row for stage, counts in stages.items() for row in _by_class(stage, counts, classes)]
-    whole = [_whole(stage, counts, totals) for stage, counts in stages.items()]
+    by_class = [row for stage, counts in stages.items() for row in _class_rows(stage, counts, classes)]
+    whole = [_dataset_row(stage, counts, images) for stage, counts in stages.items()]
     cells = [
         {"stage": stage, "gt": int(g), "pred": int(p), "pixels": int(counts.matrix[g, p])}
         for stage, counts in stages.items()
@@ -114,7 +141,7 @@ def report_tables(stages: dict[str, Confusion], totals: Totals, classes: Classes
     }
 
 
-def _by_class(stage: str, counts: Confusion, classes: Classes) -> list[dict[str, Any]]:
+def _class_rows(stage: str, counts: Confusion, classes: Classes) -> list[dict[str, Any]]:
     scores = counts.scores
     tp, gt, pred = np.diag(counts.matrix), counts.matrix.sum(axis=1), counts.matrix.sum(axis=0)
     return [
@@ -132,14 +159,14 @@ def _by_class(stage: str, counts: Confusion, classes: Classes) -> list[dict[str,
     ]
 
 
-def _whole(stage: str, counts: Confusion, totals: Totals) -> dict[str, Any]:
+def _dataset_row(stage: str, counts: Confusion, images: ImageCounts) -> dict[str, Any]:
     scores = counts.scores
     return {
         "stage": stage,
-        "images": totals.images,
-        "errors": totals.errors,
-        "scored_images": totals.scored_images,
-        "label_errors": totals.label_errors,
+        "images": images.images,
+        "errors": images.errors,
+        "scored_images": images.scored_images,
+        "label_errors": images.label_errors,
         "pixel_accuracy": none_if_nan(scores.pixel_accuracy),
         "mean_accuracy": none_if_nan(scores.mean_accuracy),
         "miou": none_if_nan(scores.miou),
@@ -152,7 +179,7 @@ def _whole(stage: str, counts: Confusion, totals: Totals) -> dict[str, Any]:
 
 
 def format_report(tables: dict[str, pa.Table]) -> str:
-    """The class table and the headline as text for a terminal; stages beside each other, and the last one's gain."""
+    """Format the class table and the headline for a terminal: the stages side by side, and the gain of the last."""
     whole = tables["dataset_report"].to_pylist()
     stages = [row["stage"] for row in whole]
     by_class: dict[str, list[dict[str, Any]]] = {}
@@ -183,7 +210,7 @@ def format_report(tables: dict[str, pa.Table]) -> str:
 
 
 def _gains(values: list[float | None], *, spaces: int) -> str:
-    """A score of each stage, and the last one less the first where there are several."""
+    """Format a score of each stage and, for several stages, the last minus the first."""
     text = "".join(" " * spaces + _score(value) for value in values)
     first, last = values[0], values[-1]
     if len(values) == 1 or first is None or last is None:

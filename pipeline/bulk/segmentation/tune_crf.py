@@ -1,10 +1,9 @@
 """Searching a dense CRF's parameters on labelled images, coarse to fine, in parallel on Ray.
 
-DeepLab v1 (section 5.1) searches w1, sigma_alpha and sigma_beta with w2 and sigma_gamma at 3, on 100 validation images.
-The network runs once over the images; every trial starts from its score maps.
+DeepLab v1 (section 5.1) searches w1, sigma_alpha and sigma_beta, with w2 and sigma_gamma fixed at 3, on 100 validation
+images. The network runs once over the images; every trial starts from its score maps.
 """
 
-import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,23 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from tqdm import tqdm
 
-from pipeline import cluster, storage
+from pipeline import parquet, storage
+from pipeline.bulk.segmentation.config import TuneConfig
+from pipeline.bulk.segmentation.run import check_crf_params
+from pipeline.card import read_card
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.crf.score_map import crf_of_scores
-from pipeline.crf.warm import warm
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
 from pipeline.data.datasets import Sample, SampleError, read_sample
-from pipeline.data.preprocessing import DType
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
-from pipeline.storage import Url
 
 CHUNK = 4  # images in a task
 
@@ -45,34 +39,20 @@ SCHEMA = pa.schema(
         ("miou", pa.float64()),
         ("gain", pa.float64()),  # over no CRF
         ("pixel_accuracy", pa.float64()),
-        ("iou", pa.list_(pa.float64())),  # of each class
+        ("iou", pa.list_(pa.float64())),  # by class
         ("images", pa.int32()),
     ]
 )
 
 
-class TuneConfig(BaseModel):
-    """The options of `jobs/tune_crf.py`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Url = Field(description="bundle: the output folder of jobs/train.py")
-    images: Url = Field(description="folder of validation images")
-    labels: Url = Field(description="folder of their label maps, paired by name")
-    classes: Url | None = Field(default=None, description="class file of the labels, if not the one of the model")
-    output: Url = Field(description="folder for the table of trials, trials.parquet")
-    max_images: int = Field(default=100, ge=1, description="images to search on, evenly spaced over the folder")
-    w1: tuple[float, ...] = Field(default=(3, 5, 10), min_length=1, description="values of the coarse search")
-    sigma_alpha: tuple[float, ...] = Field(default=(30, 60, 90), min_length=1, description="the same, in pixels")
-    sigma_beta: tuple[float, ...] = Field(default=(3, 6, 10), min_length=1, description="the same, in grey levels")
-    fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best")
-    crf_mode: Mode = Field(default="pruned", description="of the CRF; see jobs/segment.py")
-    crf_params: CRFParams = Field(default=CRFParams(), description="the default to beat, and what is not searched")
-    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")
-
-
 class Trial(NamedTuple):
-    """A setting and its counts; without parameters, no CRF."""
+    """A setting and its counts.
+
+    Attributes:
+        round: Round of the search: none, default, coarse or fine.
+        params: Parameters of the CRF; None for no CRF.
+        counts: Confusion over all images.
+    """
 
     round: str
     params: CRFParams | None
@@ -80,11 +60,20 @@ class Trial(NamedTuple):
 
     @property
     def miou(self) -> float:
+        """Mean IoU of the setting."""
         return self.counts.scores.miou
 
 
-class Scored(NamedTuple):
-    """An image with the network's scores and its labels, all upright."""
+class ScoredImage(NamedTuple):
+    """An image with the network's scores and its labels, all upright.
+
+    Attributes:
+        pixels: uint8 [height, width, 3].
+        scores: float16 score map [classes, h, w].
+        stride: Output stride of the score map.
+        truth: int32 [height, width], class indices and ignore index.
+        raw: Labels of the network [height, width].
+    """
 
     pixels: NDArray[np.uint8]
     scores: NDArray[np.float16]
@@ -97,22 +86,19 @@ def tune(config: TuneConfig) -> list[Trial]:
     """Search, and write the table of trials.
 
     Returns:
-        The trials; the first is no CRF, the second the default.
+        The trials. The first is without a CRF, the second has the default parameters.
 
     Raises:
-        UserError: no usable image, or what else the user has to mend.
+        UserError: No image can be used, or an option does not fit.
     """
-    from pipeline import bundle  # torch: only here and in the scorer, not in the trials' tasks
-
-    classes = classes_like(config.classes, bundle.read_card(config.model).classes, of="model")
-    try:
-        config.crf_params.label_compatibility(len(classes))
-    except ValueError as error:
-        raise UserError(f"--crf-params.{error}") from None
+    classes = classes_like(config.classes, read_card(config.model).classes, of="model")
+    check_crf_params(config, classes)
     samples = datasets.pair(config.images, config.labels).samples
     if len(samples) > config.max_images:
         samples = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, config.max_images)]
     storage.check_writable(config.output)
+    from pipeline import cluster
+
     cluster.connect()
     chunks, images = _score(config, samples, classes)
     default = config.crf_params
@@ -121,10 +107,7 @@ def tune(config: TuneConfig) -> list[Trial]:
     trials = _try(config, chunks, classes, {"none": [None], "default": [default], "coarse": coarse})
     for i in range(config.fine_rounds):
         trials += _try(config, chunks, classes, {"fine": list(_around(_best(trials), factor=1.5 ** (0.5**i)))})
-    table = pa.Table.from_pylist(list(_rows(trials, images)), schema=SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write_bytes(storage.join(config.output, "trials.parquet"), buffer.getvalue())
+    parquet.write_rows(storage.join(config.output, "trials.parquet"), list(_rows(trials, images)), SCHEMA)
     return trials
 
 
@@ -133,14 +116,14 @@ def _with(params: CRFParams, w1: float, sigma_alpha: float, sigma_beta: float) -
 
 
 def _best(trials: Sequence[Trial]) -> CRFParams:
-    """The best parameters, also where no CRF is better."""
+    """Return the best parameters, even if no CRF is better."""
     best = max((trial for trial in trials if trial.params is not None), key=lambda trial: trial.miou)
     assert best.params is not None
     return best.params
 
 
 def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
-    """The settings a factor away in each of the three parameters."""
+    """Yield the settings a factor away in each of the three parameters."""
     for powers in itertools.product((-1, 0, 1), repeat=3):
         if any(powers):
             values = (params.w1, params.sigma_alpha, params.sigma_beta)
@@ -148,16 +131,25 @@ def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
 
 
 def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple[list[Any], int]:
-    """References to chunks of scored images, and how many images they hold.
+    """Run the network over the samples.
+
+    Returns:
+        References to chunks of scored images, and the number of images in them.
 
     Raises:
-        UserError: not one of the samples can be read.
+        UserError: None of the samples can be read.
     """
+    import ray
+    from tqdm import tqdm
+
+    from pipeline import cluster
+
     use_gpu = cluster.available().gpus > 0
     scorer = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(Scorer).remote(config, classes)
     starts = range(0, len(samples), CHUNK)
     answers = [scorer.score.options(num_returns=2).remote(samples[start : start + CHUNK]) for start in starts]
-    unread = [line for _, lines in _progress(answers, "scoring") for line in ray.get(lines)]
+    progress = tqdm(answers, desc="scoring", leave=False, disable=not sys.stderr.isatty())
+    unread = [line for _, lines in progress for line in ray.get(lines)]
     for line in unread:
         print(f"left out: {line}", file=sys.stderr)
     if len(unread) == len(samples):
@@ -166,20 +158,26 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
 
 
 class Scorer:
-    """An actor that runs the network."""
+    """An actor that runs the network.
+
+    Args:
+        config: Options of the search.
+        classes: Classes of the model, with the label values of the ground truth.
+    """
 
     def __init__(self, config: TuneConfig, classes: Classes):
-        from pipeline import bundle
-        from pipeline.predict.segmenter import Segmenter, pick_device
+        from pipeline.bundle import load_bundle
+        from pipeline.predict.device import pick_device
+        from pipeline.predict.segmenter import Segmenter
 
-        model, card = bundle.load_bundle(config.model)
+        model, card = load_bundle(config.model)
         self._segmenter = Segmenter(
             model, preprocessing=card.preprocessing, device=pick_device(), dtype=config.dtype, keep_scores=True
         )
         self._classes = classes
 
-    def score(self, samples: list[Sample]) -> tuple[list[Scored], list[str]]:
-        """Score some samples; and a line for each that cannot be used."""
+    def score(self, samples: list[Sample]) -> tuple[list[ScoredImage], list[str]]:
+        """Score some samples; also return a line for each sample that cannot be used."""
         scored, unread = [], []
         for sample in samples:
             try:
@@ -189,7 +187,7 @@ class Scorer:
                 unread.append(f"{sample.key}: {error}")
                 continue
             assert prediction.scores is not None
-            scored.append(Scored(pixels, prediction.scores, prediction.stride, truth, prediction.labels))
+            scored.append(ScoredImage(pixels, prediction.scores, prediction.stride, truth, prediction.labels))
         return scored, unread
 
 
@@ -197,22 +195,20 @@ def _try(
     config: TuneConfig, chunks: list[Any], classes: Classes, rounds: dict[str, list[CRFParams | None]]
 ) -> list[Trial]:
     """Count every setting on every chunk."""
-    count = ray.remote(num_cpus=1)(_count)
+    from pipeline import cluster
+
     settings = [(name, params) for name, several in rounds.items() for params in several]
-    waiting = [[count.remote(chunk, params, config.crf_mode, classes) for chunk in chunks] for _, params in settings]
+    calls = [(chunk, params, config.crf_mode, classes) for _, params in settings for chunk in chunks]
+    counted = cluster.map_tasks(count_chunk, calls, unit="chunks", title="trials")
     zero = Confusion.zeros(len(classes))
-    return [
-        Trial(name, params, sum(ray.get(counts), zero))
-        for (name, params), counts in zip(settings, _progress(waiting, "trials"), strict=True)
-    ]
+    return [Trial(name, params, sum(itertools.islice(counted, len(chunks)), zero)) for name, params in settings]
 
 
-def _progress(items: list[Any], what: str) -> Any:
-    return tqdm(items, desc=what, leave=False, disable=not sys.stderr.isatty())
+def count_chunk(chunk: list[ScoredImage], params: CRFParams | None, mode: Mode, classes: Classes) -> Confusion:
+    """Count the confusion of a chunk's masks, refined by a CRF if there are parameters."""
+    from pipeline.crf.score_map import crf_of_scores
+    from pipeline.crf.warm import warm
 
-
-def _count(chunk: list[Scored], params: CRFParams | None, mode: Mode, classes: Classes) -> Confusion:
-    """The confusion of a chunk's masks, refined if there are parameters."""
     total = Confusion.zeros(len(classes))
     if params is not None:
         warm(classes=len(classes), params=params, mode=mode)
@@ -239,8 +235,8 @@ def _rows(trials: list[Trial], images: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def describe(trials: list[Trial], classes: Classes) -> str:
-    """No CRF, the default and the best beside each other, and what to do."""
+def format_trials(trials: list[Trial], classes: Classes) -> str:
+    """Format no CRF, the default and the best setting side by side, and the flags of the best."""
     best = max(trials, key=lambda trial: trial.miou)
     shown = {"no CRF": trials[0], "default": trials[1], "best": best}
     width = max(len("pixel accuracy"), *(len(name) for name in classes.names))

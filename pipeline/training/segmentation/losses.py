@@ -16,24 +16,24 @@ from torch.nn import functional as F
 
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
-from pipeline.training.config import Loss, Term
+from pipeline.training.segmentation.config import LossTerm, SegmentationLoss
 
 
-class Totals(NamedTuple):
+class LossTotals(NamedTuple):
     """What sums are divided by: scalars, `pixels` the summed class weight of labelled pixels, `images` their number."""
 
     pixels: Tensor
     images: Tensor
 
 
-def totals(labels: Tensor, *, ignore_index: int, class_weights: Tensor | None = None) -> Totals:
+def loss_totals(labels: Tensor, *, ignore_index: int, class_weights: Tensor | None = None) -> LossTotals:
     """The divisors of a batch of labels, int64 [batch, height, width]; at least 1e-6, for a batch of ignored pixels."""
     labelled = labels != ignore_index
     if class_weights is None:
         pixels = labelled.sum().float()
     else:
         pixels = (class_weights[torch.where(labelled, labels, 0)] * labelled).sum()
-    return Totals(pixels.clamp(min=1e-6), torch.tensor(float(len(labels)), device=labels.device))
+    return LossTotals(pixels.clamp(min=1e-6), torch.tensor(float(len(labels)), device=labels.device))
 
 
 def segmentation_loss(
@@ -43,9 +43,9 @@ def segmentation_loss(
     ignore_index: int,
     stride: int,
     auxiliary_weight: float,
-    loss: Loss | None = None,
+    loss: SegmentationLoss | None = None,
     class_weights: Tensor | None = None,
-    divisors: Totals | None = None,
+    divisors: LossTotals | None = None,
 ) -> Tensor:
     """The loss of a batch at full resolution, plus weighted auxiliary outputs.
 
@@ -59,17 +59,17 @@ def segmentation_loss(
         class_weights: float [classes], of the pixelwise terms.
         divisors: of the batch that this one is a part of; its own by default.
     """
-    loss = loss or Loss()
+    loss = loss or SegmentationLoss()
     size = (labels.shape[-2], labels.shape[-1])
-    by = divisors or totals(labels, ignore_index=ignore_index, class_weights=class_weights)
+    by = divisors or loss_totals(labels, ignore_index=ignore_index, class_weights=class_weights)
     if loss.reduction == "sum":
-        by = Totals(torch.ones_like(by.pixels), torch.ones_like(by.images))
+        by = LossTotals(torch.ones_like(by.pixels), torch.ones_like(by.images))
     borders = torch.ones((), device=labels.device)
     if "border_weighted" in loss.terms:
         maps = [_border_weights(image, ignore_index, loss) for image in labels.cpu().numpy()]
         borders = torch.from_numpy(np.stack(maps)).to(labels.device)
 
-    def value(term: Term, logits: Tensor) -> Tensor:
+    def value(term: LossTerm, logits: Tensor) -> Tensor:
         match term:
             case "cross_entropy" | "border_weighted" | "focal":
                 each = pixel_losses(logits, labels, ignore_index=ignore_index, class_weights=class_weights)
@@ -191,7 +191,7 @@ def lovasz_softmax(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Tens
     return ((errors * growth).sum(dim=2) * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1)
 
 
-def _border_weights(labels: NDArray[np.int64], ignore_index: int, loss: Loss) -> NDArray[np.float32]:
+def _border_weights(labels: NDArray[np.int64], ignore_index: int, loss: SegmentationLoss) -> NDArray[np.float32]:
     return border_weights(
         labels,
         ignore_index=ignore_index,

@@ -1,44 +1,41 @@
-"""A sheet of training crops as a network would see them. Imports no torch."""
+"""A sheet of training crops, as a network would get them. Imports no PyTorch."""
 
-from typing import Any
-
-import yaml
-
-from pipeline import storage
+from pipeline import cli, storage
 from pipeline.data.classes import Classes
 from pipeline.data.datasets import Sample
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.transforms import Augmentation
-from pipeline.errors import UserError
-from pipeline.report.mask_sheet import Picture, draw_sheet
-from pipeline.training.stream import DrawCrops, as_table
+from pipeline.data.transforms.config import Augmentation
+from pipeline.errors import UserError, one_line
+from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet
+from pipeline.training.segmentation.crops import DrawCrops, sample_table
 
 CROPS = 12
 
 
 def draw_preview(samples: list[Sample], classes: Classes, *, augmentation: Augmentation, seed: int) -> bytes:
-    """PNG of the first crops of a run with these settings.
+    """Draw the first crops of a run with these settings, as PNG.
 
     Raises:
-        UserError: no sample can be used.
+        UserError: No sample can be used.
     """
     if not samples:
         raise UserError("no image has a label map; there is nothing to draw")
     draw = DrawCrops(augmentation=augmentation, classes=classes, preprocessing=Preprocessing(), seed=seed)
-    crops = draw(as_table(samples), 0, range(CROPS))
+    crops = draw(sample_table(samples), 0, range(CROPS))
     rows = zip(crops.keys, crops.pixels, crops.labels, strict=True)
-    return draw_sheet([Picture(key, pixels, labels, None) for key, pixels, labels in rows], classes, last="labels")
+    pictures = [MaskPicture(key, pixels, labels, None) for key, pixels, labels in rows]
+    return draw_mask_sheet(pictures, classes, last="labels")
 
 
-def from_recipe(url: str) -> tuple[Augmentation, int]:
-    """Augmentation and seed of a training recipe.
+def read_recipe(url: str) -> tuple[Augmentation, int]:
+    """Read the augmentation and the seed of a training recipe.
 
     Raises:
-        UserError: it is no recipe.
+        UserError: It is not a recipe.
     """
+    content = cli.read_options(url, noun="recipe")
     try:
-        content: dict[str, Any] = yaml.safe_load(storage.read_text(url, what="recipe"))
         return Augmentation(**content.get("augmentation", {})), int(content.get("seed", 0))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"recipe {storage.redact(url)}: its augmentation cannot be read ({reason})") from None
+    except (TypeError, ValueError) as error:
+        problem = one_line(error)
+        raise UserError(f"recipe {storage.redact(url)}: its augmentation cannot be read ({problem})") from None

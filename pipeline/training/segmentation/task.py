@@ -1,39 +1,41 @@
-"""Learning to segment: the task that `jobs/train.py` gives to the loop."""
+"""Learning to segment: the task of `jobs/train.py`."""
 
 import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from pipeline import models, storage
-from pipeline.bundle import Card
+from pipeline.card import Card
 from pipeline.data.classes import Classes, load_classes
 from pipeline.data.datasets import Sample, SampleError, pair, read_list, read_sample
 from pipeline.errors import UserError
 from pipeline.models.layers import SegmentationOutput
 from pipeline.predict.segmenter import Segmenter
-from pipeline.report.mask_sheet import Picture, draw_sheet
-from pipeline.training.config import Split, TrainConfig
+from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet
+from pipeline.training.examples import TrainingData
 from pipeline.training.segmentation.class_weights import class_weights
-from pipeline.training.segmentation.losses import Totals, segmentation_loss, totals
-from pipeline.training.segmentation.validation import Segmented, validate
-from pipeline.training.stream import DrawCrops, as_table
+from pipeline.training.segmentation.config import Split, TrainConfig
+from pipeline.training.segmentation.crops import DrawCrops, sample_table
+from pipeline.training.segmentation.losses import LossTotals, loss_totals, segmentation_loss
+from pipeline.training.segmentation.validation import SegmentationValidation, validate
 from pipeline.training.task import Measures
 
-SHOWN = 4  # validation images for trackers
+PICTURES = 4  # validation images of a sheet
 
 
 class SegmentationObjective:
-    """The configured loss of scores against label maps.
+    """The configured loss of scores against label maps; see `task.Objective`.
 
     Args:
-        config: of the run.
-        ignore_index: label that counts nowhere.
-        stride: the network's output stride.
-        class_weights: of the pixelwise terms, float [classes] on the device, or None.
+        config: Configuration of the run.
+        ignore_index: Label of pixels that do not count.
+        stride: Output stride of the network.
+        class_weights: Weights of the pixelwise terms, float [classes] on the device, or None.
     """
 
     def __init__(self, config: TrainConfig, *, ignore_index: int, stride: int, class_weights: Tensor | None = None):
@@ -43,9 +45,11 @@ class SegmentationObjective:
         self.class_weights = class_weights
 
     def totals(self, labels: Tensor) -> Tensor:
-        return torch.stack(totals(labels, ignore_index=self.ignore_index, class_weights=self.class_weights))
+        """Return the divisors of a batch's loss that these labels add to."""
+        return torch.stack(loss_totals(labels, ignore_index=self.ignore_index, class_weights=self.class_weights))
 
     def __call__(self, output: SegmentationOutput, labels: Tensor, *, totals: Tensor, progress: float) -> Tensor:
+        """Return this part's share of the loss of a batch with the given totals."""
         return segmentation_loss(
             output,
             labels,
@@ -54,17 +58,17 @@ class SegmentationObjective:
             auxiliary_weight=auxiliary_weight(self.config, progress=progress),
             loss=self.config.loss,
             class_weights=self.class_weights,
-            divisors=Totals(*totals),
+            divisors=LossTotals(*totals),
         )
 
 
 class SegmentationTask:
-    """See `task.Task`.
+    """Learning to segment; see `task.Task`.
 
     Args:
-        config: of the run.
-        classes: of the data set.
-        train, val: samples.
+        config: Configuration of the run.
+        classes: Classes of the data set.
+        validation: Validation samples.
     """
 
     classifies = False
@@ -76,21 +80,19 @@ class SegmentationTask:
         of_image="miou",
     )
 
-    def __init__(self, config: TrainConfig, classes: Classes, train: list[Sample], val: list[Sample]):
+    def __init__(self, config: TrainConfig, classes: Classes, validation: list[Sample]):
         self.config = config
         self.classes = classes
-        self.table = as_table(train)
-        self.validation = val
+        self.validation = validation
         self._class_weights: list[float] | None = None
-        self.draw = DrawCrops(
-            augmentation=config.augmentation, classes=classes, preprocessing=config.preprocessing, seed=config.seed
-        )
 
-    def prepare(self) -> None:
-        labels = [str(url) for url in self.table["label"].to_pylist()]
+    def prepare(self, table: pa.Table) -> None:
+        """Determine the class weights of the loss."""
+        labels = [str(url) for url in table["label"].to_pylist()]
         self._class_weights = class_weights(self.config, self.classes, labels)
 
     def objective(self, network: nn.Module, device: torch.device) -> SegmentationObjective:
+        """Return the configured loss."""
         return SegmentationObjective(
             self.config,
             ignore_index=self.classes.ignore_index,
@@ -99,26 +101,30 @@ class SegmentationTask:
         )
 
     def evaluator(self, network: nn.Module, device: torch.device) -> Segmenter:
+        """Return the network as a segmenter of images."""
         return Segmenter(network, preprocessing=self.config.preprocessing, device=device, dtype=self.config.dtype)
 
-    def validate(self, evaluator: Segmenter, samples: Sequence[Sample]) -> Segmented:
+    def validate(self, evaluator: Segmenter, samples: Sequence[Sample]) -> SegmentationValidation:
+        """Score a share of the validation samples."""
         return validate(evaluator, samples, self.classes)
 
     def pictures(self, evaluator: Segmenter, rows: Sequence[dict[str, Any]] | None = None) -> bytes:
+        """Draw some validation images with label map and prediction, as PNG."""
         titles = None if rows is None else {row["key"]: f"{row['key']}   mIoU {row['miou']:.3f}" for row in rows}
         by_key = {sample.key: sample for sample in self.validation}
         chosen = self.validation if titles is None else [by_key[key] for key in titles if key in by_key]
-        pictures: list[Picture] = []
+        pictures: list[MaskPicture] = []
         for sample in chosen:
             with contextlib.suppress(SampleError):
                 pixels, labels = read_sample(sample, self.classes)
                 title = sample.key if titles is None else titles[sample.key]
-                pictures.append(Picture(title, pixels, evaluator([pixels])[0].labels, labels))
-            if len(pictures) == SHOWN:
+                pictures.append(MaskPicture(title, pixels, evaluator([pixels])[0].labels, labels))
+            if len(pictures) == PICTURES:
                 break
-        return draw_sheet(pictures, self.classes) if pictures else b""
+        return draw_mask_sheet(pictures, self.classes) if pictures else b""
 
     def card(self) -> Card:
+        """Return the bundle's card, without weights and training record."""
         return Card(
             architecture=self.config.model,
             options=self.config.model_options,
@@ -127,17 +133,22 @@ class SegmentationTask:
         )
 
 
-def segmentation_task(config: TrainConfig) -> SegmentationTask:
+def segmentation_task(config: TrainConfig) -> tuple[SegmentationTask, TrainingData]:
     """Read what is to be learnt.
 
     Raises:
-        UserError: a class file, a list or a folder cannot be used.
+        UserError: A class file, a list or a folder cannot be used.
     """
     classes = load_classes(config.classes)
     weights = config.loss.class_weights
     if weights and len(weights) != len(classes):
-        raise UserError(f"--loss.class_weights has {len(weights)} numbers for {len(classes)} classes")
-    return SegmentationTask(config, classes, _samples(config.train, "train"), _samples(config.val, "val"))
+        raise UserError(f"--loss.class-weights has {len(weights)} numbers for {len(classes)} classes")
+    train = _samples(config.train, "train")
+    draw = DrawCrops(
+        augmentation=config.augmentation, classes=classes, preprocessing=config.preprocessing, seed=config.seed
+    )
+    task = SegmentationTask(config, classes, _samples(config.val, "val"))
+    return task, TrainingData(sample_table(train), draw)
 
 
 def _samples(split: Split, name: str) -> list[Sample]:
@@ -157,7 +168,7 @@ def _samples(split: Split, name: str) -> list[Sample]:
 
 
 def auxiliary_weight(config: TrainConfig, *, progress: float) -> float:
-    """The weight of auxiliary outputs when a share `progress` of the run is over."""
+    """Return the weight of auxiliary outputs when a share `progress` of the run is over."""
     architecture = models.configure(config.model, config.model_options)
     loss = config.loss
     weight = architecture.auxiliary_weight if loss.auxiliary_weight is None else loss.auxiliary_weight

@@ -14,7 +14,8 @@ from pipeline.data.classes import Classes
 from pipeline.data.datasets import BadLabelError, Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
-from pipeline.predict.segmenter import Segmenter, micro_batches
+from pipeline.predict.batches import micro_batches
+from pipeline.predict.segmenter import Segmenter
 from pipeline.training import distributed
 
 WINDOW = 32  # samples decoded at a time
@@ -33,7 +34,7 @@ class ImageScore(NamedTuple):
 
 
 @dataclass
-class Segmented:
+class SegmentationValidation:
     """See `task.Validated`: the confusion over all pixels, and each image's scores."""
 
     counts: Confusion
@@ -48,11 +49,11 @@ class Segmented:
     def confusion(self) -> NDArray:
         return self.counts.matrix
 
-    def over_workers(self, device: torch.device) -> "Segmented":
+    def over_workers(self, device: torch.device) -> "SegmentationValidation":
         counts = distributed.summed_confusion(self.counts, device)
         if counts.matrix.sum() == 0:
             raise UserError("the validation set has no labelled pixel; check it with jobs/validate.py")
-        return Segmented(counts, distributed.gathered(self.images), self.unread)
+        return SegmentationValidation(counts, distributed.gathered(self.images), self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:
         scores = self.counts.scores
@@ -66,7 +67,7 @@ class Segmented:
         }
 
 
-def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) -> Segmented:
+def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) -> SegmentationValidation:
     """Segment samples and count.
 
     Args:
@@ -99,7 +100,7 @@ def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) 
                     )
                     total += counts
                     scored.append(ImageScore(keys[i], counts.scores.miou, counts.scores.pixel_accuracy))
-    return Segmented(total, scored, unread)
+    return SegmentationValidation(total, scored, unread)
 
 
 def _read(sample: Sample, classes: Classes) -> Decoded | str:

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.models.layers import SegmentationOutput
-from pipeline.training.config import Loss, Split, TrainConfig
 from pipeline.training.segmentation.class_weights import median_frequency
-from pipeline.training.segmentation.losses import border_weights, segmentation_loss, totals
+from pipeline.training.segmentation.config import SegmentationLoss, Split, TrainConfig
+from pipeline.training.segmentation.losses import border_weights, loss_totals, segmentation_loss
 from pipeline.training.segmentation.task import auxiliary_weight
 
 IGNORE = 255
@@ -29,7 +29,7 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, **told) -> torch.Tensor:
         ignore_index=IGNORE,
         stride=1,
         auxiliary_weight=0.0,
-        loss=Loss(**told),
+        loss=SegmentationLoss(**told),
         class_weights=class_weights,
     )
 
@@ -172,9 +172,9 @@ def test_terms_are_summed_with_their_weights() -> None:
 def test_the_parts_of_a_batch_add_up_to_it(term: str) -> None:
     """With the divisors of the whole; the first image has fewer labelled pixels than the others."""
     logits, labels = batch()
-    whole = totals(labels, ignore_index=IGNORE, class_weights=WEIGHTS)
+    whole = loss_totals(labels, ignore_index=IGNORE, class_weights=WEIGHTS)
     told = {"ignore_index": IGNORE, "stride": 1, "auxiliary_weight": 0.0, "class_weights": WEIGHTS}
-    told["loss"] = Loss(terms={term: 1}, worst_pixels=5)
+    told["loss"] = SegmentationLoss(terms={term: 1}, worst_pixels=5)
     parts = [
         segmentation_loss(SegmentationOutput(logits[part]), labels[part], divisors=whole, **told)
         for part in (slice(0, 1), slice(1, 3))
@@ -244,7 +244,7 @@ def test_a_border_weighs_more_in_the_loss() -> None:
 
 def test_every_output_has_the_chosen_loss() -> None:
     logits, labels = batch()
-    told = {"ignore_index": IGNORE, "stride": 1, "loss": Loss(terms={"bootstrapped": 1}, worst_pixels=3)}
+    told = {"ignore_index": IGNORE, "stride": 1, "loss": SegmentationLoss(terms={"bootstrapped": 1}, worst_pixels=3)}
     alone = segmentation_loss(SegmentationOutput(logits), labels, auxiliary_weight=0.5, **told)
     three = segmentation_loss(SegmentationOutput(logits, (logits, logits)), labels, auxiliary_weight=0.5, **told)
     torch.testing.assert_close(three, 2 * alone)
@@ -254,15 +254,17 @@ def test_every_output_has_the_chosen_loss() -> None:
 @pytest.mark.parametrize(
     ("model", "loss", "expected"),
     [
-        ("pspnet_resnet50", Loss(), (0.4, 0.4, 0.4)),
-        ("deeplabv2_vgg16", Loss(), (1.0, 1.0, 1.0)),
-        ("deep_contextual", Loss(), (1.0, 0.75, 0.0)),
-        ("deep_contextual", Loss(auxiliary_decay=False), (1.0, 1.0, 1.0)),
-        ("pspnet_resnet50", Loss(auxiliary_weight=0.8, auxiliary_decay=True), (0.8, 0.6, 0.0)),
-        ("deep_contextual", Loss(auxiliary_weight=0.0), (0.0, 0.0, 0.0)),
+        ("pspnet_resnet50", SegmentationLoss(), (0.4, 0.4, 0.4)),
+        ("deeplabv2_vgg16", SegmentationLoss(), (1.0, 1.0, 1.0)),
+        ("deep_contextual", SegmentationLoss(), (1.0, 0.75, 0.0)),
+        ("deep_contextual", SegmentationLoss(auxiliary_decay=False), (1.0, 1.0, 1.0)),
+        ("pspnet_resnet50", SegmentationLoss(auxiliary_weight=0.8, auxiliary_decay=True), (0.8, 0.6, 0.0)),
+        ("deep_contextual", SegmentationLoss(auxiliary_weight=0.0), (0.0, 0.0, 0.0)),
     ],
 )
-def test_auxiliary_weights_are_the_papers_unless_told(model: str, loss: Loss, expected: tuple[float, ...]) -> None:
+def test_auxiliary_weights_are_the_papers_unless_told(
+    model: str, loss: SegmentationLoss, expected: tuple[float, ...]
+) -> None:
     split = Split(images="/images", labels="/labels")
     config = TrainConfig(model=model, train=split, val=split, classes="/classes.yaml", output="/out", loss=loss)
     assert tuple(auxiliary_weight(config, progress=p) for p in (0.0, 0.25, 1.0)) == pytest.approx(expected)

@@ -4,24 +4,23 @@ import torch
 from torch import Tensor
 
 from pipeline import bundle
+from pipeline.card import Card
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Progress
-from pipeline.training.config import RunConfig
+from pipeline.training.config import TrainerConfig
 from pipeline.training.learner import Learner
 from pipeline.training.records import write_records, write_validation
 from pipeline.training.task import Validated
 
 
-class Keeper:
+class EpochWriter:
     """Writes what an epoch leaves on storage; made before the network learns on, called in the background.
 
     The bundle if the epoch is the best by its headline score, and the records: before the checkpoint, so that a run
     that dies in between does the epoch again and writes the same.
     """
 
-    def __init__(
-        self, learner: Learner, progress: Progress, validated: Validated, config: RunConfig, card: bundle.Card
-    ):
+    def __init__(self, learner: Learner, progress: Progress, validated: Validated, config: TrainerConfig, card: Card):
         self._output = config.output
         self._records = list(progress.records)
         self._validated = validated

@@ -1,0 +1,101 @@
+"""The options of `jobs/localize.py`, `jobs/pseudo_labels.py` and `jobs/check_detector.py`."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.bulk.config import BulkConfig, BulkScaling
+from pipeline.cam.options import IRN_CRF, BoxOptions, MapOptions
+from pipeline.crf.params import CRFParams
+from pipeline.data.preprocessing import View
+from pipeline.storage import Url
+
+
+class LocalizeConfig(BulkConfig):
+    """The options of `jobs/localize.py`."""
+
+    min_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="smallest probability of a class that counts as found and has boxes (default: 0.5 for a "
+        "multi-label classifier, else 0)",
+    )
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        description="largest number of classes found in an image (default: 1, or all for a multi-label classifier)",
+    )
+    maps: MapOptions = MapOptions()
+    boxes: BoxOptions = BoxOptions()
+    mask: Literal["none", "threshold", "crf"] = Field(
+        default="none",
+        description="masks of the classes found: none; where their maps exceed --mask-background; the same, refined "
+        "by a dense CRF",
+    )
+    mask_background: float = Field(
+        default=0.2, ge=0, le=1, description="score of the background, as a share of a map's maximum"
+    )
+    crf_params: CRFParams = Field(default=IRN_CRF, description="parameters of the CRF of --mask crf (default: IRN's)")
+    heatmaps: bool = Field(default=True, description="keep the maps, at the size of the network's features")
+    truth: Url | None = Field(
+        default=None,
+        description="ground truth: a table (.csv, .parquet) of image, label and optionally xmin, ymin, xmax, ymax, or "
+        "a folder of Pascal VOC .xml files; an image that it does not name contains nothing",
+    )
+    foreground: Url | None = Field(
+        default=None, description="folder of masks for PxAP: 0 background, 255 ignored, any other value the object"
+    )
+    threshold_from: Url | None = Field(
+        default=None, description="folder of a finished run with boxes: score at the best threshold of that run as well"
+    )
+    score_step: float = Field(default=0.01, gt=0, le=0.5, description="distance between the thresholds that are scored")
+    view: View = Field(
+        default="as_is",
+        description="predict on grey copies, or at half or double resolution, to see what the classifier relies on",
+    )
+
+
+class PseudoLabelsConfig(BaseModel):
+    """The options of `jobs/pseudo_labels.py`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Url = Field(description="folder of a finished run of jobs/localize.py over the training images, with heatmaps")
+    output: Url = Field(description="folder for labels/, classes.yaml and a table of the images")
+    sure_foreground: float = Field(
+        default=0.3, ge=0, le=1, description="pixels above this share of a map's maximum are foreground"
+    )
+    sure_background: float = Field(
+        default=0.05, ge=0, le=1, description="pixels below this share are background; those between are ignored"
+    )
+    crf: bool = Field(default=True, description="move the borders to those of the image by a dense CRF")
+    crf_params: CRFParams = Field(default=IRN_CRF, description="parameters of the CRF (default: IRN's)")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PseudoLabelsConfig":
+        if self.sure_background > self.sure_foreground:
+            raise ValueError("--sure-background is above --sure-foreground")
+        return self
+
+
+class TargetCheckConfig(BaseModel):
+    """The options of `jobs/check_detector.py`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Url = Field(description="bundle: the output folder of jobs/train_classifier.py")
+    positive: Url = Field(description="images that show the target and were not used in training")
+    negative: Url = Field(description="images that do not show the target")
+    truth: Url | None = Field(
+        default=None,
+        description="boxes around the target: a table (.csv, .parquet) or a folder of Pascal VOC .xml files",
+    )
+    target: str | None = Field(default=None, description="class of the target (default: the only class of the model)")
+    output: Url = Field(description="folder for the runs and the table")
+    views: tuple[View, ...] = Field(
+        default=("as_is", "grey", "half", "double"),
+        min_length=1,
+        description="views of the images to test; a detector should not depend on colour or on one resolution",
+    )
+    scaling: BulkScaling = BulkScaling()

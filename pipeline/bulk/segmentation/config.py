@@ -1,0 +1,66 @@
+"""The options of `jobs/segment.py`, `jobs/evaluate.py` and `jobs/tune_crf.py`."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.bulk.config import BulkConfig
+from pipeline.crf.params import CRFParams, Mode
+from pipeline.data.preprocessing import DType, Instances
+from pipeline.storage import Url
+
+
+class SegmentConfig(BulkConfig):
+    """The options of `jobs/segment.py`."""
+
+    labels: Url | None = Field(default=None, description="folder of label maps to score the masks against")
+    classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
+    instances: Instances = Instances()
+    crf: bool = Field(default=False, description="refine the masks by a dense CRF, on CPUs beside the predictors")
+    crf_mode: Mode = Field(
+        default="pruned",
+        description="exact: full mean field. pruned: drop the classes that an image does not contain (labels differ "
+        "at under 1 of 10,000 pixels). fast: also merge pixels far from any edge (labels differ at 1 of 400)",
+    )
+    crf_params: CRFParams = CRFParams()
+
+    @model_validator(mode="after")
+    def _crf_is_on(self) -> "SegmentConfig":
+        if not self.crf and (self.crf_mode != "pruned" or self.crf_params != CRFParams()):
+            raise ValueError("--crf-mode and --crf-params need --crf")
+        return self
+
+
+class EvaluateConfig(BaseModel):
+    """The options of `jobs/evaluate.py`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Url = Field(description="folder of a finished run: OUTPUT/run_id=…")
+    labels: Url = Field(description="folder of label maps, paired with the images by name")
+    classes: Url | None = Field(default=None, description="class file of the labels, if it is not the run's")
+    output: Url | None = Field(default=None, description="folder to write the tables to as well")
+
+
+class TuneConfig(BaseModel):
+    """The options of `jobs/tune_crf.py`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Url = Field(description="bundle: the output folder of jobs/train.py")
+    images: Url = Field(description="folder of validation images")
+    labels: Url = Field(description="folder of their label maps, paired by name")
+    classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
+    output: Url = Field(description="folder for the table of trials, trials.parquet")
+    max_images: int = Field(default=100, ge=1, description="images to search on, evenly spaced over the folder")
+    w1: tuple[float, ...] = Field(default=(3, 5, 10), min_length=1, description="values of w1 in the coarse search")
+    sigma_alpha: tuple[float, ...] = Field(
+        default=(30, 60, 90), min_length=1, description="values of sigma_alpha in the coarse search, in pixels"
+    )
+    sigma_beta: tuple[float, ...] = Field(
+        default=(3, 6, 10), min_length=1, description="values of sigma_beta in the coarse search, in grey levels"
+    )
+    fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
+    crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see jobs/segment.py")
+    crf_params: CRFParams = Field(
+        default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
+    )
+    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")

@@ -1,0 +1,53 @@
+"""The card of a model bundle: all that one must know to use the model, except its weights. Imports no PyTorch."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import __version__, storage
+from pipeline.data.classes import Classes
+from pipeline.data.preprocessing import ClassifierInput, Preprocessing
+from pipeline.errors import UserError, first_problem
+
+CARD = "card.json"
+
+
+class Card(BaseModel):
+    """Everything about a model except its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(description="name of the architecture")
+    options: dict[str, Any] = Field(description="options of the architecture")
+    classes: Classes = Field(description="classes that the model predicts")
+    preprocessing: Preprocessing = Field(default=Preprocessing(), description="how pixels become the network's input")
+    classifier: ClassifierInput | None = Field(
+        default=None, description="input of a classifier; absent for a segmentation network"
+    )
+    weights: str = Field(default="", description="file name of the weights, beside the card")
+    weights_sha256: str = Field(default="", description="SHA-256 of the weights file")
+    training: dict[str, Any] = Field(default={}, description="configuration, epoch and scores of the training run")
+    created: str = Field(default="", description="time at which the bundle was written (ISO 8601, UTC)")
+    code_version: str = Field(default=__version__, description="version of segpipe that wrote the bundle")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides a prediction: weights, architecture, preprocessing and number of classes."""
+        parts = [self.weights_sha256, self.architecture, self.options, self.preprocessing.model_dump()]
+        parts += [self.classifier.model_dump()] if self.classifier else []
+        return hashlib.sha256(json.dumps([*parts, len(self.classes)], sort_keys=True).encode()).hexdigest()
+
+
+def read_card(url: str) -> Card:
+    """Read the card of a bundle.
+
+    Raises:
+        UserError: There is no bundle, or its card is not valid.
+    """
+    place = storage.join(url, CARD)
+    try:
+        return Card.model_validate_json(storage.read_text(place, noun="bundle's card"))
+    except ValidationError as error:
+        raise UserError(f"bundle {storage.redact(url)}: its {CARD} is not valid ({first_problem(error)})") from None

@@ -1,0 +1,35 @@
+"""Networks on a device: which one, in what precision, and how decoded pixels get there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.preprocessing import DType, Preprocessing
+from pipeline.errors import ImageFault
+
+
+class NotFiniteError(ImageFault):
+    """The network's scores of an image hold NaN or infinity."""
+
+
+def pick_device() -> torch.device:
+    """Return the GPU that this process was given, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def place(model: nn.Module, device: torch.device) -> Any:
+    """Move a network to a device, with its weights in the memory format that cuDNN and oneDNN convolve fastest."""
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def autocast(device: torch.device, dtype: DType) -> torch.autocast:
+    """Return the context in which a network computes with a dtype; it changes nothing for float32."""
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Normalise uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device) * 255
+    return (pixels - mean).div_(std).permute(0, 3, 1, 2)

@@ -1,0 +1,87 @@
+"""The options of `jobs/train.py` and `jobs/validate.py`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.data.transforms.config import Augmentation
+from pipeline.storage import Url
+from pipeline.training.config import OptionGroup, TrainerConfig
+
+LossTerm = Literal["cross_entropy", "bootstrapped", "border_weighted", "focal", "dice", "lovasz_softmax"]
+
+
+class Split(OptionGroup):
+    """A part of a data set: images and label maps below two folders, paired by path without suffix."""
+
+    images: Url = Field(description="folder of images, any fsspec URL")
+    labels: Url = Field(description="folder of label maps")
+    list: Url | None = Field(default=None, description="file of keys, one per line: take only these images")
+
+
+class SegmentationLoss(OptionGroup):
+    """What is minimised, at the resolution of the image."""
+
+    terms: dict[LossTerm, Annotated[float, Field(gt=0)]] = Field(
+        default={"cross_entropy": 1.0},
+        min_length=1,
+        description="a weighted sum, TERM=WEIGHT. cross_entropy: over all labelled pixels. bootstrapped: over the "
+        "pixels of largest loss in each image (FRRN). border_weighted: gaps between objects weigh more (U-Net). focal: "
+        "easy pixels weigh less. dice, lovasz_softmax: overlap of each class in each image",
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        default="mean",
+        description="mean: over pixels or images. sum: not divided, as in FCN (its learning rates are about 1e-10)",
+    )
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(), description="one weight per class, for all pixelwise terms except bootstrapped"
+    )
+    median_frequency: bool = Field(
+        default=False, description="derive the class weights from the training labels: rare classes weigh more (SegNet)"
+    )
+    worst_pixels: int = Field(default=512 * 64, ge=1, description="pixels of each image that bootstrapped counts")
+    focal_gamma: float = Field(default=2.0, ge=0, description="exponent of 1 - p in focal")
+    border_weight: float = Field(
+        default=10.0, ge=0, description="w0 of border_weighted: what the narrowest gap adds to a pixel's weight"
+    )
+    border_sigma: float = Field(
+        default=5.0, gt=0, description="sigma of border_weighted: width in pixels of a narrow gap"
+    )
+    background: int = Field(default=0, ge=0, description="class of the gaps between objects, for border_weighted")
+    auxiliary_weight: float | None = Field(
+        default=None, ge=0, description="weight of each auxiliary output's loss (default: the architecture's)"
+    )
+    auxiliary_decay: bool | None = Field(
+        default=None,
+        description="let the auxiliary weight fall linearly to 0 over the run (default: as the architecture does)",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SegmentationLoss":
+        if self.class_weights and self.median_frequency:
+            raise ValueError("loss: class_weights and median_frequency exclude each other")
+        return self
+
+
+class TrainConfig(TrainerConfig):
+    """The options of `jobs/train.py`."""
+
+    train: Split
+    val: Split
+    classes: Url = Field(description="class file (YAML)")
+    loss: SegmentationLoss = SegmentationLoss()
+
+
+class InspectConfig(OptionGroup):
+    """The options of `jobs/validate.py`."""
+
+    images: Url = Field(description="folder of images, any fsspec URL")
+    labels: Url = Field(description="folder of label maps")
+    classes: Url = Field(description="class file (YAML)")
+    list: Url | None = Field(default=None, description="file of keys, one per line: take only these images")
+    report: Url | None = Field(default=None, description="JSON file to write everything found to")
+    show: int = Field(default=20, ge=0, description="problems of each kind to print")
+    preview: Url | None = Field(default=None, description="PNG file to draw augmented training crops on")
+    recipe: Url | None = Field(default=None, description="recipe (YAML) with the augmentation and seed of the preview")
+    augmentation: Augmentation = Augmentation()
+    seed: int = Field(default=0, ge=0, description="seed of the preview's crops")
