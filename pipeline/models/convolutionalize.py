@@ -53,9 +53,12 @@ def convolutionalize(features: nn.Module, fully_connected: nn.Sequential, *, cha
 
 def _as_convolution(layer: nn.Linear, channels: int, side: int) -> nn.Conv2d:
     """Return the convolution with the weights of a linear layer on a map of side x side units."""
-    convolution = nn.Conv2d(channels, layer.out_features, side, bias=layer.bias is not None)
+    weight = layer.weight
+    convolution = nn.Conv2d(
+        channels, layer.out_features, side, bias=layer.bias is not None, device=weight.device, dtype=weight.dtype
+    )
     with torch.no_grad():
-        convolution.weight.copy_(layer.weight.view_as(convolution.weight))
+        convolution.weight.copy_(weight.view_as(convolution.weight))
         if layer.bias is not None and convolution.bias is not None:
             convolution.bias.copy_(layer.bias)
     return convolution

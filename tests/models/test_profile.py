@@ -1,13 +1,14 @@
-"""What a network costs, against counts by hand."""
+"""The cost of networks against counts by hand."""
 
+import pytest
 import torch
 from torch import nn
 
+from jobs import models as job
 from pipeline.models import ARCHITECTURES, CLASSIFIERS, configure
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput
-from pipeline.models.profile import profile
-from tests.support.jobs import succeed
+from pipeline.models.profile import Profile, profile
 
 
 class TwoConvolutions(nn.Module):
@@ -32,22 +33,32 @@ def test_costs_by_hand() -> None:
     assert cost.parameters == 3 * 9 * 8 + 8 + 8 * 5 + 5
     assert cost.output_stride == 2
     assert cost.macs == 32 * 16 * (3 * 9 * 8 + 8 * 5)
-    # The image (for the first weights), and the ReLU's result (for itself and the second weights).
+    # The image, for the gradient of the first weights, and the output of the ReLU, for the ReLU and the second weights.
     assert cost.activation_bytes == 4 * (64 * 32 * 3 // 2 + 32 * 16 * 8)
 
 
 def test_vgg_has_its_known_operations() -> None:
-    """VGG16's convolutions take 15.35 G at 224x224; fc6 and fc7 at 7x7 positions come on top."""
+    """VGG16's convolutions take 15.35 G operations at 224x224; fc6, fc7 and the scores of 7x7 units come on top."""
     cost = profile(configure("fcn32s", {}), num_classes=21, size=(224, 224))
     heads = 49 * (512 * 49 * 4096 + 4096 * 4096 + 4096 * 21)
     assert round((cost.macs - heads) / 1e9, 2) == 15.35
 
 
-def test_the_job_lists_every_architecture() -> None:
-    text = succeed("models", size="64,64", markdown=True)
-    lines = text.splitlines()
+@pytest.mark.parametrize("config", {type(config): config for config in (ARCHITECTURES | CLASSIFIERS).values()}.values())
+def test_every_kind_of_network_has_a_cost(config: ModelConfig) -> None:
+    cost = profile(config, size=(64, 64))
+    assert cost.parameters > 1e6
+    assert cost.macs > 1e6
+    assert cost.activation_bytes > 1e6
+
+
+def test_the_job_lists_every_architecture(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = Profile(parameters=31_040_000, output_stride=8, macs=2_500_000_000, activation_bytes=3 * 2**20)
+    monkeypatch.setattr("pipeline.models.profile.profile", lambda config, **options: cost)
+    job.main(["--size", "64,64", "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[2:]] == [*ARCHITECTURES, *CLASSIFIERS]
     assert lines[0].startswith("| name")
     (unet,) = (line for line in lines if line.startswith("| unet "))
-    assert "Ronneberger" in unet
-    assert "31.04 M" in unet
+    cells = [cell.strip() for cell in unet.strip("|").split("|")]
+    assert cells == ["unet", "Ronneberger, Fischer & Brox, MICCAI 2015", "31.04 M", "2.5", "8", "3 MiB"]
