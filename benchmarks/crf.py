@@ -119,9 +119,8 @@ def probabilities_of(scene: Scene) -> NDArray[np.float32]:
 def compare(scenes: dict[str, Scene], rounds: int, *, peer: bool) -> None:
     """Time all modes, and pydensecrf if installed, on every scene with every parameter set."""
     ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
-    print(
-        f"{'':22}{'pydensecrf':>11}" + "".join(f"{mode:>9}{'ratio':>7}{'labels':>9}" for mode in MODES) + "  max |dQ|"
-    )
+    columns = "".join(f"{mode:>9}{'ratio':>7}{'labels':>9}" for mode in MODES)
+    print(f"{'':22}{'pydensecrf':>11}{columns}" + ("  max |dQ|" if peer else ""))
     for name, scene in scenes.items():
         probabilities = probabilities_of(scene)
         for key, params in PARAMETER_SETS.items():
