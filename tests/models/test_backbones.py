@@ -164,6 +164,7 @@ def test_wide_resnet50_is_torchvisions() -> None:
 # --- published weights
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # batch counters, which are not compared
 @pytest.mark.parametrize(
     ("name", "options", "checkpoint", "fresh"),
     [
