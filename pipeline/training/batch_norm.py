@@ -1,4 +1,4 @@
-"""Batch normalisation in training: over all workers, frozen, or with statistics computed anew. torch only."""
+"""Batch normalisation in training: synchronised over workers, frozen, or with recomputed statistics. torch only."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,16 +10,19 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def norms(network: nn.Module) -> list[_BatchNorm]:
-    """The network's batch normalisations."""
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the network's batch normalisation layers."""
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with statistics over all workers' batches: torch's on a GPU, ours, which is slower, elsewhere."""
+    """Return the network with statistics over the batches of all workers.
+
+    On a GPU these are torch's layers; elsewhere they are `SynchronisedBatchNorm2d`, which is slower.
+    """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for norm in norms(network):
+    for norm in batch_norms(network):
         norm.__class__ = SynchronisedBatchNorm2d
     return network
 
@@ -28,6 +31,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all workers, on any device; torch's `SyncBatchNorm` refuses CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise [batch, channels, height, width]."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
@@ -37,61 +41,65 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         mean = total[:-1] / n
         centred = wide - mean[:, None, None]
         variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / n
-        self._follow(mean.detach(), (variance * n / (n - 1).clamp(min=1)).detach())
+        self._update_running_statistics(mean.detach(), (variance * n / (n - 1).clamp(min=1)).detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics; without a momentum they are the mean over all batches."""
-        seen, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
-        assert seen is not None
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics; without momentum they are the mean over all batches, as in torch."""
+        batches, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
+        assert batches is not None
         assert running_mean is not None
         assert running_var is not None
-        seen.add_(1)
-        share = 1 / float(seen) if self.momentum is None else self.momentum
-        running_mean.lerp_(mean.to(running_mean.dtype), share)
-        running_var.lerp_(variance.to(running_var.dtype), share)
+        batches.add_(1)
+        weight = 1 / float(batches) if self.momentum is None else self.momentum
+        running_mean.lerp_(mean.to(running_mean.dtype), weight)
+        running_var.lerp_(variance.to(running_var.dtype), weight)
 
 
-def freeze(network: nn.Module) -> None:
-    """Fix weight and bias; `train` would switch the statistics on again, see `still`."""
-    for norm in norms(network):
+def freeze_weights(network: nn.Module) -> None:
+    """Exclude the weights and biases of batch normalisation from learning; see also `freeze_statistics`."""
+    for norm in batch_norms(network):
         norm.requires_grad_(False)
 
 
-def still(network: nn.Module) -> None:
-    """Leave statistics alone in train mode: of norms whose weights do not learn."""
-    for norm in norms(network):
+def freeze_statistics(network: nn.Module) -> None:
+    """Put the layers with frozen weights into eval mode, so that their statistics do not change.
+
+    Call it after every `network.train()`, which puts them back into train mode.
+    """
+    for norm in batch_norms(network):
         if not norm.weight.requires_grad:
             norm.eval()
 
 
 @torch.no_grad()
-def recompute(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace running statistics by their mean over some batches, with the weights as they are now.
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics by their mean over some batches with the present weights.
 
-    SegNet and DeconvNet do so before they test: the averages of training lag behind the weights.
+    SegNet and DeconvNet do so before testing, because the running averages of training lag behind the weights.
 
     Args:
-        network: left in train mode.
-        batches: normalised images [batch, 3, height, width], at least one batch.
+        network: The network; it is left in train mode.
+        batches: Normalised images [batch, 3, height, width], at least one batch.
     """
-    with _cumulative(network):
+    with _cumulative_averages(network):
         network.train()
-        still(network)
+        freeze_statistics(network)
         for images in batches:
             network(images)
 
 
 @contextmanager
-def _cumulative(network: nn.Module) -> Iterator[None]:
-    moving = [norm for norm in norms(network) if norm.weight.requires_grad]
-    momenta = [norm.momentum for norm in moving]
-    for norm in moving:
+def _cumulative_averages(network: nn.Module) -> Iterator[None]:
+    """Reset the statistics of the layers that learn, and make them plain means over batches within the context."""
+    learning = [norm for norm in batch_norms(network) if norm.weight.requires_grad]
+    momenta = [norm.momentum for norm in learning]
+    for norm in learning:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
+        norm.momentum = None
     try:
         yield
     finally:
-        for norm, momentum in zip(moving, momenta, strict=True):
+        for norm, momentum in zip(learning, momenta, strict=True):
             norm.momentum = momentum

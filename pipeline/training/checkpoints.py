@@ -1,7 +1,7 @@
-"""Checkpoints of a run: all that it needs to go on as if it had never stopped.
+"""Checkpoints of a run, which hold all that a resumed run needs to end with the same bits.
 
-Ray Train writes one after each epoch, in the background, and keeps the last; the best is the bundle. Of random numbers
-and the place in the data nothing has to be stored: both follow from the seed and the epoch.
+Ray Train writes one after each epoch, in the background, and keeps the last; the best epoch is the bundle. A checkpoint
+holds neither random states nor the position in the data, because both follow from the seed and the epoch.
 """
 
 import io
@@ -24,39 +24,45 @@ FILE = "state.pt"
 
 @dataclass
 class Progress:
-    """How far a run is: epochs done, and their records, as in `metrics.jsonl`."""
+    """The progress of a run.
+
+    Attributes:
+        epoch: Number of epochs done.
+        best: Best headline score so far; -1 before the first epoch.
+        records: Records of the epochs done, as in `metrics.jsonl`.
+    """
 
     epoch: int = 0
     best: float = -1.0
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
-def store(learner: Learner, progress: Progress, *, rank: int, first: Callable[[], None]) -> None:
-    """Hand the epoch to Ray Train, which every worker must do; rank 0's has the checkpoint.
+def store(learner: Learner, progress: Progress, *, rank: int, before_upload: Callable[[], None]) -> None:
+    """Report an epoch to Ray Train, which every worker must do; rank 0 adds the checkpoint.
 
     Args:
-        learner: is copied before this returns.
-        progress: with the record of the epoch.
-        rank: of this worker.
-        first: what must lie on storage before the checkpoint does; it runs in the background, too.
+        learner: Learner after the epoch; it is copied before this function returns.
+        progress: Progress that includes the epoch's record.
+        rank: Number of this worker.
+        before_upload: Writes what must be on storage before the checkpoint; it runs in the background.
     """
     record = progress.records[-1]
     metrics = {"epoch": record["epoch"], "loss": record["loss"], "best": progress.best}
     if rank != 0:
         ray.train.report(metrics)
         return
-    folder = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it once it is uploaded
+    folder = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it after the upload
     content = learner.state_dict() | {
         "epoch": progress.epoch,
         "best": progress.best,
         "records": progress.records,
     }
     torch.save(content, Path(folder) / FILE)
-    place = ray.train.get_context().get_storage()
+    run_storage = ray.train.get_context().get_storage()
 
     def upload(checkpoint: Any, name: str) -> Any:
-        first()
-        return place.persist_current_checkpoint(checkpoint, name)
+        before_upload()
+        return run_storage.persist_current_checkpoint(checkpoint, name)
 
     ray.train.report(
         metrics,
@@ -67,7 +73,7 @@ def store(learner: Learner, progress: Progress, *, rank: int, first: Callable[[]
 
 
 def restore(learner: Learner) -> Progress:
-    """Go on from the last checkpoint, or from the beginning where there is none."""
+    """Load the last checkpoint into the learner, and return the run's progress; a new run starts from the beginning."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return Progress()
@@ -78,12 +84,12 @@ def restore(learner: Learner) -> Progress:
     return Progress(epoch=content["epoch"], best=content["best"], records=content["records"])
 
 
-def sweep(output: str) -> None:
-    """Remove what no run goes on from: a driver that is killed leaves a checkpoint that Ray Train does not know."""
+def remove_unregistered(output: str) -> None:
+    """Remove the checkpoints that Ray Train does not know, which a driver leaves when it is killed."""
     folder = storage.join(output, FOLDER)
-    known = storage.read_text(storage.join(folder, "checkpoint_manager_snapshot.json"), noun="list of checkpoints")
+    snapshot = storage.read_text(storage.join(folder, "checkpoint_manager_snapshot.json"), noun="list of checkpoints")
     fs, _ = storage.filesystem(folder)
-    for place in {posixpath.dirname(file.path) for file in storage.list_files(folder)}:
-        name = posixpath.basename(place)
-        if name.startswith("checkpoint_") and f'"{name}"' not in known:
-            fs.rm(place, recursive=True)
+    for path in {posixpath.dirname(file.path) for file in storage.list_files(folder)}:
+        name = posixpath.basename(path)
+        if name.startswith("checkpoint_") and f'"{name}"' not in snapshot:
+            fs.rm(path, recursive=True)

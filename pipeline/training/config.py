@@ -16,7 +16,7 @@ class OptionGroup(BaseModel):
 
 
 class Optimiser(OptionGroup):
-    """How weights follow gradients."""
+    """How the optimiser updates the weights."""
 
     kind: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="optimiser; sgd has momentum")
     lr: float = Field(default=0.01, gt=0, description="learning rate before the schedule")
@@ -89,7 +89,9 @@ class TrainingScaling(OptionGroup):
 
     num_workers: int = Field(default=1, ge=1, description="training processes, each with a GPU if --scaling.use-gpu")
     min_workers: int | None = Field(
-        default=None, ge=1, description="go on with so few workers while nodes are missing, and add them when they come"
+        default=None,
+        ge=1,
+        description="train with no fewer workers than this while nodes are missing, and add the others when nodes come",
     )
     use_gpu: bool = Field(default=False, description="give each worker a GPU")
     cpus_per_worker: int = Field(default=1, ge=1, description="CPUs that Ray reserves for each worker")

@@ -1,4 +1,4 @@
-"""What one sees of a run: a live bar on a terminal, a line per epoch everywhere, a summary at the end."""
+"""The output of a run on the terminal: a progress bar, a line per epoch, and a summary at the end."""
 
 import math
 import sys
@@ -9,24 +9,25 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
+from pipeline.errors import one_line
 from pipeline.training.config import TrainerConfig
-from pipeline.training.monitor import Epoch
+from pipeline.training.monitor import EpochReport
 from pipeline.training.task import Measures
 from pipeline.training.trackers import Track
 
-LINE_EVERY = 60.0  # seconds between lines within an epoch where there is no terminal
+LINE_EVERY = 60.0  # seconds between lines within an epoch if stderr is not a terminal
 
 
 class Display:
-    """Shows a run while its block is executed.
+    """Shows the progress of a run while its `with` block is executed.
 
     Args:
-        monitor: the run's `Monitor`.
-        config: of the run.
-        measures: how its scores are called.
-        steps: of the whole run.
-        records: of epochs done before.
-        on_epoch: is called with each new epoch.
+        monitor: Handle of the run's `Monitor`.
+        config: Configuration of the run.
+        measures: Names of the task's scores.
+        steps: Steps of the whole run.
+        records: Records of the epochs that were done before.
+        on_epoch: Function that is called with the results of each new epoch.
     """
 
     def __init__(
@@ -47,16 +48,16 @@ class Display:
         self._best = max((record[measures.headline] for record in records), default=float("nan"))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._live = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
             initial=len(records) * steps // config.epochs,
-            disable=not self._live,
+            disable=not self._terminal,
             leave=False,
             unit="step",
             dynamic_ncols=True,
         )
-        self._seen = 0
+        self._epochs_shown = 0
         self._last_line = time.monotonic()
 
     def __enter__(self) -> None:
@@ -75,42 +76,42 @@ class Display:
             self._show()
 
     def _show(self) -> None:
-        pace, epochs = ray.get(self._monitor.progress.remote(self._seen))
+        """Print the epochs that are new, and update the bar."""
+        last_step, epochs = ray.get(self._monitor.get_progress.remote(self._epochs_shown))
         for epoch in epochs:
             record = epoch.record
-            self._seen += 1
+            self._epochs_shown += 1
             score = record[self._measures.headline]
             self._best = score if math.isnan(self._best) else max(score, self._best)
             self._bar.write(format_epoch(record, self._measures), file=sys.stdout)
             sys.stdout.flush()
             self._track(epoch)
             self._last_line = time.monotonic()
-        if not pace.step:
+        if not last_step.step:
             return
-        number = min(pace.step * self._config.epochs // self._steps + 1, self._config.epochs)
+        number = min(last_step.step * self._config.epochs // self._steps + 1, self._config.epochs)
         best = "" if math.isnan(self._best) else f"best {self._measures.title} {self._best:.3f}  "
         text = (
-            f"epoch {number}/{self._config.epochs}  loss {pace.loss:.3f}  lr {pace.lr:.2g}  {best}"
-            f"{pace.images_per_s:.1f} images/s"
+            f"epoch {number}/{self._config.epochs}  loss {last_step.loss:.3f}  lr {last_step.lr:.2g}  {best}"
+            f"{last_step.images_per_s:.1f} images/s"
         )
         self._bar.set_description(text, refresh=False)
-        self._bar.n = max(self._bar.n, pace.step)
+        self._bar.n = max(self._bar.n, last_step.step)
         self._bar.refresh()
-        if not self._live and time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
+        if not self._terminal and time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
             self._last_line = time.monotonic()
-            print(f"  step {pace.step} of {self._steps}: {text}", flush=True)
+            print(f"  step {last_step.step} of {self._steps}: {text}", flush=True)
 
-    def _track(self, epoch: Epoch) -> None:
-        """A tracker that fails, as a server that is down, must not end the training."""
+    def _track(self, epoch: EpochReport) -> None:
+        """Pass an epoch to the trackers; if one fails, for example because its server is down, training goes on."""
         try:
             self._on_epoch(epoch)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {reason}", file=sys.stderr)
+            self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {one_line(error)}", file=sys.stderr)
 
 
 def format_epoch(record: dict[str, Any], measures: Measures) -> str:
-    """The line of an epoch."""
+    """Format the record of an epoch as a line."""
     mark = "  best" if record["best"] else ""
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
     return (
@@ -121,7 +122,7 @@ def format_epoch(record: dict[str, Any], measures: Measures) -> str:
 
 
 def format_training(config: TrainerConfig, measures: Measures, records: list[dict[str, Any]]) -> str:
-    """The best epoch by class, and where its bundle lies."""
+    """Format the best epoch's scores, in all and by class, and the place of the bundle."""
     best = max(records, key=lambda record: record[measures.headline])
     scores = ", ".join(f"{title} {best[key]:.4f}" for key, title in measures.titles.items())
     lines = [f"\nbest: epoch {best['epoch']}, {scores}"]

@@ -1,4 +1,4 @@
-"""What an epoch leaves on storage."""
+"""The files that an epoch leaves on storage."""
 
 import torch
 from torch import Tensor
@@ -14,10 +14,17 @@ from pipeline.training.task import Validated
 
 
 class EpochWriter:
-    """Writes what an epoch leaves on storage; made before the network learns on, called in the background.
+    """Writes the records, and the bundle if the epoch is the best so far by its headline score.
 
-    The bundle if the epoch is the best by its headline score, and the records: before the checkpoint, so that a run
-    that dies in between does the epoch again and writes the same.
+    It copies the weights when it is constructed, before the network learns on, and writes in the background when it is
+    called. The checkpoint follows, so a run that dies in between repeats the epoch and writes the same again.
+
+    Args:
+        learner: Learner after the epoch.
+        progress: Progress that includes the epoch's record.
+        validated: Results of the epoch's validation.
+        config: Configuration of the run.
+        card: Card of the bundle, without weights and training record.
     """
 
     def __init__(self, learner: Learner, progress: Progress, validated: Validated, config: TrainerConfig, card: Card):
@@ -30,13 +37,15 @@ class EpochWriter:
         self._weights: dict[str, Tensor] | None = None
         if progress.records[-1]["best"] and distributed.rank() == 0:
             state = learner.evaluated.state_dict()
-            # Contiguous already here: the background thread must not run torch's parallel loops (docs/decisions.md).
+            # Made contiguous here, because the background thread must not run torch's parallel loops
+            # (docs/decisions.md).
             self._weights = {
                 name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in state.items()
             }
 
     def __call__(self) -> None:
+        """Write the files."""
         if self._weights is not None:
             write_validation(self._output, self._validated.rows)
             bundle.save_bundle(self._output, self._weights, self._card)

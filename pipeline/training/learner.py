@@ -1,6 +1,7 @@
-"""A network that learns: one step of optimisation, and all that a checkpoint must hold. torch only; no Ray, no storage.
+"""A network that learns: the training step, and the state that a checkpoint holds. torch only; no Ray, no storage.
 
-Workers of a process group share each step: its loss and gradient are those of the whole batch, however it is divided.
+The workers of a process group share each step: its loss and gradient are those of the whole batch, however the batch is
+divided.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline import models
 from pipeline.errors import UserError
 from pipeline.models.layers import BatchTooSmallError
-from pipeline.predict.device import autocast, normalise
+from pipeline.predict.device import autocast, normalise, place
 from pipeline.training import batch_norm, distributed
 from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
@@ -23,19 +24,19 @@ from pipeline.training.task import Objective
 
 
 class Learner:
-    """The network, its optimiser, and what else learns with them.
+    """A network with its optimiser, loss scaler and moving average.
 
     Args:
-        network: with fresh or loaded weights, on the CPU; it is changed.
-        config: of the run.
-        objective: the loss.
-        num_classes: K.
-        steps: of the whole run.
-        device: where to learn.
+        network: Network on the CPU, newly initialised or with loaded weights; it is modified.
+        config: Configuration of the run.
+        objective: The loss.
+        num_classes: Number of classes.
+        steps: Steps of the whole run.
+        device: Device to learn on.
 
     Attributes:
-        network: as it learns.
-        evaluated: what is validated and stored: the network, or its moving average.
+        network: The network, without the wrappers of `torch.compile` and `DistributedDataParallel`.
+        average: The moving average of the weights, or None.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Learner:
         architecture = models.configure(config.model, config.model_options)
 
         freeze_parameters(network, config.freeze)
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = place(network, device)
         if config.batch_norm.mode == "frozen":
-            batch_norm.freeze(network)
+            batch_norm.freeze_weights(network)
         elif config.batch_norm.mode == "synchronised" and distributed.world_size() > 1:
             network = batch_norm.synchronise(network, device)
         self.network = network
@@ -75,6 +76,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
+        """The network that is validated and stored: the moving average if there is one, otherwise `network`."""
         return self.network if self.average is None else self.average.module
 
     def step(self, pixels: Tensor, labels: Tensor, *, step: int) -> Tensor:
@@ -82,32 +84,32 @@ class Learner:
 
         Args:
             pixels: uint8 [batch, height, width, 3] on the device.
-            labels: int64, as the objective takes them, on the device.
-            step: of the whole run, from 0.
+            labels: int64 on the device, in the form that the objective takes.
+            step: Number of the step in the whole run, from 0.
 
         Returns:
-            This worker's share of the batch's loss, a scalar; over all workers the shares sum up to it.
+            This worker's share of the batch's loss, a scalar; the shares of all workers sum up to the loss.
 
         Raises:
-            UserError: the batch is too small for batch normalisation.
+            UserError: The batch is too small for batch normalisation.
         """
         rate = self.learning_rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
         self.model.train()
-        batch_norm.still(self.network)
-        whole = distributed.summed(self.objective.totals(labels))
+        batch_norm.freeze_statistics(self.network)
+        totals = distributed.sum_over_workers(self.objective.totals(labels))
 
         loss = torch.zeros((), device=self.device)
         parts = min(self.config.optimiser.accumulate, len(pixels))
-        for images, truth, last in _parts(pixels, labels, parts):
+        for part_pixels, part_labels, last in _split(pixels, labels, parts):
             # Gradients are averaged over workers once, after the last part.
             parallel = isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if parallel and not last else nullcontext():
-                part = self._loss(images, truth, whole, progress=step / self.steps)
-                # The average of W workers' gradients is 1/W of their sum.
-                self.scaler.scale(part * distributed.world_size()).backward()
-            loss = loss + part.detach()
+                part_loss = self._loss(part_pixels, part_labels, totals, progress=step / self.steps)
+                # DistributedDataParallel divides the sum of the gradients by the number of workers.
+                self.scaler.scale(part_loss * distributed.world_size()).backward()
+            loss = loss + part_loss.detach()
         if self.config.optimiser.clip is not None:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip)
@@ -123,20 +125,21 @@ class Learner:
             try:
                 output = self.model(normalise(pixels, self.config.preprocessing))
             except BatchTooSmallError as error:
-                raise UserError(f"{self.config.model}: {error} (--batch_size, --augmentation.crop)") from None
+                raise UserError(f"{self.config.model}: {error} (--batch-size, --augmentation.crop)") from None
         return self.objective(output, labels, totals=totals, progress=progress)
 
     def learning_rate(self, step: int) -> float:
-        """Before the multipliers of groups."""
+        """Return the learning rate of a step, before the multipliers of parameter groups."""
         return learning_rate(self.config.schedule, lr=self.config.optimiser.lr, step=step, steps=self.steps)
 
     def recompute_batch_norm(self, batches: Iterator[Tensor]) -> None:
-        """Replace the statistics of what is evaluated; batches are uint8 [batch, height, width, 3]."""
-        batch_norm.recompute(self.evaluated, (normalise(pixels, self.config.preprocessing) for pixels in batches))
-        distributed.share_buffers(self.evaluated)
+        """Recompute the batch-norm statistics of `evaluated` from batches, uint8 [batch, height, width, 3]."""
+        images = (normalise(pixels, self.config.preprocessing) for pixels in batches)
+        batch_norm.recompute_statistics(self.evaluated, images)
+        distributed.broadcast_buffers(self.evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how learning goes on, but the step."""
+        """Return all that decides how learning goes on, except for the step."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -145,6 +148,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
@@ -152,8 +156,8 @@ class Learner:
             self.average.load_state_dict(state["average"])
 
 
-def _parts(pixels: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Pieces of a batch, and whether it is the last."""
-    pieces = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
-    for i, (images, truth) in enumerate(pieces, start=1):
-        yield images, truth, i == len(pieces)
+def _split(pixels: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Yield the pixels and labels of each part of a batch, and whether it is the last part."""
+    pairs = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
+    for i, (part_pixels, part_labels) in enumerate(pairs, start=1):
+        yield part_pixels, part_labels, i == len(pairs)

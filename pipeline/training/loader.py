@@ -1,4 +1,4 @@
-"""Batches for a training worker: crops that tasks of the cluster draw ahead of it, in order, on its device."""
+"""Batches for a training worker, which tasks of the cluster draw ahead and in order."""
 
 import time
 from collections import deque
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from pipeline.training.examples import Examples, draw_examples, part_of_batch
 
-PER_TASK = 8  # crops that a task draws: few, so that the first batch is there soon
-MOST_TASKS = 64  # at a time for one worker: what they draw lies in memory
-AHEAD = 2  # batches that are drawn ahead, at least
+EXAMPLES_PER_TASK = 8  # few, so that the first batch is there soon
+MAX_TASKS = 64  # tasks at a time for one worker, because the object store holds what they draw
+BATCHES_AHEAD = 2  # least number of batches that are drawn ahead
 
 
 class Batch(NamedTuple):
     """A worker's part of a step's batch.
 
     Attributes:
-        pixels: uint8 [crops, height, width, 3] on the device.
-        labels: int64 [crops, height, width] on the device.
-        keys: of the images shown.
-        skipped: a line for each image that could not be used.
+        pixels: uint8 [examples, height, width, 3] on the device.
+        labels: int64 [examples, …] on the device, in the form that the task's loss takes.
+        keys: Keys of the images.
+        skipped: A line for each image that could not be used.
     """
 
     pixels: Tensor
@@ -35,15 +35,20 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Iterates over the steps of epochs.
+    """Iterates over the batches of epochs.
 
     Args:
-        draw, table: object references to a `DrawCrops` and the table of samples.
-        batch_size: images in a step, over all workers.
-        rank, world: this worker among all.
-        device: where batches go.
-        tasks: that draw at a time, for a cluster with many CPUs.
-        task_cpus: that each reserves; 0 where workers may take every CPU, and tasks would wait for ever.
+        draw: Object reference to the `examples.Draw` of the training examples.
+        table: Object reference to the table of training images.
+        batch_size: Images in a step, over all workers.
+        rank: Number of this worker, from 0.
+        world: Number of workers.
+        device: Device that batches are moved to.
+        max_tasks: Tasks at a time, at most `MAX_TASKS`.
+        task_cpus: CPUs that each task reserves; 0 if workers may take every CPU, so that tasks would wait for ever.
+
+    Attributes:
+        waited: Seconds that the worker has waited for batches.
     """
 
     def __init__(
@@ -65,48 +70,51 @@ class Loader:
         self._rank = rank
         self._world = world
         self._device = device
-        self._max_tasks = min(max_tasks, MOST_TASKS)
-        self.waited = 0.0  # seconds in which the worker had no batch to learn from
+        self._max_tasks = min(max_tasks, MAX_TASKS)
+        self.waited = 0.0
 
     def __call__(self, *, epochs: Iterable[int], steps: int) -> Generator[Batch]:
-        """The batches of some epochs, one epoch's after the other's without a pause.
+        """Yield the batches of some epochs, without a pause between epochs.
 
         Args:
-            epochs: that decide what is drawn.
-            steps: of each.
+            epochs: Numbers of the epochs, which decide what is drawn.
+            steps: Steps of each epoch.
 
         Raises:
-            ray.exceptions.RayTaskError: whose cause is what a task raised.
+            ray.exceptions.RayTaskError: A task failed; the cause is the exception that it raised.
         """
-        todo = ((epoch, step) for epoch in epochs for step in range(steps))
+        steps_to_draw = ((epoch, step) for epoch in epochs for step in range(steps))
         drawing: deque[list[Any]] = deque()
-        # One thread fetches the next batch and moves it while this one is learnt from.
+        # A thread fetches the next batch and moves it to the device while the worker learns from the current one.
         with ThreadPoolExecutor(1) as pool:
-            ahead: Future[Batch] | None = None
+            next_batch: Future[Batch] | None = None
             while True:
-                while len(drawing) < AHEAD or sum(map(len, drawing)) < self._max_tasks:
-                    place = next(todo, None)
-                    if place is None:
+                while len(drawing) < BATCHES_AHEAD or sum(map(len, drawing)) < self._max_tasks:
+                    epoch_and_step = next(steps_to_draw, None)
+                    if epoch_and_step is None:
                         break
-                    drawing.append(self._submit(*place))
-                if ahead is None and not drawing:
+                    drawing.append(self._submit(*epoch_and_step))
+                if next_batch is None and not drawing:
                     return
                 start = time.perf_counter()
-                batch = ahead.result() if ahead is not None else self._collect(drawing.popleft())
+                batch = next_batch.result() if next_batch is not None else self._collect(drawing.popleft())
                 self.waited += time.perf_counter() - start
-                ahead = pool.submit(self._collect, drawing.popleft()) if drawing else None
+                next_batch = pool.submit(self._collect, drawing.popleft()) if drawing else None
                 yield batch
 
     def _submit(self, epoch: int, step: int) -> list[Any]:
-        mine = part_of_batch(step, self._batch_size, self._rank, self._world)
-        chunks = [mine[i : i + PER_TASK] for i in range(0, len(mine), PER_TASK)]
+        """Start the tasks that draw this worker's part of a step, and return references to their results."""
+        positions = part_of_batch(step, self._batch_size, self._rank, self._world)
+        chunks = [positions[i : i + EXAMPLES_PER_TASK] for i in range(0, len(positions), EXAMPLES_PER_TASK)]
         return [self._draw_examples.remote(self._draw, self._table, epoch, chunk) for chunk in chunks]
 
     def _collect(self, references: list[Any]) -> Batch:
+        """Wait for the tasks of a step, and move what they drew to the device."""
         parts: list[Examples] = ray.get(references)
         pixels = torch.from_numpy(np.concatenate([p.pixels for p in parts]))
-        # A GPU gets labels as narrow as they are and widens them. On a CPU NumPy does: torch would start OpenMP threads
-        # for this thread, too, and with more of them than cores the learning thread's loops end in a sleep.
+        # A GPU receives labels in their narrow dtype and widens them. For a CPU, NumPy widens them: torch would start
+        # an OpenMP pool for this thread, and libgomp sleeps at barriers if there are more threads than cores
+        # (docs/decisions.md).
         cuda = self._device.type == "cuda"
         labels = torch.from_numpy(np.concatenate([p.labels for p in parts], dtype=None if cuda else np.int64))
         if cuda:

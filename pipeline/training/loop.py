@@ -22,7 +22,7 @@ from pipeline.training.config import TrainerConfig
 from pipeline.training.epoch_writer import EpochWriter
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, Loader
-from pipeline.training.monitor import Epoch
+from pipeline.training.monitor import EpochReport, StepReport
 from pipeline.training.network import build_network
 from pipeline.training.records import NON_FINITE
 from pipeline.training.resources import peak_memory_mib
@@ -65,7 +65,7 @@ def train_worker(job: WorkerJob) -> None:
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is not None:
-            ray.get(job.monitor.fail.remote(str(mistake)))
+            ray.get(job.monitor.report_mistake.remote(str(mistake)))
         raise
 
 
@@ -121,8 +121,9 @@ def _train(job: WorkerJob) -> None:
             if rank == 0:
                 record["skipped"] = len(ray.get(job.monitor.get_skipped.remote()))
                 sheet = task.pictures(evaluator) if config.tracking.tensorboard else b""
-                job.monitor.epoch_done.remote(Epoch(record, validated.confusion, sheet))
-            store(learner, progress, rank=rank, first=EpochWriter(learner, progress, validated, config, task.card()))
+                job.monitor.report_epoch.remote(EpochReport(record, validated.confusion, sheet))
+            writer = EpochWriter(learner, progress, validated, config, task.card())
+            store(learner, progress, rank=rank, before_upload=writer)
 
 
 def train_epoch(
@@ -142,20 +143,21 @@ def train_epoch(
     for step in range(steps):
         batch = next(batches)
         for line in batch.skipped:
-            job.monitor.skipped.remote(line)
+            job.monitor.report_skipped.remote(line)
         share = learner.step(batch.pixels, batch.labels, step=first + step)
         sums += share
-        # Losses are read one step late, so that the GPU has its next step to do meanwhile.
+        # Losses are read one step late, so that the GPU already works on the next step.
         if previous is not None:
             check_finite(*previous, step=first + step - 1, learner=learner)
         previous = share, batch
         if rank == 0 and ((step + 1) % REPORT_EVERY == 0 or step + 1 == steps):
             speed = (step + 1) * config.batch_size / (time.perf_counter() - start)
             rate = learner.learning_rate(first + step)
-            job.monitor.step.remote(first + step + 1, float(sums) * world / (step + 1), rate, speed)
+            loss = float(sums) * world / (step + 1)
+            job.monitor.report_step.remote(StepReport(first + step + 1, loss, rate, speed))
     if previous is not None:
         check_finite(*previous, step=first + steps - 1, learner=learner)
-    loss = float(distributed.summed(sums)) / steps
+    loss = float(distributed.sum_over_workers(sums)) / steps
     seconds = time.perf_counter() - start
     return {
         "epoch": epoch + 1,
@@ -192,8 +194,8 @@ def check_finite(loss: Tensor, batch: Batch, *, step: int, learner: Learner) -> 
 def validate_together(learner: Learner, evaluator: Any, job: WorkerJob) -> Validated:
     """Validate on all workers, each with its share, and return the whole result on each."""
     task = job.task
-    distributed.share_buffers(learner.evaluated)
+    distributed.broadcast_buffers(learner.evaluated)
     share = task.validate(evaluator, task.validation[distributed.rank() :: distributed.world_size()])
     for reason in share.unread:
-        job.monitor.skipped.remote(reason)
+        job.monitor.report_skipped.remote(reason)
     return share.over_workers(learner.device)

@@ -1,4 +1,4 @@
-"""The network that a run begins with: fresh, or with weights from elsewhere."""
+"""The network at the start of a run: newly initialised, or with given weights."""
 
 from torch import nn
 
@@ -11,19 +11,28 @@ from pipeline.training.config import TrainerConfig
 
 
 def build_network(config: TrainerConfig, classes: Classes) -> tuple[nn.Module, Loaded | None]:
-    """The network on the CPU, and what was loaded into it where `config.weights` says so.
+    """Return the network on the CPU, and a report on the weights loaded into it, or None without `config.weights`.
 
     Raises:
-        UserError: the weights are no checkpoint, or another architecture's.
+        UserError: The weights are not a checkpoint, or do not fit the architecture.
     """
     network = models.configure(config.model, config.model_options).build(len(classes))
     return network, None if config.weights is None else load_weights(network, config.weights, config, classes)
 
 
 def load_weights(network: nn.Module, url: str, config: TrainerConfig, classes: Classes) -> Loaded:
-    """Load a torchvision checkpoint or a bundle into the network, where it fits.
+    """Load the tensors of a torchvision checkpoint or a bundle that fit the network.
 
-    A bundle's scores are of its own classes: where these are not ours, the layers that give them stay as initialised.
+    If a bundle has other classes than this run, the layers that give the classes' scores keep their initialisation.
+
+    Args:
+        network: Network to load the weights into.
+        url: The checkpoint or bundle.
+        config: Configuration of the run.
+        classes: Classes of the data set.
+
+    Raises:
+        UserError: The weights are not a checkpoint, or do not fit the architecture.
     """
     checkpoint = bundle.read_checkpoint(url)
     if not url.endswith(bundle.WEIGHT_SUFFIXES) and read_card(url).classes.names != classes.names:

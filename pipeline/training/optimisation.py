@@ -1,4 +1,4 @@
-"""How weights follow gradients: groups of parameters, learning rates over a run. torch only."""
+"""Optimisers with groups of parameters, frozen parameters, and learning rates over a run. torch only."""
 
 import math
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ ROLES = ("backbone", "head", "score", "bias", "norm")
 
 
 def freeze_parameters(network: nn.Module, prefixes: tuple[str, ...]) -> int:
-    """Exclude from learning what begins with one of the prefixes; the number of weights.
+    """Exclude the parameters below some prefixes from learning, and return how many weights these are.
 
     Raises:
-        UserError: a prefix fits no parameter, or nothing is left to learn.
+        UserError: A prefix fits no parameter, or nothing is left to learn.
     """
     names = [name for name, _ in network.named_parameters()]
     for prefix in prefixes:
-        if not any(_below(name, prefix) for name in names):
-            raise UserError(f"--freeze {prefix}: no parameter begins so; there are {_tops(names)}")
+        if not any(_has_prefix(name, prefix) for name in names):
+            raise UserError(f"--freeze {prefix}: no parameter's name begins with it; there are {_modules(names)}")
     count = 0
     for name, parameter in network.named_parameters():
-        if any(_below(name, prefix) for prefix in prefixes):
+        if any(_has_prefix(name, prefix) for prefix in prefixes):
             parameter.requires_grad_(False)
             count += parameter.numel()
     if not any(p.requires_grad for p in network.parameters()):
@@ -34,50 +34,60 @@ def freeze_parameters(network: nn.Module, prefixes: tuple[str, ...]) -> int:
     return count
 
 
-def roles(network: nn.Module, score: set[str]) -> dict[str, set[str]]:
-    """The roles of each parameter by name.
+def parameter_roles(network: nn.Module, score_parameters: set[str]) -> dict[str, set[str]]:
+    """Return the roles of each parameter, by the parameter's name.
 
     Args:
-        network: its backbone is what it calls `backbone`.
-        score: names of the parameters of the layers that give the classes' scores.
+        network: A network; its backbone is the module named `backbone`.
+        score_parameters: Names of the parameters of the layers that give the classes' scores.
     """
-    norms = {
+    norm_parameters = {
         f"{prefix}.{name}"
         for prefix, module in network.named_modules()
         if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm)
         for name, _ in module.named_parameters()
     }
-    found = {}
+    all_roles = {}
     for name, _ in network.named_parameters():
-        own = {"backbone"} if "backbone" in name.split(".") else {"head"}
-        if name in score:
-            own.add("score")
-        if name in norms:
-            own.add("norm")
+        roles = {"backbone"} if "backbone" in name.split(".") else {"head"}
+        if name in score_parameters:
+            roles.add("score")
+        if name in norm_parameters:
+            roles.add("norm")
         elif name.endswith("bias"):
-            own.add("bias")
-        found[name] = own
-    return found
+            roles.add("bias")
+        all_roles[name] = roles
+    return all_roles
 
 
-def parameter_groups(network: nn.Module, settings: Optimiser, score: set[str]) -> list[dict[str, Any]]:
-    """The parameters that learn, grouped for an optimiser; `lr_scale` is the group's share of the learning rate.
+def parameter_groups(network: nn.Module, settings: Optimiser, score_parameters: set[str]) -> list[dict[str, Any]]:
+    """Return the parameters that learn, as groups for an optimiser.
+
+    Args:
+        network: The network.
+        settings: Options of the optimiser.
+        score_parameters: Names of the parameters of the layers that give the classes' scores.
+
+    Returns:
+        Groups as `torch.optim` takes them; `lr_scale` is the factor between the run's and the group's learning rate.
 
     Raises:
-        UserError: a multiplier is for what this network does not have.
+        UserError: A multiplier names a part that the network does not have.
     """
-    of = roles(network, score)
-    for option, multipliers in (("lr_of", settings.lr_of), ("decay_of", settings.decay_of)):
-        for key in multipliers:
-            if key not in ROLES and not any(_below(name, key) for name in of):
+    all_roles = parameter_roles(network, score_parameters)
+    options = {"--optimiser.lr-of": settings.lr_of, "--optimiser.decay-of": settings.decay_of}
+    for flag, multipliers in options.items():
+        for part in multipliers:
+            if part not in ROLES and not any(_has_prefix(name, part) for name in all_roles):
                 raise UserError(
-                    f"--optimiser.{option} {key}: neither a role ({', '.join(ROLES)}) nor the beginning of a "
-                    f"parameter's name; there are {_tops(list(of))}"
+                    f"{flag} {part}: neither a role ({', '.join(ROLES)}) nor the beginning of a parameter's name; "
+                    f"there are {_modules(list(all_roles))}"
                 )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            scales = (_product(settings.lr_of, name, of[name]), _product(settings.decay_of, name, of[name]))
+            roles = all_roles[name]
+            scales = (_multiplier(settings.lr_of, name, roles), _multiplier(settings.decay_of, name, roles))
             groups.setdefault(scales, []).append(parameter)
     return [
         {
@@ -90,23 +100,25 @@ def parameter_groups(network: nn.Module, settings: Optimiser, score: set[str]) -
     ]
 
 
-def _product(multipliers: Mapping[str, float], name: str, own: set[str]) -> float:
-    return math.prod(factor for key, factor in multipliers.items() if key in own or _below(name, key))
+def _multiplier(multipliers: Mapping[str, float], name: str, roles: set[str]) -> float:
+    """Return the product of the multipliers that apply to a parameter."""
+    return math.prod(factor for part, factor in multipliers.items() if part in roles or _has_prefix(name, part))
 
 
-def _below(name: str, prefix: str) -> bool:
+def _has_prefix(name: str, prefix: str) -> bool:
+    """Tell whether a dotted name begins with whole parts: `a.b.c` begins with `a.b`, `a.bc` does not."""
     return name == prefix or name.startswith(prefix.removesuffix(".") + ".")
 
 
-def _tops(names: list[str]) -> str:
-    """Beginnings of names, for messages: `backbone.layer1, backbone.layer2, classifier`."""
+def _modules(names: list[str]) -> str:
+    """List the modules at the top of the network and its backbone: `backbone.layer1, backbone.layer2, classifier`."""
     tops = {".".join(n.split(".")[:2]) if n.startswith("backbone.") else n.split(".")[0] for n in names}
     return ", ".join(sorted(tops))
 
 
-def build_optimiser(network: nn.Module, settings: Optimiser, score: set[str]) -> torch.optim.Optimizer:
-    """The optimiser of the parameters that learn; see `parameter_groups`."""
-    groups = parameter_groups(network, settings, score)
+def build_optimiser(network: nn.Module, settings: Optimiser, score_parameters: set[str]) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that learn; see `parameter_groups`."""
+    groups = parameter_groups(network, settings, score_parameters)
     match settings.kind:
         case "sgd":
             return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
@@ -117,13 +129,13 @@ def build_optimiser(network: nn.Module, settings: Optimiser, score: set[str]) ->
 
 
 def learning_rate(schedule: Schedule, *, lr: float, step: int, steps: int) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
     Args:
-        schedule: see `Schedule`.
-        lr: the rate that it changes.
-        step: 0..steps - 1.
-        steps: of the whole run.
+        schedule: How the rate changes.
+        lr: Rate before the schedule.
+        step: Number of the step, 0..steps - 1.
+        steps: Steps of the whole run.
     """
     done = step / steps
     match schedule.kind:

@@ -44,15 +44,15 @@ def claim_output(config: TrainerConfig) -> None:
         UserError: The output holds another run.
     """
     url = storage.join(config.output, CONFIG)
-    mine = config.deciding_options()
+    options = config.deciding_options()
     if storage.exists(url):
         stored = json.loads(storage.read_text(url, noun="training configuration"))["config"]
-        differing = sorted(k for k in mine.keys() | stored.keys() if mine.get(k) != stored.get(k))
+        differing = sorted(k for k in options.keys() | stored.keys() if options.get(k) != stored.get(k))
         if differing:
             raise UserError(
                 f"{storage.redact(config.output)} holds a run with another {', '.join(differing)}; "
                 "choose another --output, or remove that run"
             )
         return
-    content = {"config": mine, "code_version": __version__}
+    content = {"config": options, "code_version": __version__}
     storage.write_bytes(url, json.dumps(content, indent=2).encode())

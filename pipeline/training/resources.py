@@ -1,4 +1,4 @@
-"""What a training process has used of its machine."""
+"""Memory use of a training process."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ import torch
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The largest memory so far: what tensors took on a GPU, or the process on a CPU; MiB."""
+    """Return the peak memory in MiB: of the tensors on a GPU, or of the whole process if it computes on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

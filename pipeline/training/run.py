@@ -161,4 +161,4 @@ def _fit(config: TrainerConfig, task: Task, data: TrainingData, steps: int, reco
     mistake = ray.get(monitor.get_mistake.remote())
     if mistake is not None:
         raise UserError(mistake)
-    checkpoints.sweep(config.output)
+    checkpoints.remove_unregistered(config.output)

@@ -1,4 +1,4 @@
-"""Where the course of a run goes besides `metrics.jsonl`: TensorBoard and MLflow, both optional extras."""
+"""Tracking of a run in TensorBoard and MLflow, both optional extras, besides `metrics.jsonl`."""
 
 import io
 import os
@@ -12,21 +12,19 @@ import numpy as np
 from PIL import Image
 
 from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.report.charts import draw_confusion
+from pipeline.errors import UserError, one_line
 from pipeline.training.config import TrainerConfig
-from pipeline.training.monitor import Epoch
+from pipeline.training.monitor import EpochReport
 from pipeline.training.task import Measures
 
 TENSORBOARD = "tensorboard"
 COMMON = ("loss", "lr", "images_per_s", "data_wait", "peak_memory_mib")
 
-
-Track = Callable[[Epoch], None]
+Track = Callable[[EpochReport], None]
 
 
 def scalars(record: dict[str, Any], measures: Measures) -> dict[str, float]:
-    """The numbers of a record by name; those of classes are `iou/<class>` or alike."""
+    """Return the numbers of a record by name; the score of a class is named as in `iou/<class>`."""
     scores = record[measures.by_class]
     by_class = {f"{measures.by_class}/{name}": score for name, score in scores.items() if score is not None}
     return {name: record[name] for name in (*COMMON, *measures.titles)} | by_class
@@ -34,23 +32,23 @@ def scalars(record: dict[str, Any], measures: Measures) -> dict[str, float]:
 
 @contextmanager
 def trackers(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
-    """A function that sends an epoch to all trackers of the configuration.
+    """Yield a function that passes an epoch to all trackers of the configuration.
 
     Raises:
-        UserError: an extra is not installed, or a server is not named.
+        UserError: An extra is not installed, or the MLflow server is not named or cannot be used.
     """
     with ExitStack() as stack:
-        chosen: list[Track] = []
+        tracks: list[Track] = []
         if config.tracking.tensorboard:
-            chosen.append(stack.enter_context(_tensorboard(config, measures)))
+            tracks.append(stack.enter_context(_tensorboard(config, measures)))
         if config.tracking.mlflow:
-            chosen.append(stack.enter_context(_mlflow(config, measures)))
+            tracks.append(stack.enter_context(_mlflow(config, measures)))
 
-        def track(epoch: Epoch) -> None:
-            for one in chosen:
-                one(epoch)
+        def track_all(epoch: EpochReport) -> None:
+            for track in tracks:
+                track(epoch)
 
-        yield track
+        yield track_all
 
 
 @contextmanager
@@ -59,7 +57,9 @@ def _tensorboard(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UserError("--tracking.tensorboard needs: pip install 'segpipe[tensorboard]'") from None
-    # Written here and uploaded whole after each epoch: object stores cannot append.
+    from pipeline.report.charts import draw_confusion  # matplotlib
+
+    # The events go to a local folder, which is uploaded after each epoch, because object stores cannot append.
     with tempfile.TemporaryDirectory(prefix="tensorboard-") as folder:
         writer = SummaryWriter(folder)
 
@@ -67,13 +67,13 @@ def _tensorboard(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
             for file in Path(folder).iterdir():
                 storage.upload(file, storage.join(config.output, TENSORBOARD, file.name))
 
-        def track(epoch: Epoch) -> None:
+        def track(epoch: EpochReport) -> None:
             step = epoch.record["epoch"]
             for name, value in scalars(epoch.record, measures).items():
                 writer.add_scalar(name, value, step)
             if epoch.confusion is not None:
-                drawn = draw_confusion(epoch.confusion, list(epoch.record[measures.by_class]))
-                writer.add_image("confusion", _pixels(drawn), step, dataformats="HWC")
+                chart = draw_confusion(epoch.confusion, list(epoch.record[measures.by_class]))
+                writer.add_image("confusion", _pixels(chart), step, dataformats="HWC")
             if epoch.sheet:
                 writer.add_image("validation", _pixels(epoch.sheet), step, dataformats="HWC")
             writer.flush()
@@ -82,7 +82,7 @@ def _tensorboard(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
         try:
             yield track
         finally:
-            writer.close()  # a thread of its writes; only now all of it is there
+            writer.close()  # a thread of the writer's writes the file, which is complete only now
             upload()
 
 
@@ -97,21 +97,21 @@ def _mlflow(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
     try:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "segpipe"))
     except mlflow.exceptions.MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--tracking.mlflow: the server cannot be used ({reason})") from None
-    # A run is known by its output, so that a resumed one goes on where it was.
+        raise UserError(f"--tracking.mlflow: the server cannot be used ({one_line(error)})") from None
+    # The output identifies the run, so that a resumed run goes on in the same MLflow run.
     name = storage.redact(config.output)
-    known = mlflow.search_runs(filter_string=f"tags.output = '{name}'", output_format="list", max_results=1)
-    with mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=None if known else name):
-        if not known:
+    runs = mlflow.search_runs(filter_string=f"tags.output = '{name}'", output_format="list", max_results=1)
+    with mlflow.start_run(run_id=runs[0].info.run_id if runs else None, run_name=None if runs else name):
+        if not runs:
             mlflow.set_tag("output", name)
             mlflow.log_params({k: str(v)[:500] for k, v in config.deciding_options().items()})
 
-        def track(epoch: Epoch) -> None:
+        def track(epoch: EpochReport) -> None:
             mlflow.log_metrics(scalars(epoch.record, measures), step=epoch.record["epoch"])
 
         yield track
 
 
 def _pixels(png: bytes) -> np.ndarray:
+    """Decode a PNG to uint8 [height, width, 3]."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

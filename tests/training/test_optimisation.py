@@ -14,7 +14,7 @@ from pipeline.training.optimisation import (
     freeze_parameters,
     learning_rate,
     parameter_groups,
-    roles,
+    parameter_roles,
 )
 
 
@@ -65,7 +65,7 @@ def test_every_schedule_of_torch_that_we_have_agrees() -> None:
 def test_roles_cover_every_parameter(name: str) -> None:
     config = configure(name, {"width": 0.125})
     network = config.build(5)
-    of = roles(network, score_layers(config, 5))
+    of = parameter_roles(network, score_layers(config, 5))
     assert set(of) == {parameter for parameter, _ in network.named_parameters()}
     assert all(len(own & {"backbone", "head"}) == 1 for own in of.values())
     norms = {n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}

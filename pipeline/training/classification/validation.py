@@ -70,7 +70,7 @@ class ClassifierValidation:
         Raises:
             UserError: No validation image can be used.
         """
-        rows = distributed.gathered(self.rows)
+        rows = distributed.concatenate_lists(self.rows)
         if not rows:
             raise UserError("not one validation image can be used")
         return ClassifierValidation(rows, self.num_classes, self.multi_label, self.unread)

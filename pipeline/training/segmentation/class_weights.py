@@ -36,20 +36,20 @@ def class_weights(config: TrainConfig, classes: Classes, labels: list[str]) -> l
     return [known[name] for name in classes.names]
 
 
-def median_frequency(pixels: NDArray[np.int64], shown: NDArray[np.int64]) -> NDArray[np.float64]:
+def median_frequency(pixels: NDArray[np.int64], image_pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the weights of median frequency balancing: median of the frequencies / frequency.
 
     Eigen & Fergus, ICCV 2015, section 6.3.2; SegNet.
 
     Args:
         pixels: int64 [classes], pixels of each class.
-        shown: int64 [classes], labelled pixels of the images in which the class occurs.
+        image_pixels: int64 [classes], labelled pixels of the images in which the class occurs.
 
     Returns:
         float64 [classes]; 0 for a class that does not occur.
     """
     present = pixels > 0
-    frequency = pixels[present] / shown[present]
+    frequency = pixels[present] / image_pixels[present]
     weights = np.zeros(len(pixels))
     weights[present] = np.median(frequency) / frequency if present.any() else 0
     return weights
@@ -74,7 +74,7 @@ def count(labels: list[str], classes: Classes) -> tuple[NDArray[np.int64], NDArr
 
 def count_chunk(labels: list[str], classes: Classes) -> NDArray[np.int64]:
     """Count some label maps; the rows of the result are those of `count`."""
-    pixels, shown = np.zeros((2, len(classes)), np.int64)
+    pixels, image_pixels = np.zeros((2, len(classes)), np.int64)
     for url in labels:
         try:
             indices = classes.index(images.decode_raw_label(storage.read_bytes(url)))
@@ -82,5 +82,5 @@ def count_chunk(labels: list[str], classes: Classes) -> NDArray[np.int64]:
             continue
         counts = np.bincount(indices[(indices >= 0) & (indices < len(classes))], minlength=len(classes))
         pixels += counts
-        shown += (counts > 0) * counts.sum()
-    return np.stack([pixels, shown])
+        image_pixels += (counts > 0) * counts.sum()
+    return np.stack([pixels, image_pixels])

@@ -54,8 +54,8 @@ class DrawCrops:
         pixels, labels, key = self._crop(table, order, place, rng, skipped)
         for probability, mix in ((settings.cutmix, cutmix), (settings.copy_paste, self._paste)):
             if rng.random() < probability:
-                other = self._crop(table, order, int(rng.integers(table.num_rows)), rng, skipped)
-                pixels, labels = mix((pixels, labels), other[:2], rng)
+                second = self._crop(table, order, int(rng.integers(table.num_rows)), rng, skipped)
+                pixels, labels = mix((pixels, labels), second[:2], rng)
         return pixels, labels.astype(self.label_dtype), key
 
     def _crop(
@@ -77,9 +77,9 @@ class DrawCrops:
         crop = augment(pixels, labels, settings=self.augmentation, ignore_index=ignore_index, fill=self.fill, rng=rng)
         return *crop, key
 
-    def _paste(self, crop: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray], rng: np.random.Generator) -> Any:
+    def _paste(self, crop: tuple[NDArray, NDArray], source: tuple[NDArray, NDArray], rng: np.random.Generator) -> Any:
         classes = self.augmentation.paste_classes
-        return copy_paste(crop, other, classes=classes, ignore_index=self.classes.ignore_index, rng=rng)
+        return copy_paste(crop, source, classes=classes, ignore_index=self.classes.ignore_index, rng=rng)
 
 
 def label_dtype(classes: Classes) -> np.dtype:

@@ -1,4 +1,4 @@
-"""A network's confusion matrix over a validation set: every sample once, whole, at its own size."""
+"""The validation of a segmentation network: every sample counts once, as a whole, at its own size."""
 
 import math
 from collections.abc import Sequence
@@ -20,13 +20,19 @@ from pipeline.training import distributed
 
 WINDOW = 32  # samples decoded at a time
 THREADS = 8
-MAX_PIXELS = 1_000_000  # of a micro-batch; networks at full resolution keep kilobytes a pixel
+MAX_PIXELS = 1_000_000  # pixels of a micro-batch; networks at full resolution take kilobytes per pixel
 
 Decoded = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
 class ImageScore(NamedTuple):
-    """Scores of one image: `miou` over the classes in its ground truth or prediction; NaN without labelled pixels."""
+    """The scores of an image; NaN if it has no labelled pixel.
+
+    Attributes:
+        key: Key of the image.
+        miou: Mean IoU over the classes in its ground truth or prediction.
+        pixel_accuracy: Share of the labelled pixels that are predicted correctly.
+    """
 
     key: str
     miou: float
@@ -35,7 +41,13 @@ class ImageScore(NamedTuple):
 
 @dataclass
 class SegmentationValidation:
-    """See `task.Validated`: the confusion over all pixels, and each image's scores."""
+    """Scores of some validation images; see `task.Validated`.
+
+    Attributes:
+        counts: Confusion over all pixels.
+        images: Scores of each image.
+        unread: A line for each image that could not be read.
+    """
 
     counts: Confusion
     images: list[ImageScore]
@@ -43,45 +55,53 @@ class SegmentationValidation:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
+        """A dict per image with the fields of `ImageScore`."""
         return [image._asdict() for image in self.images]
 
     @property
     def confusion(self) -> NDArray:
+        """int64 [classes, classes], row truth, column prediction."""
         return self.counts.matrix
 
     def over_workers(self, device: torch.device) -> "SegmentationValidation":
-        counts = distributed.summed_confusion(self.counts, device)
+        """Return the validation over the shares of all workers.
+
+        Raises:
+            UserError: No validation image has a labelled pixel.
+        """
+        counts = distributed.sum_confusion(self.counts, device)
         if counts.matrix.sum() == 0:
             raise UserError("the validation set has no labelled pixel; check it with jobs/validate.py")
-        return SegmentationValidation(counts, distributed.gathered(self.images), self.unread)
+        return SegmentationValidation(counts, distributed.concatenate_lists(self.images), self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:
+        """Return the scores under the keys of `SegmentationTask.measures`."""
         scores = self.counts.scores
         pairs = zip(classes.names, scores.iou.tolist(), strict=True)
         return {
             "miou": scores.miou,
             "miou_gt_only": scores.miou_gt_only,
             "pixel_accuracy": scores.pixel_accuracy,
-            # JSON has no NaN: None for a class that is nowhere.
+            # None if the class is in neither ground truth nor prediction, because JSON has no NaN.
             "iou": {name: None if math.isnan(iou) else iou for name, iou in pairs},
         }
 
 
 def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) -> SegmentationValidation:
-    """Segment samples and count.
+    """Segment samples and compare with their label maps.
 
     Args:
-        segmenter: its model is left in eval mode.
-        samples: this worker's share; nothing is padded or seen twice, so shares add up exactly.
-        classes: of the data set.
+        segmenter: Its model is left in eval mode.
+        samples: This worker's share; no sample is padded or counted twice, so the counts of all shares add up exactly.
+        classes: Classes of the data set.
 
     Raises:
-        UserError: a label map contradicts its image or the class file.
+        UserError: A label map contradicts its image or the class file.
     """
     segmenter.model.eval()
     total = Confusion.zeros(len(classes))
     unread: list[str] = []
-    scored: list[ImageScore] = []
+    images: list[ImageScore] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(samples), WINDOW):
             window = samples[start : start + WINDOW]
@@ -99,11 +119,12 @@ def validate(segmenter: Segmenter, samples: Sequence[Sample], classes: Classes) 
                         ignore_index=classes.ignore_index,
                     )
                     total += counts
-                    scored.append(ImageScore(keys[i], counts.scores.miou, counts.scores.pixel_accuracy))
-    return SegmentationValidation(total, scored, unread)
+                    images.append(ImageScore(keys[i], counts.scores.miou, counts.scores.pixel_accuracy))
+    return SegmentationValidation(total, images, unread)
 
 
 def _read(sample: Sample, classes: Classes) -> Decoded | str:
+    """Read a sample, or return the reason why it cannot be used."""
     try:
         return read_sample(sample, classes)
     except BadLabelError as error:
