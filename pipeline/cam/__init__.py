@@ -1,0 +1,1 @@
+"""Class activation maps, and boxes and masks made from them."""

@@ -1,11 +1,12 @@
-"""Class activation maps: where a classifier that only knew image labels sees a class. numpy only.
+"""Class activation maps: where a classifier trained on image labels sees a class.
 
 Zhou, Khosla, Lapedriza, Oliva & Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016: with
-global average pooling before the last layer the score of a class is the mean over the image of a map,
+global average pooling before the last layer, the score S_c of a class, apart from its bias, is the mean over the image
+of a map M_c,
 
     S_c = sum_k w_k^c mean_xy f_k(x, y),    M_c(x, y) = sum_k w_k^c f_k(x, y),
 
-so the map comes out of the forward pass, for any class, without a backward one.
+so the forward pass gives the map of every class, without a backward pass.
 """
 
 import functools
@@ -18,12 +19,12 @@ from pipeline.cam.options import Interpolation, Normalisation, Order
 
 
 def class_maps(features: NDArray, weights: NDArray, classes: Sequence[int]) -> NDArray[np.float32]:
-    """The maps of some classes of one image, raw: what their mean adds to the class's score (Zhou et al., equation 2).
+    """Compute the raw maps of some classes for one image (Zhou et al., equation 2).
 
     Args:
-        features: [channels, height, width], the input of the global pooling.
-        weights: [all classes, channels] of the last layer; its bias is no part of a map.
-        classes: indices.
+        features: Input of the global pooling, [channels, height, width].
+        weights: Weights of the last layer, [all classes, channels]. Its bias is not part of a map.
+        classes: Indices of the classes.
 
     Returns:
         float32 [len(classes), height, width], of either sign.
@@ -32,13 +33,14 @@ def class_maps(features: NDArray, weights: NDArray, classes: Sequence[int]) -> N
 
 
 def normalise(maps: NDArray, how: Normalisation) -> NDArray[np.float32]:
-    """Maps scaled so that their largest value is 1; zeros where that is undefined.
+    """Scale maps to a maximum of 1.
+
+    A map without a positive value becomes 0, and with "min_max" so does a constant map.
 
     Args:
-        maps: [..., height, width].
-        how: "max" divides by the maximum (Zhou et al.); "relu_max" sets negative values to 0 first; "min_max" subtracts
-            the minimum first (Choe et al., CVPR 2020). A map without a positive value (or, with min_max, a constant
-            one) becomes 0; "max" keeps negative values.
+        maps: Raw maps [..., height, width].
+        how: "max" divides by the maximum (Zhou et al.) and keeps negative values; "relu_max" sets negative values to 0
+            first; "min_max" subtracts the minimum first (Choe et al., CVPR 2020).
     """
     maps = np.asarray(maps, np.float32)
     if how == "relu_max":
@@ -51,14 +53,14 @@ def normalise(maps: NDArray, how: Normalisation) -> NDArray[np.float32]:
 
 
 def resize(maps: NDArray, size: tuple[int, int], how: Interpolation = "bilinear") -> NDArray[np.float32]:
-    """Maps [..., h, w] at another size (height, width); pixels are areas, as with torch's `align_corners=False`."""
-    rows, columns = (_interpolation(old, new, how) for old, new in zip(maps.shape[-2:], size, strict=True))
+    """Resize maps [..., h, w] to (height, width); pixels are areas, as in PyTorch's `align_corners=False`."""
+    rows, columns = (_interpolation_matrix(old, new, how) for old, new in zip(maps.shape[-2:], size, strict=True))
     return rows @ np.asarray(maps, np.float32) @ columns.T
 
 
 @functools.lru_cache(maxsize=64)
-def _interpolation(old: int, new: int, how: Interpolation) -> NDArray[np.float32]:
-    """The matrix [new, old] that interpolates along an axis; samples beyond the border repeat the last one."""
+def _interpolation_matrix(old: int, new: int, how: Interpolation) -> NDArray[np.float32]:
+    """Return the matrix [new, old] that interpolates along an axis; beyond the border, the last sample repeats."""
     position = (np.arange(new) + 0.5) * old / new - 0.5
     if how == "bilinear":
         position = position.clip(0, old - 1)
@@ -72,7 +74,7 @@ def _interpolation(old: int, new: int, how: Interpolation) -> NDArray[np.float32
 
 
 def _cubic(distance: NDArray, a: float = -0.75) -> NDArray:
-    """Keys' cubic convolution kernel, with the parameter that OpenCV and torch have."""
+    """Evaluate Keys' cubic convolution kernel with the parameter of OpenCV and PyTorch."""
     near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
     far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
@@ -86,15 +88,16 @@ def heatmaps(
     order: Order = "resize_first",
     interpolation: Interpolation = "bilinear",
 ) -> NDArray[np.float32]:
-    """Raw maps as normalised maps of the image's size.
+    """Turn raw maps into normalised maps of the image's size.
 
     Args:
-        maps: [n, h, w] of `class_maps`.
-        size: height, width of the image.
-        how: see `normalise`.
-        order: "resize_first" as in the evaluation of Choe et al.; "normalise_first" as in the CAM paper's code. With
-            bilinear interpolation they differ where the coarse maximum is not reached, with bicubic more.
-        interpolation: of the resizing.
+        maps: Raw maps [n, h, w] from `class_maps`.
+        size: Height, width of the image.
+        how: Normalisation; see `normalise`.
+        order: "resize_first" as in the evaluation of Choe et al., or "normalise_first" as in the CAM paper's code. The
+            maximum of the resized map differs from that of the raw map, with bicubic interpolation more than with
+            bilinear.
+        interpolation: Interpolation when resizing.
     """
     if order == "normalise_first":
         return resize(normalise(maps, how), size, interpolation)
@@ -102,12 +105,12 @@ def heatmaps(
 
 
 def average(maps: Sequence[NDArray], size: tuple[int, int], *, flipped: Sequence[bool]) -> NDArray[np.float32]:
-    """The mean of raw maps of one image that was shown at several scales, and mirrored.
+    """Average the raw maps of one image over forward passes at several scales, mirrored or not.
 
     Args:
-        maps: one [n, h, w] per showing, of any h and w.
-        size: height, width of the result.
-        flipped: which showings were mirrored left to right.
+        maps: Maps [n, h, w] of each pass; h and w may differ.
+        size: Height, width of the result.
+        flipped: Whether the input of each pass was mirrored left to right.
     """
-    shown = [resize(m[..., ::-1] if mirrored else m, size) for m, mirrored in zip(maps, flipped, strict=True)]
-    return np.mean(shown, axis=0, dtype=np.float32)
+    aligned = [resize(m[..., ::-1] if mirrored else m, size) for m, mirrored in zip(maps, flipped, strict=True)]
+    return np.mean(aligned, axis=0, dtype=np.float32)

@@ -10,7 +10,7 @@ Normalisation = Literal["max", "relu_max", "min_max"]
 Order = Literal["resize_first", "normalise_first"]
 Interpolation = Literal["bilinear", "bicubic"]
 
-# The kernels of IRN (Ahn, Cho & Kwak, CVPR 2019): smoothness over 3 pixels; appearance over 50 pixels, 5 grey levels.
+# IRN's parameters (Ahn, Cho & Kwak, CVPR 2019).
 IRN_CRF = CRFParams(w1=10, sigma_alpha=50, sigma_beta=5, w2=3, sigma_gamma=3, steps=10)
 
 
@@ -22,14 +22,14 @@ class MapOptions(BaseModel):
     scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         default=(1.0,), min_length=1, description="scales of the classifier's input; maps and scores are averaged"
     )
-    flip: bool = Field(default=False, description="average over the mirrored image as well")
+    flip: bool = Field(default=False, description="average over the image and its mirror image")
     normalisation: Normalisation = Field(
         default="relu_max",
         description="max: divide by the maximum. relu_max: set negative values to 0 first. min_max: subtract the "
         "minimum first",
     )
     order: Order = Field(default="resize_first", description="whether maps are resized or normalised first")
-    interpolation: Interpolation = Field(default="bilinear", description="how maps are resized")
+    interpolation: Interpolation = Field(default="bilinear", description="interpolation when maps are resized")
 
 
 class BoxOptions(BaseModel):
@@ -44,5 +44,8 @@ class BoxOptions(BaseModel):
     )
     threshold: float = Field(default=0.2, ge=0, le=1, description="threshold as a share of the map's maximum")
     min_share: float = Field(
-        default=0.0, ge=0, le=1, description="regions=all: smallest region, as a share of the largest region's pixels"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="smallest region that gets a box with regions=all, as a share of the largest region's pixels",
     )

@@ -1,0 +1,1 @@
+"""Data sets: classes, annotations, images and label maps, proposals and augmentation."""

@@ -19,25 +19,29 @@ Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
 ]
 
-INVALID = -(2**31)  # what a stored value becomes that is neither a class nor ignored
+INVALID = -(2**31)  # index of stored values that are neither a class nor ignored
 
 
 class Classes(BaseModel):
     """The content of a class file (YAML).
 
-    Label maps hold class indices 0..K-1 or the ignore index, unless `values` says otherwise; RGB label maps
-    hold the `colours`.
+    Label maps hold class indices 0..K-1 or the ignore index, unless `values` maps other numbers to classes. RGB label
+    maps hold the `colours`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    names: tuple[str, ...] = Field(min_length=1, max_length=1000, description="class names; position = class index")
-    colours: tuple[Colour, ...] = Field(default=(), description="[r, g, b] per class; default: a generated palette")
-    ignore_index: int = Field(default=255, description="label value that counts nowhere; not one of 0..K-1")
-    ignore_colour: Colour | None = Field(default=None, description="the colour of ignored pixels in RGB label maps")
+    names: tuple[str, ...] = Field(
+        min_length=1, max_length=1000, description="class names in the order of the class indices"
+    )
+    colours: tuple[Colour, ...] = Field(
+        default=(), description="[r, g, b] of each class (default: a generated palette)"
+    )
+    ignore_index: int = Field(default=255, description="label value of ignored pixels; not one of 0..K-1")
+    ignore_colour: Colour | None = Field(default=None, description="colour of ignored pixels in RGB label maps")
     values: dict[int, str] | None = Field(
         default=None,
-        description="stored value -> class name or 'ignore', where label maps hold other numbers",
+        description="class name or 'ignore' for each stored value, if label maps hold numbers other than class indices",
     )
 
     @model_validator(mode="after")
@@ -66,7 +70,7 @@ class Classes(BaseModel):
 
     @property
     def slugs(self) -> list[str]:
-        """Names fit for column names: lower case, digits and underscores."""
+        """The class names as column names: lower case, with underscores for everything but letters and digits."""
         return [re.sub(r"\W+", "_", name.strip().lower()) for name in self.names]
 
     def _colours(self) -> tuple[Colour, ...]:
@@ -74,12 +78,12 @@ class Classes(BaseModel):
 
     @cached_property
     def palette(self) -> NDArray[np.uint8]:
-        """uint8 [classes, 3]."""
+        """The colours of the classes, uint8 [classes, 3]."""
         return np.array(self.colours, np.uint8) if self.colours else default_palette(len(self))
 
     @cached_property
     def _table(self) -> dict[int, int]:
-        """Stored value -> class index or ignore index."""
+        """Class index or ignore index of each stored value."""
         index = {name: i for i, name in enumerate(self.names)} | {"ignore": self.ignore_index}
         if self.values is not None:
             table = {value: index[name] for value, name in self.values.items()}
@@ -91,21 +95,24 @@ class Classes(BaseModel):
         return table
 
     def index(self, raw: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Stored values (see `images.decode_raw_label`) to class indices.
+        """Map stored values to class indices.
+
+        Args:
+            raw: Stored values of any shape; see `images.decode_raw_label`.
 
         Returns:
             int32 of the same shape: 0..K-1, the ignore index, or `INVALID`.
         """
         if raw.size == 0 or (raw.min() >= 0 and raw.max() <= np.iinfo(np.uint16).max):
             return self._lookup[raw]
-        # Colours: too many for a table, but a label map holds few of them.
+        # There are too many colours for a lookup table, but a label map holds few of them.
         values, positions = np.unique(raw, return_inverse=True)
         mapped = np.array([self._table.get(int(v), INVALID) for v in values], np.int32)
         return mapped[positions].reshape(raw.shape)
 
     @cached_property
     def _lookup(self) -> NDArray[np.int32]:
-        """`_table` as an array over every 16-bit value."""
+        """`_table` as an array with an entry for every 16-bit value."""
         lookup = np.full(np.iinfo(np.uint16).max + 1, INVALID, np.int32)
         for value, index in self._table.items():
             if 0 <= value < len(lookup):
@@ -113,7 +120,11 @@ class Classes(BaseModel):
         return lookup
 
     def unknown(self, raw: NDArray[np.int32]) -> dict[str, int]:
-        """Stored values that the class file does not explain, as users know them, with their pixel counts."""
+        """Count the pixels of each stored value that `index` maps to `INVALID`.
+
+        Returns:
+            Pixel counts by value, formatted by `format_label_value`.
+        """
         values, counts = np.unique(raw, return_counts=True)
         return {
             format_label_value(int(v)): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._table
@@ -121,40 +132,40 @@ class Classes(BaseModel):
 
 
 def format_label_value(raw: int) -> str:
-    """`17` for an index, `#aabbcc` for a colour."""
+    """Format a stored value for users: `17` for an index, `#aabbcc` for a colour."""
     return f"#{raw & 0xFFFFFF:06x}" if raw >> 24 == 1 else str(raw)
 
 
-def classes_like(url: str | None, known: Classes, *, of: str) -> Classes:
-    """The classes to read labels with: known ones, or those of a class file, which has the same names.
+def classes_like(url: str | None, known: Classes, *, owner: str) -> Classes:
+    """Return the classes to read labels with: known ones, or those of a class file with the same names.
 
     Args:
-        url: of the class file, if any.
-        known: a model's or a run's classes.
-        of: "model" or "run", for the message.
+        url: The class file; None for the known classes.
+        known: The classes of a model or a run.
+        owner: What the known classes belong to, for the error message: "model" or "run".
 
     Raises:
-        UserError: the file has other names, or cannot be used at all.
+        UserError: The class file cannot be used, or has other names.
     """
     if url is None:
         return known
     classes = load_classes(url)
     if classes.names != known.names:
         raise UserError(
-            f"class file {url} does not fit the {of}: it has {len(classes)} classes ({', '.join(classes.names[:5])}, "
-            f"…), the {of} {len(known)} ({', '.join(known.names[:5])}, …)"
+            f"class file {url} does not fit the {owner}: it has {len(classes)} classes "
+            f"({', '.join(classes.names[:5])}, …), the {owner} has {len(known)} ({', '.join(known.names[:5])}, …)"
         )
     return classes
 
 
 def with_background(classes: Classes) -> Classes:
-    """The classes of masks that show what was localized: the background, black, before a classifier's classes.
+    """Return a classifier's classes after a black class 'background', for masks made from its maps.
 
     Raises:
-        UserError: one of them is called so already.
+        UserError: The classifier has a class 'background' itself.
     """
     if "background" in classes.slugs:
-        raise UserError("the model has a class 'background', and masks have one of their own; rename it in --classes")
+        raise UserError("the model has a class 'background', which masks add themselves; rename it in --classes")
     black = (0, 0, 0)
     colours = [tuple(colour) for colour in classes.palette.tolist()]
     names = ("background", *classes.names)
@@ -165,7 +176,7 @@ def load_classes(url: str) -> Classes:
     """Read a class file.
 
     Raises:
-        UserError: it is missing, no YAML, or contradicts itself.
+        UserError: The file is missing, is no YAML, or is inconsistent.
     """
     text = read_text(url, noun="class file")
     try:

@@ -1,4 +1,4 @@
-"""What a data set is: images and labels below two roots on any storage, paired by key without suffix."""
+"""Data sets: images and label maps below two roots on any storage, paired by their paths without suffix."""
 
 import posixpath
 from collections.abc import Callable, Sequence
@@ -14,7 +14,13 @@ from pipeline.errors import UserError
 
 
 class Sample(NamedTuple):
-    """An image and its label map; both are URLs. `key` is the image's path below its root, without suffix."""
+    """An image and its label map.
+
+    Attributes:
+        key: Path of the image below its root, without suffix.
+        image: URL of the image.
+        label: URL of the label map.
+    """
 
     key: str
     image: str
@@ -22,7 +28,13 @@ class Sample(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """Samples in the order of their keys, and what is left over on either side (keys)."""
+    """The samples of two folders.
+
+    Attributes:
+        samples: Pairs of image and label map.
+        without_label: Keys of images that have no label map.
+        without_image: Keys of label maps that have no image.
+    """
 
     samples: list[Sample]
     without_label: list[str]
@@ -30,42 +42,42 @@ class Pairing(NamedTuple):
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used; the message names the file and says why."""
+    """A sample cannot be used; the message names the file and the reason."""
 
 
 class BadLabelError(SampleError):
-    """A label map that contradicts its image or the class file: the data set is wrong, not just a file."""
+    """A label map contradicts its image or the class file: the data set is wrong, not just one file."""
 
 
 def key_of(path: str, root: str) -> str:
-    """The path below the root, without suffix: `root/a/b.x.jpg` -> `a/b.x`."""
+    """Return the path below the root, without suffix: `root/a/b.x.jpg` -> `a/b.x`."""
     return posixpath.splitext(relative(path, root))[0]
 
 
 def relative(path: str, root: str) -> str:
-    """The path below the root; the bare name where the root is the file itself."""
+    """Return the path below the root, or the file name if the root is the file itself."""
     if path == root:
         return posixpath.basename(path)
     return path.removeprefix(root.rstrip("/") + "/").lstrip("/")
 
 
 def list_images(url: str, *, root: str | None = None) -> list[storage.StoredFile]:
-    """The image files (by suffix) of a folder or glob, ordered by path; hidden files and folders are left out.
+    """List the image files of a folder or glob, ordered by path. Hidden files and folders are left out.
 
     Args:
-        url: the folder or glob.
-        root: path below which a leading dot hides; the folder by default.
+        url: The folder or glob.
+        root: Path below which names with a leading dot are hidden; the folder by default.
 
     Raises:
-        UserError: it cannot be listed or holds no image.
+        UserError: The place cannot be listed or holds no image.
     """
     with storage.friendly_errors(url, "cannot list"):
         files = storage.list_files(url)
     root = root or storage.filesystem(url)[1]
     found = [f for f in files if _is_image(relative(f.path, root))]
     if not found:
-        there = f"{len(files)} other files" if files else "nothing; does the bucket or folder exist?"
-        raise UserError(f"no images in {storage.redact(url)} (found {there})")
+        others = f"{len(files)} other files" if files else "nothing; does the bucket or folder exist?"
+        raise UserError(f"no images in {storage.redact(url)} (found {others})")
     return found
 
 
@@ -78,11 +90,12 @@ def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None)
     """Pair the images and the label maps of two folders by key.
 
     Args:
-        image_root, label_root: folders.
-        keys: take only these, in this order (see `read_list`).
+        image_root: Folder of the images.
+        label_root: Folder of the label maps.
+        keys: Take only these keys, in this order; by default all, sorted.
 
     Raises:
-        UserError: nothing to list, two files of one key, or a listed key that does not exist.
+        UserError: A folder has no image file, two files have the same key, or a given key has no image.
     """
     image_urls, label_urls = files_by_key(image_root), files_by_key(label_root)
     if keys is None:
@@ -101,10 +114,10 @@ def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None)
 
 
 def files_by_key(root_url: str) -> dict[str, str]:
-    """Key -> URL of every image file below a folder.
+    """Return the URL of every image file below a folder, by key.
 
     Raises:
-        UserError: nothing to list, or two files of one key.
+        UserError: The folder has no image file, or two files have the same key.
     """
     fs, root = storage.filesystem(root_url)
     urls: dict[str, str] = {}
@@ -118,36 +131,36 @@ def files_by_key(root_url: str) -> dict[str, str]:
 
 
 def read_list(url: str) -> list[str]:
-    """The keys of a split: one a line, with or without suffix; blank lines and `#` comments are skipped.
+    """Read the keys of a split: one on each line, with or without suffix. Blank lines and `#` comments are skipped.
 
     Raises:
-        UserError: it cannot be read, is empty, or names a key twice.
+        UserError: The list cannot be read, is empty, or names a key twice.
     """
     lines = [line.strip() for line in storage.read_text(url, noun="list").removeprefix("\ufeff").splitlines()]
     keys = [without_image_suffix(line) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UserError(f"the list {storage.redact(url)} is empty")
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"the list {storage.redact(url)} names '{twice}' twice")
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"the list {storage.redact(url)} names '{repeated}' twice")
     return keys
 
 
 def without_image_suffix(key: str) -> str:
-    """`a/b.jpg` -> `a/b`, and `a/b.2` as it is."""
+    """Remove an image suffix, but no other one: `a/b.jpg` -> `a/b`, `a/b.2` -> `a/b.2`."""
     stem, suffix = posixpath.splitext(key)
     return stem if suffix.lower() in images.SUFFIXES else key
 
 
 def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Fetch and decode an image and its labels, both turned upright.
+    """Fetch and decode an image and its label map, and turn both upright.
 
     Returns:
         uint8 [height, width, 3] and int32 [height, width] of class indices and the ignore index.
 
     Raises:
-        SampleError: a file is missing, unreadable or damaged.
-        BadLabelError: the sizes differ, or the label map holds values that the class file does not explain.
+        SampleError: A file is missing, unreadable or damaged.
+        BadLabelError: The sizes differ, or the label map holds values that are not in the class file.
     """
     pixels, orientation = read_image(sample.image)
     raw = _read(sample.label, images.decode_raw_label)
@@ -167,7 +180,7 @@ def read_image(url: str) -> images.DecodedImage:
     """Fetch and decode an image.
 
     Raises:
-        SampleError: It is missing, unreadable or damaged.
+        SampleError: The image is missing, unreadable or damaged.
     """
     return _read(url, images.decode_image)
 

@@ -1,4 +1,4 @@
-"""Bytes to pixels and back: decode, orientation, label maps, palettes. Knows nothing of Ray or storage."""
+"""Decoding and encoding of images, label maps, masks and heatmaps; orientation, colours and sizes."""
 
 import colorsys
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.data.preprocessing import View
 from pipeline.errors import ImageFault
 
-# What Pillow may try. Left out on purpose: EPS and others that start programs or have no place in a data set.
+# The only formats that Pillow may try. EPS, for example, would make it start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
 SUFFIXES = frozenset(
     [
@@ -35,7 +35,8 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 100_000_000
 
 _EXIF_ORIENTATION = 0x0112
-# EXIF 2.3, tag 0x0112: (transpose?, flip rows?, flip columns?) that turn the stored pixels upright.
+# Operations that turn the stored pixels upright (EXIF 2.3, tag 0x0112): whether to transpose, to flip rows and to flip
+# columns, in this order.
 _UPRIGHT = {
     1: (False, False, False),
     2: (False, False, True),
@@ -49,15 +50,15 @@ _UPRIGHT = {
 
 
 class ImageError(ImageFault):
-    """The bytes are no image that can be used; the message says why."""
+    """The bytes are no usable image; the message gives the reason."""
 
 
 class DecodedImage(NamedTuple):
-    """An image as a network should see it.
+    """A decoded image.
 
     Attributes:
-        pixels: uint8 [height, width, 3], RGB, upright.
-        orientation: EXIF orientation 1-8 of the stored pixels; `from_upright` turns a mask back.
+        pixels: Upright RGB image, uint8 [height, width, 3].
+        orientation: EXIF orientation 1-8 of the stored pixels, with which `from_upright` turns a mask back.
     """
 
     pixels: NDArray[np.uint8]
@@ -65,7 +66,7 @@ class DecodedImage(NamedTuple):
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only, so that a decompression bomb is refused before it allocates."""
+    """Read only the header, so that a decompression bomb is refused before memory is allocated for it."""
     if not data:
         raise ImageError("the file is empty")
     try:
@@ -73,7 +74,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError("not an image, or of a format that is not supported") from None
+        raise ImageError("not an image, or in an unsupported format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than the allowed {max_pixels:,} pixels (a decompression bomb?)") from None
     except Exception as error:
@@ -95,22 +96,22 @@ def _load(image: Image.Image) -> None:
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode JPEG, PNG, WebP, TIFF, BMP, GIF (first frame), JPEG 2000 or PPM to upright 8-bit RGB.
 
-    16-bit grey keeps its high byte, as libpng does (Pillow alone would saturate it); CMYK and palettes are
-    converted; alpha is dropped.
+    16-bit grey is reduced to its high byte, as libpng does (Pillow alone would saturate it). CMYK and palettes are
+    converted to RGB. Alpha is dropped.
 
     Args:
-        data: the encoded file.
-        max_pixels: larger images are refused from their header.
+        data: The encoded file.
+        max_pixels: Images with more pixels are refused once their header is read.
 
     Raises:
-        ImageError: empty, truncated, too large, or no image.
+        ImageError: The file is empty, truncated, too large, or no image.
     """
     image = _open(data, max_pixels)
-    turned_by_pillow = _tiff_orientation(image)
+    tiff_orientation = _tiff_orientation(image)
     _load(image)
     pixels = _to_rgb(image)
-    if turned_by_pillow != 1:
-        return DecodedImage(np.ascontiguousarray(pixels), turned_by_pillow)
+    if tiff_orientation != 1:  # Pillow has turned it upright
+        return DecodedImage(np.ascontiguousarray(pixels), tiff_orientation)
     orientation = _orientation(image)
     return DecodedImage(np.ascontiguousarray(to_upright(pixels, orientation)), orientation)
 
@@ -118,13 +119,13 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels
+    except Exception:  # the pixels may be good although the EXIF block is damaged
         orientation = 1
     return orientation if orientation in _UPRIGHT else 1
 
 
 def _tiff_orientation(image: Image.Image) -> int:
-    """Ask before loading: Pillow turns a TIFF upright while it loads, and then forgets the tag."""
+    """Return the orientation of a TIFF that is not loaded yet: loading it turns it upright and removes the tag."""
     return _orientation(image) if image.format == "TIFF" else 1
 
 
@@ -150,42 +151,41 @@ def to_upright(pixels: NDArray, orientation: int) -> NDArray:
 
 
 def from_upright(pixels: NDArray, orientation: int) -> NDArray:
-    """The inverse of `to_upright`: bring a mask of the upright image back onto the stored pixels."""
+    """Turn a mask of the upright image back onto the stored pixels; the inverse of `to_upright`."""
     transpose, rows, columns = _UPRIGHT[orientation]
     pixels = pixels[:: -1 if rows else 1, :: -1 if columns else 1]
     return pixels.swapaxes(0, 1) if transpose else pixels
 
 
 def decode_raw_label(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
-    """Decode a label map to the values that it stores, orientation and palette left alone.
+    """Decode a label map to its stored values, without applying orientation or palette.
 
     Args:
-        data: an indexed (P), grey (1, L, 16-bit) or RGB(A) image.
-        max_pixels: larger maps are refused.
+        data: An indexed (P), grey (1, L, 16-bit) or RGB(A) image.
+        max_pixels: Label maps with more pixels are refused.
 
     Returns:
-        int32 [height, width]: the index or grey value; an RGB colour as 0x1RRGGBB, so that no colour can be
-        taken for an index.
+        int32 [height, width] of indices, grey values, or RGB colours as 0x1RRGGBB, which differ from every index.
 
     Raises:
-        ImageError: it cannot be decoded, or its pixels are of another kind.
+        ImageError: The file cannot be decoded, or its pixels are of another kind.
     """
     image = _open(data, max_pixels)
-    turned_by_pillow = _tiff_orientation(image)
-    stretched = _stretch(image)
+    tiff_orientation = _tiff_orientation(image)
+    grey_factor = _grey_factor(image)
     _load(image)
     if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-        raw = np.asarray(image).astype(np.int32) // stretched
+        raw = np.asarray(image).astype(np.int32) // grey_factor
         if raw.size and raw.max() >= 1 << 24:
             raise ImageError(f"a label map of values up to {raw.max()}; expected at most {(1 << 24) - 1}")
-        return from_upright(raw, turned_by_pillow)
+        return from_upright(raw, tiff_orientation)
     if image.mode in ("RGB", "RGBA"):
-        return from_upright(pack_rgb(np.asarray(image.convert("RGB"))), turned_by_pillow)
+        return from_upright(pack_rgb(np.asarray(image.convert("RGB"))), tiff_orientation)
     raise ImageError(f"a label map of mode {image.mode}; expected indexed, grey, 16-bit or RGB")
 
 
-def _stretch(image: Image.Image) -> int:
-    """What Pillow multiplies grey values of 2 or 4 bits by, so that they look right."""
+def _grey_factor(image: Image.Image) -> int:
+    """Return the factor by which Pillow multiplies grey values of 2 or 4 bits to fill the range 0..255."""
     tiles = getattr(image, "tile", [])
     arguments = tiles[0].args if tiles else ""
     raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
@@ -193,23 +193,24 @@ def _stretch(image: Image.Image) -> int:
 
 
 def pack_rgb(colours: NDArray) -> NDArray[np.int32]:
-    """Colours [..., 3] of 0-255 as one int32 0x1RRGGBB each."""
+    """Pack colours [..., 3] with channels 0..255 into int32 0x1RRGGBB [...]."""
     wide = np.asarray(colours).astype(np.int32)
     return (1 << 24) | (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
 def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
-    """A label map as PNG: indexed with the palette up to 256 classes, 16-bit grey above.
+    """Encode class indices as PNG: indexed with the palette for up to 256 classes, 16-bit grey for more.
 
     Args:
-        labels: integer [height, width], class indices.
-        palette: uint8 [classes, 3].
+        labels: Class indices, integers [height, width].
+        palette: Colours of the classes, uint8 [classes, 3].
 
     Returns:
-        The PNG file; `decode_mask` gives the labels back.
+        The PNG file, from which `decode_mask` restores the labels.
 
     Raises:
-        ValueError: a label is beyond the palette, whose size decides how many bits a pixel has.
+        ValueError: A label has no colour in the palette. The PNG would change it, because the size of the palette
+            determines the bits per pixel.
     """
     if labels.size and labels.max() >= len(palette):
         raise ValueError(f"label {labels.max()} has no colour in a palette of {len(palette)}")
@@ -224,12 +225,16 @@ def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
 
 
 def decode_mask(data: bytes) -> NDArray[np.int32]:
-    """The class indices, int32 [height, width], of a mask that a bulk run wrote."""
+    """Decode a PNG of `encode_mask` to class indices, int32 [height, width]."""
     return decode_raw_label(data)
 
 
 def encode_heatmap(heatmap: NDArray) -> tuple[bytes, float, float]:
-    """A map [height, width] as an 8-bit grey PNG, its scale and offset: value = offset + scale * grey."""
+    """Encode a map [height, width] as an 8-bit grey PNG.
+
+    Returns:
+        The PNG file, and the scale and offset of value = offset + scale * grey.
+    """
     low, high = float(heatmap.min()), float(heatmap.max())
     scale = (high - low) / 255
     grey = np.round((heatmap - low) / scale) if scale > 0 else np.zeros(heatmap.shape)
@@ -239,12 +244,15 @@ def encode_heatmap(heatmap: NDArray) -> tuple[bytes, float, float]:
 
 
 def decode_heatmap(data: bytes, scale: float, offset: float) -> NDArray[np.float32]:
-    """The map that `encode_heatmap` was given, to within half a `scale`."""
+    """Decode a map of `encode_heatmap`, float32 [height, width]; its values are accurate to half of `scale`."""
     return (decode_raw_label(data) * scale + offset).astype(np.float32)
 
 
 def default_palette(count: int) -> NDArray[np.uint8]:
-    """`count` distinct colours, uint8 [count, 3]; hues a golden-ratio step apart, brightness cycling."""
+    """Return `count` distinct colours, uint8 [count, 3].
+
+    Hues advance by the golden ratio, while saturation and brightness cycle, so that successive colours differ clearly.
+    """
     colours: dict[tuple[int, ...], None] = {}
     step = 0
     while len(colours) < count:
@@ -258,14 +266,14 @@ def default_palette(count: int) -> NDArray[np.uint8]:
 def colourize(
     labels: NDArray, palette: NDArray[np.uint8], *, other: tuple[int, int, int] = (0, 0, 0)
 ) -> NDArray[np.uint8]:
-    """Paint labels [height, width] as uint8 RGB; values outside the palette get the colour `other`."""
+    """Paint labels [height, width] as uint8 RGB, with the colour `other` for values outside the palette."""
     table = np.vstack([palette, np.array([other], dtype=np.uint8)])
     inside = (labels >= 0) & (labels < len(palette))
     return table[np.where(inside, labels, len(palette))]
 
 
 def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture [h, w, 3] at (height, width), antialiased; its aspect is not kept."""
+    """Resize an image [h, w, 3] to a size (height, width), antialiased; its aspect ratio may change."""
     if pixels.shape[:2] == size:
         return pixels
     height, width = size
@@ -273,7 +281,7 @@ def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def changed_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """The picture [h, w, 3] as it is, in grey (ITU-R 601 luma), at half its resolution, or at twice."""
+    """Return an image [h, w, 3] unchanged, in grey (ITU-R 601 luma), or at half or twice its resolution."""
     if view == "as_is":
         return pixels
     if view == "grey":
@@ -284,12 +292,13 @@ def changed_view(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int, *, smooth: bool = True) -> Image.Image:
-    """The picture scaled and centred on a white card of exactly `width` x `height`, for contact sheets.
+    """Scale an image to fit a white canvas of exactly `width` x `height`, and centre it there.
 
     Args:
-        pixels: uint8 [h, w, 3].
-        width, height: of the card, in pixels.
-        smooth: False keeps the exact colours, as painted label maps need.
+        pixels: The image, uint8 [h, w, 3].
+        width: Width of the canvas in pixels.
+        height: Height of the canvas in pixels.
+        smooth: Interpolate between pixels. Painted label maps need False, which keeps their exact colours.
     """
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return ImageOps.pad(Image.fromarray(np.ascontiguousarray(pixels)), (width, height), method, color=(255, 255, 255))

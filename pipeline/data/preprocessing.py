@@ -1,17 +1,23 @@
-"""How pixels become a network's input. Imports no torch: configurations that hold it travel to CPU tasks."""
+"""How images become a network's input.
+
+CPU tasks unpickle configurations that contain these options, so this module imports nothing but pydantic.
+"""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-DType = Literal["float32", "bfloat16", "float16"]  # the latter two mean autocast: weights stay float32
+DType = Literal["float32", "bfloat16", "float16"]  # bfloat16 and float16 mean autocast: the weights stay float32
 
-# Altered copies expose what a classifier should not need: colour, or the resolution of the camera.
+# Altered copies show whether a classifier depends on what it should not need: colour, or the camera's resolution.
 View = Literal["as_is", "grey", "half", "double"]
 
 
 class Preprocessing(BaseModel):
-    """Per RGB channel: (pixel / 255 - mean) / std. The defaults are ImageNet's, as torchvision's weights expect."""
+    """Normalisation of each RGB channel: (pixel / 255 - mean) / std.
+
+    The defaults are ImageNet's, which torchvision's weights expect.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,20 +26,24 @@ class Preprocessing(BaseModel):
 
 
 class ClassifierInput(BaseModel):
-    """How a classifier is shown images, and what its scores mean."""
+    """The input size of a classifier, and the meaning of its scores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: tuple[int, int] = Field(description="height, width to which images are resized; their aspect is not kept")
-    multi_label: bool = Field(description="each class by itself (sigmoid); otherwise exactly one (softmax)")
+    size: tuple[int, int] = Field(description="height, width to which images are resized, whatever their aspect ratio")
+    multi_label: bool = Field(description="an image has any number of classes (sigmoid), not exactly one (softmax)")
 
 
 class Instances(BaseModel):
-    """Whether and how a network is shown boxes instead of whole images."""
+    """Options of instance-wise inference, which runs a network on proposal boxes instead of whole images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     proposals: int = Field(
-        default=0, ge=0, description="segment so many proposal boxes of each image one by one (DeconvNet: 50; 0: no)"
+        default=0,
+        ge=0,
+        description="number of proposal boxes to segment in each image (DeconvNet: 50; 0: segment the whole image)",
     )
-    min_side: int = Field(default=112, ge=1, description="leave out boxes with a shorter side, in pixels")
+    min_side: int = Field(
+        default=112, ge=1, description="shortest side of a proposal box, in pixels; smaller boxes are left out"
+    )

@@ -1,4 +1,4 @@
-"""Boxes that may hold an object: selective search, by OpenCV's contributed modules (the extra `proposals`).
+"""Object proposals by selective search, from OpenCV's contributed modules (the extra `proposals`).
 
 Uijlings, van de Sande, Gevers & Smeulders, "Selective Search for Object Recognition", IJCV 2013.
 """
@@ -12,22 +12,23 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 
-_LOCK = threading.Lock()  # OpenCV ranks by C's `rand()`, which all threads share
+_LOCK = threading.Lock()  # OpenCV ranks boxes by C's `rand()`, whose state all threads share
 
 
 def selective_search(
     pixels: NDArray[np.uint8], *, mode: Literal["fast", "quality"] = "fast", seed: int = 1
 ) -> NDArray[np.int32]:
-    """Proposal boxes, the most object-like first.
+    """Return proposal boxes, the most object-like first.
 
     Args:
-        pixels: uint8 RGB [height, width, 3].
-        mode: "fast" (one to two thousand boxes on a photograph) or "quality" (some times more of both).
-        seed: OpenCV ranks by C's `rand()`, which is seeded here, so that an image always has the same boxes; threads
-            wait for each other.
+        pixels: RGB image, uint8 [height, width, 3].
+        mode: "fast" (one to two thousand boxes on a photograph) or "quality" (several times more boxes and time).
+        seed: Seed of C's `rand()`, by which OpenCV ranks the boxes. It makes the boxes of an image reproducible.
+            Threads wait for each other, because they share the generator.
 
     Returns:
-        int32 [boxes, 4], each left, top, right, bottom in pixels, the latter two exclusive; at least the whole image.
+        int32 [boxes, 4] of left, top, right, bottom in pixels, with right and bottom exclusive. If nothing is found,
+        the only box is the whole image.
 
     Raises:
         UserError: OpenCV's contributed modules are not installed.
@@ -41,7 +42,7 @@ def selective_search(
     if min(height, width) < 2:
         return whole
     search = segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV's order is BGR
+    search.setBaseImage(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV expects BGR
     (search.switchToSelectiveSearchFast if mode == "fast" else search.switchToSelectiveSearchQuality)()
     with _LOCK:
         ctypes.CDLL(None).srand(seed)

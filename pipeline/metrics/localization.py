@@ -1,8 +1,9 @@
-"""Scores of weakly supervised localization, as sums that shards can add up. numpy and scipy only.
+"""Scores of weakly supervised localization, as sums that can be added over shards.
 
-Choe, Oh, Lee, Chun, Akata & Shim, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, and the
-conventions of its released evaluator, so that numbers compare: maps in 0..1 are cut in 8 bits, a box has inclusive
-corners, and the holes of a region count as regions of their own. (`boxes` has none of these.)
+The scores are those of Choe, Oh, Lee, Chun, Akata & Shim, "Evaluating Weakly Supervised Object Localization Methods
+Right", CVPR 2020. They follow the conventions of its released evaluator, so that they are comparable with published
+figures: maps in 0..1 are thresholded in 8 bits, boxes have inclusive corners, and a hole of a region counts as another
+region. The boxes of `pipeline.cam.boxes` follow none of these conventions.
 """
 
 from dataclasses import dataclass
@@ -12,49 +13,47 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.cam.boxes import EIGHT
-
+EIGHT_CONNECTED = ndimage.generate_binary_structure(2, 2)  # diagonal neighbours are connected, as in OpenCV's contours
 IOUS = (0.3, 0.5, 0.7)
 Regions = Literal["largest", "all"]
 
 
 def thresholds(step: float) -> NDArray[np.float64]:
-    """The evaluator's grid: 0, step, … below 1."""
+    """Return the evaluator's thresholds: 0, step, 2 step, … below 1."""
     return np.arange(0.0, 1.0, step)
 
 
 def region_boxes(heatmap: NDArray, threshold: float, *, regions: Regions) -> NDArray[np.int32]:
-    """The evaluator's boxes of a map in 0..1 at a threshold.
+    """Return the evaluator's boxes of a map at a threshold.
 
     Args:
-        heatmap: [height, width] in 0..1.
-        threshold: share of the map's maximum.
-        regions: "largest" (MaxBoxAcc) or "all", holes as well (MaxBoxAccV2).
+        heatmap: Map [height, width] in 0..1.
+        threshold: Threshold as a share of the map's maximum.
+        regions: "largest" region (MaxBoxAcc), or "all" regions and holes (MaxBoxAccV2).
 
     Returns:
-        int32 [n, 4], inclusive left, top, right, bottom; a single box of zeros where nothing is above the threshold.
+        int32 [n, 4] of inclusive left, top, right, bottom; one box of zeros if nothing is above the threshold.
     """
     height, width = heatmap.shape
     grey = (heatmap * 255).astype(np.uint8)
     mask = grey > int(threshold * grey.max())
-    parts, count = ndimage.label(mask, EIGHT)
+    components, count = ndimage.label(mask, EIGHT_CONNECTED)
     if count == 0:
         return np.zeros((1, 4), np.int32)
-    found = [_inclusive(place, width, height) for place in ndimage.find_objects(parts)]
+    slices = ndimage.find_objects(components)
+    boxes = [_inclusive_box(rows, columns, width, height) for rows, columns in slices]
     if regions == "largest":
-        areas = [_contour_area(parts[place] == i) for i, place in enumerate(ndimage.find_objects(parts), start=1)]
-        return np.array([found[int(np.argmax(areas))]], np.int32)
-    for place in ndimage.find_objects(ndimage.label(_holes(mask))[0]):
-        # A hole's contour runs on the pixels around it.
-        rows, columns = place
-        wider = (slice(rows.start - 1, rows.stop + 1), slice(columns.start - 1, columns.stop + 1))
-        found.append(_inclusive(wider, width, height))
-    return np.array(found, np.int32)
+        areas = [_contour_area(components[region] == i) for i, region in enumerate(slices, start=1)]
+        return np.array([boxes[int(np.argmax(areas))]], np.int32)
+    for rows, columns in ndimage.find_objects(ndimage.label(_holes(mask))[0]):
+        # The contour of a hole consists of the pixels around it.
+        rows, columns = slice(rows.start - 1, rows.stop + 1), slice(columns.start - 1, columns.stop + 1)
+        boxes.append(_inclusive_box(rows, columns, width, height))
+    return np.array(boxes, np.int32)
 
 
-def _inclusive(place: tuple[slice, slice], width: int, height: int) -> tuple[int, int, int, int]:
-    """The evaluator's corners: one beyond the last pixel, unless that lies outside."""
-    rows, columns = place
+def _inclusive_box(rows: slice, columns: slice, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the evaluator's corners: right and bottom are one beyond the last pixel, if the map reaches that far."""
     return columns.start, rows.start, min(columns.stop, width - 1), min(rows.stop, height - 1)
 
 
@@ -62,36 +61,51 @@ def _holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return ndimage.binary_fill_holes(mask) & ~mask
 
 
-def _contour_area(part: NDArray[np.bool_]) -> float:
-    """The area within a part's outer contour, a polygon through pixel centres: Pick's theorem."""
-    filled = ndimage.binary_fill_holes(np.pad(part, 1))
+def _contour_area(region: NDArray[np.bool_]) -> float:
+    """Compute the area within a region's outer contour, a polygon through pixel centres, by Pick's theorem."""
+    filled = ndimage.binary_fill_holes(np.pad(region, 1))
     border = filled & ~ndimage.binary_erosion(filled)
     return float(filled.sum()) - border.sum() / 2 - 1
 
 
 def box_iou(boxes: NDArray, others: NDArray) -> NDArray[np.float64]:
-    """IoU with inclusive corners of each box with each other, [n, m]."""
+    """Compute the IoU of all pairs of boxes with inclusive corners.
+
+    Args:
+        boxes: Boxes [n, 4] of left, top, right, bottom.
+        others: Boxes [m, 4].
+
+    Returns:
+        float64 [n, m].
+    """
     a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
-    both = sides.clip(min=0).prod(axis=-1)
+    intersection = sides.clip(min=0).prod(axis=-1)
     areas = [(c[..., 2:] - c[..., :2] + 1).prod(axis=-1) for c in (a, b)]
-    return both / (areas[0] + areas[1] - both)
+    return intersection / (areas[0] + areas[1] - intersection)
 
 
-def resized_box(box: NDArray, size: tuple[int, int], to: tuple[int, int]) -> NDArray[np.int32]:
-    """Boxes [n, 4] of an image of a size (width, height) in one of another; coordinates are cut, not rounded."""
+def resized_box(boxes: NDArray, size: tuple[int, int], to: tuple[int, int]) -> NDArray[np.int32]:
+    """Scale boxes from one image size to another; coordinates are truncated, not rounded.
+
+    Args:
+        boxes: Boxes [n, 4].
+        size: Width, height of the image of the boxes.
+        to: Width, height of the image of the result.
+    """
     scale = np.array([to[0] / size[0], to[1] / size[1]] * 2)
-    return (np.asarray(box) * scale).astype(np.int32)
+    return (np.asarray(boxes) * scale).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class BoxHits:
-    """How many images have a box that fits, at each threshold and IoU; add them with `+`.
+    """Numbers of images with a correct box at each threshold and IoU; they are added with `+`.
 
     Attributes:
-        known: int64 [thresholds, IoUs], with the map of the true class (GT-known).
-        top1, top5: those of them whose class is the first, or one of the first five, that the classifier names.
-        images: that were counted.
+        known: Images with a correct box from the map of the true class (GT-known), int64 [thresholds, IoUs].
+        top1: Those of `known` in which the true class has the largest score.
+        top5: Those of `known` in which the true class has one of the five largest scores.
+        images: Number of images.
     """
 
     known: NDArray[np.int64]
@@ -101,6 +115,7 @@ class BoxHits:
 
     @staticmethod
     def zeros(steps: int, ious: int = len(IOUS)) -> "BoxHits":
+        """Return the counts of no images, for a number of thresholds and IoUs."""
         known, top1, top5 = (np.zeros((steps, ious), np.int64) for _ in range(3))
         return BoxHits(known, top1, top5, 0)
 
@@ -110,58 +125,59 @@ class BoxHits:
         )
 
     def accuracy(self, which: Literal["known", "top1", "top5"] = "known") -> NDArray[np.float64]:
-        """Shares of images, [thresholds, IoUs]."""
+        """Return the counts as shares of the images, [thresholds, IoUs]."""
         return getattr(self, which) / max(self.images, 1)
 
     def best(self, iou_index: int) -> int:
-        """The threshold (its index) of most hits at an IoU: to be chosen on one split and applied to another."""
+        """Return the index of the threshold with the most hits at an IoU, to choose it on one split for another."""
         return int(self.known[:, iou_index].argmax())
 
     @property
     def max_box_acc(self) -> float:
-        """MaxBoxAcc of the middle IoU (0.5): one threshold for the whole set."""
+        """MaxBoxAcc: the accuracy at the middle IoU (0.5), at the best threshold for the whole data set."""
         return float(self.accuracy().max(axis=0)[self.known.shape[1] // 2])
 
     @property
     def max_box_acc_v2(self) -> float:
-        """MaxBoxAccV2: the mean over IoUs, each at its own best threshold."""
+        """MaxBoxAccV2: the mean of the accuracies at each IoU, each at its best threshold."""
         return float(self.accuracy().max(axis=0).mean())
 
 
 def best_ious(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64], regions: Regions) -> NDArray[np.float64]:
-    """The largest IoU of an image's boxes with the true ones at each threshold: all that its box scores need.
+    """Compute the largest IoU of an image's boxes with the true boxes at each threshold, from which `box_hits` counts.
 
     Args:
-        heatmap: [height, width] in 0..1, of the true class.
-        truth: int [n, 4], inclusive boxes in the map's frame.
-        steps: thresholds.
-        regions: see `region_boxes`.
+        heatmap: Map of the true class, [height, width] in 0..1.
+        truth: True boxes with inclusive corners in pixels of the map, int [n, 4].
+        steps: Thresholds.
+        regions: See `region_boxes`.
     """
     return np.array([box_iou(region_boxes(heatmap, t, regions=regions), truth).max() for t in steps])
 
 
 def box_hits(best: NDArray, ranks: NDArray, ious: tuple[float, ...] = IOUS) -> BoxHits:
-    """What some images add.
+    """Count the images with a correct box.
 
     Args:
-        best: [images, thresholds], of `best_ious`.
-        ranks: int [images], of the true class among the classifier's scores, from 0.
-        ious: at which a box fits.
+        best: Largest IoUs of each image from `best_ious`, [images, thresholds].
+        ranks: Rank of each image's true class among the classifier's scores, int [images], starting at 0.
+        ious: Smallest IoUs of a correct box.
     """
-    fits = best[:, :, None] >= np.array(ious)
-    known, top1, top5 = (fits[ranks < worst].sum(axis=0, dtype=np.int64) for worst in (np.inf, 1, 5))
+    correct = best[:, :, None] >= np.array(ious)
+    known, top1, top5 = (correct[ranks < limit].sum(axis=0, dtype=np.int64) for limit in (np.inf, 1, 5))
     return BoxHits(known, top1, top5, len(best))
 
 
 @dataclass(frozen=True)
 class PixelHits:
-    """Histograms of map values over foreground and background pixels; add them with `+`."""
+    """Histograms of map values over foreground and background pixels; they are added with `+`."""
 
     foreground: NDArray[np.int64]
     background: NDArray[np.int64]
 
     @staticmethod
     def zeros(steps: int) -> "PixelHits":
+        """Return the histograms of no images, for a number of thresholds."""
         return PixelHits(*(np.zeros(steps + 2, np.int64) for _ in range(2)))
 
     def __add__(self, other: "PixelHits") -> "PixelHits":
@@ -169,10 +185,10 @@ class PixelHits:
 
     @property
     def px_ap(self) -> float:
-        """PxAP: the area under precision and recall of pixels over thresholds.
+        """PxAP: the area under the curve of pixel precision over recall.
 
         Raises:
-            ValueError: no pixel is foreground.
+            ValueError: No pixel is foreground.
         """
         if not self.foreground.any():
             raise ValueError("PxAP is undefined: the ground truth has no foreground pixel")
@@ -182,22 +198,25 @@ class PixelHits:
         return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
-def pixel_hits(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64], ignore: int = 255) -> PixelHits:
-    """What one image adds.
+def pixel_hits(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64]) -> PixelHits:
+    """Count the map values of one image.
 
     Args:
-        heatmap: [height, width] in 0..1.
-        truth: [height, width]: 1 foreground, 0 background, `ignore` neither.
-        steps: thresholds.
-        ignore: value of pixels that count nowhere.
+        heatmap: Map [height, width] in 0..1.
+        truth: Ground truth [height, width]: 1 for foreground, 0 for background; pixels with other values are ignored.
+        steps: Thresholds.
     """
-    edges = np.append(steps, [1.0, 2.0, 3.0])  # exactly 1 has a bin of its own
-    parts = [np.histogram(heatmap[truth == value], edges)[0].astype(np.int64) for value in (1, 0)]
-    return PixelHits(*parts)
+    edges = np.append(steps, [1.0, 2.0, 3.0])  # the value 1 has a bin for itself
+    histograms = [np.histogram(heatmap[truth == value], edges)[0].astype(np.int64) for value in (1, 0)]
+    return PixelHits(*histograms)
 
 
 def centre_boxes(width: int, height: int, steps: NDArray[np.float64]) -> NDArray[np.int32]:
-    """The baseline that knows nothing: a centred box of each share 1 - threshold of the sides, inclusive corners."""
+    """Return a box in the image's centre for each threshold, a baseline whose sides are 1 - threshold of the image's.
+
+    Returns:
+        int32 [thresholds, 4] of inclusive left, top, right, bottom.
+    """
     shares = 1 - steps
     x, y = (width - 1) / 2, (height - 1) / 2
     corners = np.stack([x - x * shares, y - y * shares, x + x * shares, y + y * shares], axis=1)
@@ -205,5 +224,5 @@ def centre_boxes(width: int, height: int, steps: NDArray[np.float64]) -> NDArray
 
 
 def centre_ious(width: int, height: int, truth: NDArray, *, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`best_ious` of the centred box."""
+    """Compute the largest IoU of the centred box with the true boxes at each threshold, as in `best_ious`."""
     return box_iou(centre_boxes(width, height, steps), truth).max(axis=1)

@@ -1,7 +1,7 @@
-"""Segmentation scores from one int64 confusion matrix over a whole data set. numpy only.
+"""Segmentation scores from one int64 confusion matrix over a whole data set.
 
-Published mIoU figures differ in what they do with absent classes and invalid pixels (docs/decisions.md);
-here every pixel is counted once: scored, ignored, or invalid.
+Published mIoU figures differ in their treatment of absent classes and invalid pixels (docs/decisions.md). Here every
+pixel is counted exactly once: as scored, ignored, or invalid.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Confusion:
-    """Pixel counts of one or more images; add them with `+` or `sum(…, Confusion.zeros(k))`.
+    """Pixel counts of one or more images; they are added with `+` or `sum(…, Confusion.zeros(k))`.
 
     Attributes:
-        matrix: int64 [classes, classes]; row ground truth, column prediction.
-        ignored: pixels whose label is the ignore index.
-        invalid_label: pixels whose label is neither a class nor the ignore index.
-        invalid_prediction: pixels with a valid label whose prediction is no class.
+        matrix: Scored pixels by ground truth (row) and prediction (column), int64 [classes, classes].
+        ignored: Pixels labelled with the ignore index.
+        invalid_label: Pixels labelled with neither a class nor the ignore index.
+        invalid_prediction: Pixels labelled with a class whose prediction is no class.
     """
 
     matrix: NDArray[np.int64]
@@ -28,6 +28,7 @@ class Confusion:
 
     @staticmethod
     def zeros(num_classes: int) -> "Confusion":
+        """Return the counts of no images."""
         return Confusion(np.zeros((num_classes, num_classes), np.int64))
 
     def __add__(self, other: "Confusion") -> "Confusion":
@@ -40,19 +41,24 @@ class Confusion:
 
     @property
     def scores(self) -> "Scores":
+        """The scores of the matrix."""
         return scores(self.matrix)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; each in 0..1, NaN where it is undefined (nothing counted).
+    """Scores of a confusion matrix, each in 0..1, or NaN if it is undefined because no pixel counts.
+
+    For each class, gt, pred and tp are the numbers of pixels in the ground truth, in the prediction, and in both.
 
     Attributes:
-        iou: float64 [classes], tp / (gt + pred - tp); NaN for a class in neither.
-        accuracy: float64 [classes], tp / gt; NaN for a class not in the ground truth.
-        miou: mean IoU over classes present in ground truth or prediction: the headline.
-        miou_gt_only: mean IoU over classes present in the ground truth (detectron2's choice).
-        pixel_accuracy, mean_accuracy, fwiou: as in FCN (Long et al. 2015, section 5).
+        iou: tp / (gt + pred - tp), float64 [classes]; NaN for a class in neither ground truth nor prediction.
+        accuracy: tp / gt, float64 [classes]; NaN for a class that is not in the ground truth.
+        miou: Mean IoU over the classes in ground truth or prediction, the headline score.
+        miou_gt_only: Mean IoU over the classes in the ground truth, as in detectron2.
+        pixel_accuracy: Share of correct pixels, as in FCN (Long et al. 2015, section 5).
+        mean_accuracy: Mean accuracy over the classes in the ground truth, as in FCN.
+        fwiou: Mean IoU weighted by gt, as in FCN.
     """
 
     iou: NDArray[np.float64]
@@ -68,13 +74,13 @@ def confusion(labels: NDArray, predictions: NDArray, *, num_classes: int, ignore
     """Count one image (or any number of pixels).
 
     Args:
-        labels: integers of any shape; 0..num_classes-1, `ignore_index`, anything else is invalid.
-        predictions: integers of the same shape.
-        num_classes: K.
-        ignore_index: label left out of every score; outside 0..K-1.
+        labels: Integers of any shape: 0..num_classes-1 or `ignore_index`; other values are invalid.
+        predictions: Integers of the same shape.
+        num_classes: Number of classes.
+        ignore_index: Label of ignored pixels; not one of 0..num_classes-1.
 
     Raises:
-        ValueError: shapes differ, or the ignore index is a class.
+        ValueError: The shapes differ, or the ignore index is a class.
     """
     if labels.shape != predictions.shape:
         raise ValueError(f"labels are {labels.shape}, predictions {predictions.shape}")
@@ -97,7 +103,7 @@ def confusion(labels: NDArray, predictions: NDArray, *, num_classes: int, ignore
 
 
 def scores(matrix: NDArray) -> Scores:
-    """Scores of a confusion matrix, int64 [classes, classes], row ground truth, column prediction."""
+    """Compute the scores of a confusion matrix, int64 [classes, classes]; rows are ground truth, columns prediction."""
     tp = np.diag(matrix).astype(np.float64)
     gt = matrix.sum(axis=1).astype(np.float64)
     predicted = matrix.sum(axis=0).astype(np.float64)

@@ -1,0 +1,1 @@
+"""Networks on a device, from decoded images to label maps or classifications."""

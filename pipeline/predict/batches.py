@@ -1,17 +1,17 @@
-"""Micro-batches of images of one shape. Imports no PyTorch."""
+"""Micro-batches of images of one shape."""
 
 from collections.abc import Iterator, Sequence
 
 
 def micro_batches(shapes: Sequence[tuple[int, ...]], *, max_pixels: int) -> Iterator[list[int]]:
-    """Cut images into batches of one shape each within a pixel budget, so that collections of mixed sizes batch well.
+    """Group images by shape and cut each group into batches within a pixel budget.
 
     Args:
         shapes: Shape [height, width, …] of each image.
-        max_pixels: Pixels of a batch; a larger image is a batch of its own.
+        max_pixels: Largest number of pixels in a batch; a larger image is a batch of its own.
 
     Yields:
-        The positions of a batch's images; each position occurs exactly once.
+        The indices of a batch's images. Each index occurs exactly once.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, shape in enumerate(shapes):

@@ -1,7 +1,7 @@
-"""A classifier on a device: probabilities of images, and where their evidence lies. torch only; see also `inference`.
+"""A classifier on a device: class probabilities and class activation maps of images.
 
-A class's map needs no backward pass and no second forward one: the features before the global pooling, which every
-classifier of ours returns, weighted by the class's weights (see `cam`).
+The maps take no backward pass and no further forward pass: they are the features before the global pooling, which every
+classifier here returns, weighted by the weights of each class (see `pipeline.cam.activation`).
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from pipeline.predict.device import NotFiniteError, autocast, normalise, place
 
 @dataclass(frozen=True)
 class Classification:
-    """What a classifier says of an image.
+    """A classifier's output for an image, from one forward pass for each scale and mirroring of the input.
 
     Attributes:
-        logits: float32 [classes], the mean over showings.
-        probabilities: float32 [classes], their softmax or sigmoid.
-        features: float32 [channels, h, w], the input of the global pooling, for each showing of the image.
-        flipped: which showings were mirrored.
-        weights: float32 [classes, channels], of the last layer.
+        logits: Mean over the passes, float32 [classes].
+        probabilities: Softmax or sigmoid of the logits, float32 [classes].
+        features: Input of the global pooling in each pass, float32 [channels, h, w].
+        flipped: Whether the input of each pass was mirrored.
+        weights: Weights of the last layer, float32 [classes, channels].
     """
 
     logits: NDArray[np.float32]
@@ -37,25 +37,25 @@ class Classification:
     weights: NDArray[np.float32]
 
     def maps(self, classes: Sequence[int]) -> NDArray[np.float32]:
-        """The raw maps of some classes, [n, h, w] at the size of the first showing's features."""
-        of_showings = [activation.class_maps(features, self.weights, classes) for features in self.features]
+        """Return the raw maps of some classes, [n, h, w], at the size of the first pass's features."""
+        pass_maps = [activation.class_maps(features, self.weights, classes) for features in self.features]
         if self.flipped == (False,):
-            return of_showings[0]
+            return pass_maps[0]
         height, width = self.features[0].shape[1:]
-        return activation.average(of_showings, (height, width), flipped=self.flipped)
+        return activation.average(pass_maps, (height, width), flipped=self.flipped)
 
 
 class Classifier:
-    """Classifies images of the size that its card names.
+    """Classifies images of the model's input size.
 
     Args:
-        model: in eval mode; moved to the device.
-        classifier_input: how the model is shown images, and what its scores mean.
-        preprocessing: the bundle's.
-        device: where to run.
+        model: Network in eval mode; it is moved to the device.
+        classifier_input: Input size of the model, and meaning of its scores.
+        preprocessing: Normalisation of the input.
+        device: Device to run on.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
-        scales: of the input, each a showing; the first gives the maps' size.
-        flip: show each mirrored as well.
+        scales: Scales of the input, with a forward pass for each. The first one determines the size of the maps.
+        flip: Add a pass with the mirrored input for each scale.
     """
 
     def __init__(
@@ -74,29 +74,29 @@ class Classifier:
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
-        self.showings = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
+        self.passes = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Classification]:
-        """Classify images, uint8 [height, width, 3] of `classifier_input.size`.
+        """Classify images, each uint8 [height, width, 3] of the size `classifier_input.size`.
 
         Raises:
-            NotFiniteError: the scores of one of the images are not finite.
+            NotFiniteError: The scores of an image are not finite.
         """
         batch = normalise(torch.from_numpy(np.stack(images)).to(self.device), self.preprocessing)
-        outputs = [self._show(batch, scale, mirrored) for scale, mirrored in self.showings]
-        logits = torch.stack([of_showing for of_showing, _ in outputs]).mean(dim=0)
+        outputs = [self._forward(batch, scale, mirrored) for scale, mirrored in self.passes]
+        logits = torch.stack([logits for logits, _ in outputs]).mean(dim=0)
         if not bool(torch.isfinite(logits).all()):
             raise NotFiniteError("the network's scores are not finite")
         probabilities = logits.sigmoid() if self.classifier_input.multi_label else logits.softmax(dim=1)
-        features = [of_showing.cpu().numpy() for _, of_showing in outputs]
-        flipped = tuple(mirrored for _, mirrored in self.showings)
+        features = [features.cpu().numpy() for _, features in outputs]
+        flipped = tuple(mirrored for _, mirrored in self.passes)
         weights = self.model.fc.weight.float().cpu().numpy()
-        each = zip(logits.cpu().numpy(), probabilities.cpu().numpy(), zip(*features, strict=True), strict=True)
-        return [Classification(of_image, p, maps, flipped, weights) for of_image, p, maps in each]
+        by_image = zip(logits.cpu().numpy(), probabilities.cpu().numpy(), zip(*features, strict=True), strict=True)
+        return [Classification(*image_outputs, flipped, weights) for image_outputs in by_image]
 
-    def _show(self, batch: Tensor, scale: float, mirrored: bool) -> tuple[Tensor, Tensor]:
-        """float32 logits and features of a batch at a scale, from left to right or mirrored."""
+    def _forward(self, batch: Tensor, scale: float, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Return the float32 logits and features of a batch at a scale, mirrored or not."""
         if scale != 1.0:
             height, width = (max(1, round(side * scale)) for side in self.classifier_input.size)
             batch = F.interpolate(batch, (height, width), mode="bilinear", align_corners=False, antialias=scale < 1)

@@ -1,4 +1,4 @@
-"""Networks on a device: which one, in what precision, and how decoded pixels get there."""
+"""The device and precision of networks, and the normalisation of their input."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def pick_device() -> torch.device:
 
 
 def place(model: nn.Module, device: torch.device) -> Any:
-    """Move a network to a device, with its weights in the memory format that cuDNN and oneDNN convolve fastest."""
+    """Move a network to a device, with its weights in the memory format that is fastest in cuDNN and oneDNN."""
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

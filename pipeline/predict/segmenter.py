@@ -1,4 +1,4 @@
-"""A segmentation network on a device: decoded images go in, label maps come out. PyTorch only."""
+"""A segmentation network on a device: label maps of decoded images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,15 +16,15 @@ from pipeline.predict.instances import choose, instance_scores
 
 
 class Prediction(NamedTuple):
-    """What a network says of an image.
+    """A network's output for an image.
 
     Attributes:
-        labels: uint8 (uint16 above 256 classes) [height, width], the class of largest score.
-        confidence: mean over the score map of the largest softmax probability, 0..1.
-        entropy: mean over the score map of the softmax entropy in nats, 0..log(classes).
-        scores: float16 [classes, ceil(height / stride), ceil(width / stride)], the logits less each pixel's largest;
-            None unless asked for.
-        stride: of the score map.
+        labels: Class with the largest score, uint8 (uint16 for more than 256 classes) [height, width].
+        confidence: Mean over the score map of the largest softmax probability, 0..1.
+        entropy: Mean over the score map of the softmax entropy in nats, 0..log(classes).
+        scores: Logits minus the largest one of each pixel, float16 [classes, ceil(height / stride),
+            ceil(width / stride)]; None unless the segmenter keeps scores.
+        stride: Stride of the score map.
     """
 
     labels: NDArray
@@ -38,12 +38,12 @@ class Segmenter:
     """Segments images with a network.
 
     Args:
-        model: in eval mode; moved to the device.
-        preprocessing: the bundle's.
-        device: where to run.
+        model: Network in eval mode; it is moved to the device.
+        preprocessing: Normalisation of the input.
+        device: Device to run on.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
-        instances: show the network proposal boxes of each image, not the whole.
-        keep_scores: give the score maps as well.
+        instances: Options of instance-wise inference; None to segment whole images.
+        keep_scores: Return the score maps as well.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Segmenter:
         A batch that does not fit the GPU's memory is halved until it does.
 
         Raises:
-            NotFiniteError: the scores of one of the images are not finite.
-            torch.OutOfMemoryError: a single image is too large for the device.
+            NotFiniteError: The scores of an image are not finite.
+            torch.OutOfMemoryError: A single image is too large for the device.
         """
         try:
             return self._forward(images)
@@ -95,13 +95,13 @@ class Segmenter:
         height, width = images[0].shape[:2]
         labels = self._argmax(logits, (height, width), stride).cpu().numpy()
         scores: Sequence[NDArray[np.float16] | None] = [None] * len(images)
-        if self.keep_scores:  # the softmax knows no constants, and float16 is finest near 0
+        if self.keep_scores:  # a constant does not change the softmax, and float16 is most precise near 0
             scores = list((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy())
-        each = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
-        return [Prediction(*of_image, stride) for of_image in each]
+        by_image = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
+        return [Prediction(*image_outputs, stride) for image_outputs in by_image]
 
     def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
-        """Logits of a batch and their stride."""
+        """Return the logits of a batch and their stride."""
         stride: int = self.model.output_stride
         if not self.instances.proposals:
             return self.model(batch).logits, stride

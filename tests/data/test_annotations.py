@@ -55,7 +55,7 @@ def test_pascal_vocs_xml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.csv", "image,label,xmin,ymin,xmax,ymax\n1.jpg,cat,5,0,1,9\n", "wrong way round"),
+        ("a.csv", "image,label,xmin,ymin,xmax,ymax\n1.jpg,cat,5,0,1,9\n", "swapped corners"),
         ("a.csv", "image,label\n,cat\n", "row 0 names no image"),
         ("a.csv", "a,b\n1,2\n", "needs a column 'image'"),
         ("a.xml", "<annotation><object>", "no valid XML"),

@@ -6,7 +6,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.data.transforms.augment import augment
-from pipeline.data.transforms.colour import _turned
+from pipeline.data.transforms.colour import rotate_hue
 from pipeline.data.transforms.config import Augmentation
 from pipeline.data.transforms.geometry import enlarged, rotated
 from pipeline.data.transforms.mixing import copy_paste, cutmix
@@ -270,10 +270,10 @@ def test_colours_change_and_labels_do_not(name: str) -> None:
 
 def test_a_whole_turn_of_hues_and_no_strength_change_little() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    turned = np.asarray(_turned(Image.fromarray(pixels), 360.0))
+    turned = np.asarray(rotate_hue(Image.fromarray(pixels), 360.0))
     assert np.abs(turned.astype(int) - pixels).max() <= 8  # HSV in 8 bits
     red = np.full((1, 1, 3), (250, 0, 0), np.uint8)
-    np.testing.assert_allclose(np.asarray(_turned(Image.fromarray(red), 120.0))[0, 0], (0, 250, 0), atol=6)
+    np.testing.assert_allclose(np.asarray(rotate_hue(Image.fromarray(red), 120.0))[0, 0], (0, 250, 0), atol=6)
 
 
 def test_a_gamma_is_one_on_the_mean() -> None:

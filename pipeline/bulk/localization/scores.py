@@ -72,6 +72,6 @@ def score_map(
             return row | {"error": storage.explain(error)}
         fitted_mask = np.asarray(Image.fromarray(mask).resize(frame[::-1], Image.Resampling.NEAREST))
         known = np.where(fitted_mask == IGNORED, IGNORED, (fitted_mask > 0).astype(np.int32))
-        hits = pixel_hits(heatmap, known, steps=steps, ignore=IGNORED)
+        hits = pixel_hits(heatmap, known, steps=steps)
         row |= {"foreground_px": hits.foreground, "background_px": hits.background}
     return row

@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     images = open_images(config.run, files)
     about = metadata_of(images.schema)
     # Masks of a localization run show a background beside the model's classes.
-    classes = classes_like(config.classes, Classes(**about.get("mask_classes", about["classes"])), of="run")
+    classes = classes_like(config.classes, Classes(**about.get("mask_classes", about["classes"])), owner="run")
     by_key = datasets.files_by_key(config.labels)
     rows = images.to_table(columns=["image_id", "status"]).to_pylist()
     labels = [by_key.get(datasets.without_image_suffix(row["image_id"])) for row in rows]

@@ -51,7 +51,7 @@ def segment(config: SegmentConfig) -> str | None:
     card = read_card(config.model)
     if card.classifier is not None:
         raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with jobs/localize.py")
-    classes = classes_like(config.classes, card.classes, of="model")
+    classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
     return run_bulk(SegmentationRun(config, card, classes))
 

@@ -91,7 +91,7 @@ def tune(config: TuneConfig) -> list[Trial]:
     Raises:
         UserError: No image can be used, or an option does not fit.
     """
-    classes = classes_like(config.classes, read_card(config.model).classes, of="model")
+    classes = classes_like(config.classes, read_card(config.model).classes, owner="model")
     check_crf_params(config, classes)
     samples = datasets.pair(config.images, config.labels).samples
     if len(samples) > config.max_images:

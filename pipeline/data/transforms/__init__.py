@@ -1,1 +1,1 @@
-"""Augmentation of an image and its labels together; `config.py` has the options."""
+"""Augmentation of images together with their label maps; the options are in `config`."""

@@ -1,7 +1,7 @@
-"""Augmentation of an image and its labels together.
+"""Random training crops of an image and its label map.
 
-Pillow, numpy and scipy, not torchvision: these run in CPU tasks, where importing torch and torchvision would cost each
-process seconds and 600 MB (docs/decisions.md). All chance comes from the generator that is passed in.
+Augmentation uses Pillow, NumPy and SciPy instead of torchvision, because it runs in CPU tasks, where importing torch
+and torchvision would cost each process seconds and 600 MB (docs/decisions.md).
 """
 
 import numpy as np
@@ -22,31 +22,31 @@ def augment(
     fill: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Draw one crop of an image. CutMix and copy-paste, which need two, are functions of their own.
+    """Draw a random crop of an image. CutMix and copy-paste, which combine two crops, are in `mixing`.
 
     Args:
-        pixels: uint8 [height, width, 3].
-        labels: int32 [height, width].
-        settings: see `Augmentation`.
-        ignore_index: label of pixels from outside of the image.
-        fill: their colour; the mean colour becomes 0 for the network.
-        rng: the only source of randomness.
+        pixels: Image, uint8 [height, width, 3].
+        labels: Label map, int32 [height, width].
+        settings: How the crop is drawn.
+        ignore_index: Label of the padding.
+        fill: Colour of the padding. The data set's mean colour becomes 0 at the network's input.
+        rng: The only source of randomness.
 
     Returns:
-        uint8 [crop height, crop width, 3] and int32 [crop height, crop width].
+        Pixels, uint8 [crop height, crop width, 3], and labels, int32 [crop height, crop width].
     """
     if settings.focus != "image":
         pixels, labels = focused(pixels, labels, settings=settings, ignore_index=ignore_index, fill=fill, rng=rng)
     angle = float(rng.uniform(-settings.rotate, settings.rotate))
     crop = enlarged(settings.crop, angle)
     window = draw_window(labels, crop=crop, settings=settings, ignore_index=ignore_index, rng=rng)
-    shown, label = cut(pixels, labels, window)
-    shown = change_colours(shown, settings, rng)
+    window_pixels, window_labels = cut(pixels, labels, window)
+    window_pixels = change_colours(window_pixels, settings, rng)
 
     out_pixels = np.empty((*crop, 3), np.uint8)
     out_pixels[:] = fill
     out_labels = np.full(crop, ignore_index, np.int32)
-    out_pixels[window.target], out_labels[window.target] = shown, label
+    out_pixels[window.target], out_labels[window.target] = window_pixels, window_labels
     if angle:
         out_pixels, out_labels = rotated(out_pixels, out_labels, angle, settings.crop, fill, ignore_index)
     if settings.elastic or settings.translate:

@@ -1,4 +1,4 @@
-"""What colours a training crop has: brightness, contrast, saturation, hue, gamma, blur. Labels stay."""
+"""Random brightness, contrast, saturation, hue, gamma and blur of a training crop."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from pipeline.data.transforms.config import Augmentation
 
 
 def change_colours(pixels: NDArray[np.uint8], settings: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Pixels uint8 [height, width, 3] in other light, through another lens."""
+    """Change the colours of an image, uint8 [height, width, 3], and blur it, as far as the settings allow."""
     image = Image.fromarray(pixels)
     for strength, enhancer in (
         (settings.brightness, ImageEnhance.Brightness),
@@ -18,9 +18,9 @@ def change_colours(pixels: NDArray[np.uint8], settings: Augmentation, rng: np.ra
         if strength:
             image = enhancer(image).enhance(float(rng.uniform(1 - strength, 1 + strength)))
     if settings.hue:
-        image = _turned(image, float(rng.uniform(-settings.hue, settings.hue)))
+        image = rotate_hue(image, float(rng.uniform(-settings.hue, settings.hue)))
     if settings.gamma:
-        # FRRN, section 4.2: log(1/2 + z/sqrt 2) / log(1/2 - z/sqrt 2), symmetric about 1 in its effect.
+        # FRRN, section 4.2: gamma = log(1/2 + z/sqrt 2) / log(1/2 - z/sqrt 2), so that z and -z give inverse curves.
         z = float(rng.uniform(-settings.gamma, settings.gamma)) / 2**0.5
         gamma = np.log(0.5 + z) / np.log(0.5 - z)
         image = image.point(list(np.round(255 * np.linspace(0, 1, 256) ** gamma)) * 3)
@@ -29,9 +29,9 @@ def change_colours(pixels: NDArray[np.uint8], settings: Augmentation, rng: np.ra
     return np.asarray(image)
 
 
-def _turned(image: Image.Image, degrees: float) -> Image.Image:
-    """Hues turned on the colour circle, which HSV has in 256 steps."""
+def rotate_hue(image: Image.Image, degrees: float) -> Image.Image:
+    """Rotate the hues of an RGB image by an angle, rounded to the 256 steps of Pillow's HSV."""
     hue, saturation, value = image.convert("HSV").split()
     step = round(degrees / 360 * 256)
-    turned = hue.point([(h + step) % 256 for h in range(256)])
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    rotated = hue.point([(h + step) % 256 for h in range(256)])
+    return Image.merge("HSV", (rotated, saturation, value)).convert("RGB")

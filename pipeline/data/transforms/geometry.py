@@ -1,4 +1,4 @@
-"""Where a training crop's pixels come from: scale, window, rotation, translation, elastic deformation."""
+"""Geometry of a training crop: scale, window, rotation, translation and elastic deformation."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from pipeline.data.transforms.config import Augmentation
 
-ATTEMPTS = 10  # windows to draw for one in which no class has too large a share
+ATTEMPTS = 10  # windows drawn at most until no class has too large a share
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -21,9 +21,9 @@ class Window(NamedTuple):
     """A part of an image and its place in a crop.
 
     Attributes:
-        box: left, top, right, bottom in the image, in pixels with fractions.
-        size: height, width that the box has in the crop.
-        target: rows and columns of the crop.
+        box: Left, top, right, bottom in the image, in fractional pixels.
+        size: Height, width of the box in the crop.
+        target: Rows and columns of the crop that the box fills.
     """
 
     box: tuple[float, float, float, float]
@@ -39,42 +39,42 @@ def draw_window(
     ignore_index: int,
     rng: np.random.Generator,
 ) -> Window:
-    """A window of random scale and place, if possible one that no class fills.
+    """Draw a window of random scale and place, up to `ATTEMPTS` times until no class exceeds `max_class_share`.
 
     Args:
-        labels: int32 [height, width] of the image.
-        crop: height, width.
-        settings: `scale` and `max_class_share` count.
-        ignore_index: label that is no class.
-        rng: the source of randomness.
+        labels: Label map of the image, int32 [height, width].
+        crop: Height, width of the crop.
+        settings: Only `scale` and `max_class_share` are used.
+        ignore_index: Label of ignored pixels, which have no share.
+        rng: The source of randomness.
     """
     shape = (labels.shape[0], labels.shape[1])
-    window = _any_window(shape, crop, settings.scale, rng)
+    window = _random_window(shape, crop, settings.scale, rng)
     for _ in range(ATTEMPTS - 1):
         if settings.max_class_share == 1 or _largest_share(labels, window, ignore_index) <= settings.max_class_share:
             break
-        window = _any_window(shape, crop, settings.scale, rng)
+        window = _random_window(shape, crop, settings.scale, rng)
     return window
 
 
-def _any_window(
+def _random_window(
     shape: tuple[int, int], crop: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
 ) -> Window:
     height, width = shape
-    # Uniform in the logarithm: halving is as likely as doubling.
+    # The scale is uniform in its logarithm, so that halving is as likely as doubling.
     scale = float(np.exp(rng.uniform(*np.log(scales))))
-    # The part of the scaled image that the crop shows, so that only this part is resized.
     new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
-    shown_h, shown_w = min(crop[0], new_h), min(crop[1], new_w)
-    top, left = (int(rng.integers(0, n + 1)) for n in (new_h - shown_h, new_w - shown_w))
-    y, x = (int(rng.integers(0, n + 1)) for n in (crop[0] - shown_h, crop[1] - shown_w))
+    # Only the visible part of the scaled image will be resized.
+    visible_h, visible_w = min(crop[0], new_h), min(crop[1], new_w)
+    top, left = (int(rng.integers(0, n + 1)) for n in (new_h - visible_h, new_w - visible_w))
+    y, x = (int(rng.integers(0, n + 1)) for n in (crop[0] - visible_h, crop[1] - visible_w))
     box = (
         left * width / new_w,
         top * height / new_h,
-        (left + shown_w) * width / new_w,
-        (top + shown_h) * height / new_h,
+        (left + visible_w) * width / new_w,
+        (top + visible_h) * height / new_h,
     )
-    return Window(box, (shown_h, shown_w), (slice(y, y + shown_h), slice(x, x + shown_w)))
+    return Window(box, (visible_h, visible_w), (slice(y, y + visible_h), slice(x, x + visible_w)))
 
 
 def _largest_share(labels: Labels, window: Window, ignore_index: int) -> float:
@@ -85,7 +85,7 @@ def _largest_share(labels: Labels, window: Window, ignore_index: int) -> float:
 
 
 def cut(pixels: Pixels, labels: Labels, window: Window) -> tuple[Pixels, Labels]:
-    """The window of image and labels at its size in the crop."""
+    """Cut the window out of image and labels, at its size in the crop."""
     size = window.size[::-1]
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=window.box)
     label = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST, box=window.box)
@@ -93,24 +93,24 @@ def cut(pixels: Pixels, labels: Labels, window: Window) -> tuple[Pixels, Labels]
 
 
 def enlarged(crop: tuple[int, int], angle: float) -> tuple[int, int]:
-    """Height, width of what covers a crop both as it is and turned by an angle in degrees."""
+    """Return the height, width of an area that covers a crop both upright and rotated by an angle in degrees."""
     if angle == 0:
         return crop
     cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
     height, width = crop
-    turned = math.ceil(height * cos + width * sin), math.ceil(height * sin + width * cos)
-    return max(height, turned[0]), max(width, turned[1])
+    rotated_height, rotated_width = math.ceil(height * cos + width * sin), math.ceil(height * sin + width * cos)
+    return max(height, rotated_height), max(width, rotated_width)
 
 
 def rotated(
     pixels: Pixels, labels: Labels, angle: float, crop: tuple[int, int], fill: Colour, ignore_index: int
 ) -> tuple[Pixels, Labels]:
-    """Turn about the centre, counterclockwise in degrees, and take the middle [crop height, crop width]."""
+    """Rotate counterclockwise about the centre, in degrees, and cut out the central [crop height, crop width]."""
     y, x = (labels.shape[0] - crop[0]) // 2, (labels.shape[1] - crop[1]) // 2
-    middle = (slice(y, y + crop[0]), slice(x, x + crop[1]))
+    centre = (slice(y, y + crop[0]), slice(x, x + crop[1]))
     image = Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR, fillcolor=fill)
     label = Image.fromarray(labels).rotate(angle, Image.Resampling.NEAREST, fillcolor=ignore_index)
-    return np.asarray(image)[middle], np.asarray(label)[middle]
+    return np.asarray(image)[centre], np.asarray(label)[centre]
 
 
 def shifted(
@@ -121,18 +121,18 @@ def shifted(
     ignore_index: int,
     rng: np.random.Generator,
 ) -> tuple[Pixels, Labels]:
-    """Move pixels: all by the same (FRRN, section 4.2), and each by a smooth random field (U-Net, section 3.1)."""
+    """Translate all pixels alike (FRRN, section 4.2) and deform them elastically (U-Net, section 3.1)."""
     height, width = labels.shape
-    move = rng.integers(-settings.translate, settings.translate + 1, 2).astype(np.float64)
-    places = np.indices((height, width), np.float64) - move[:, None, None]
+    translation = rng.integers(-settings.translate, settings.translate + 1, 2).astype(np.float64)
+    sources = np.indices((height, width), np.float64) - translation[:, None, None]
     if settings.elastic:
-        # U-Net: random vectors on a coarse 3 by 3 grid, bicubic between them.
+        # Random vectors on a coarse 3 x 3 grid, with bicubic interpolation between them (U-Net, section 3.1).
         grid = rng.normal(0, settings.elastic, (2, 3, 3)).astype(np.float32)
         for axis in (0, 1):
             field = Image.fromarray(grid[axis]).resize((width, height), Image.Resampling.BICUBIC)
-            places[axis] += np.asarray(field)
+            sources[axis] += np.asarray(field)
     order = 1 if settings.elastic else 0  # whole pixels need no interpolation
     moved = [
-        ndimage.map_coordinates(pixels[..., c], places, order=order, cval=fill[c], output=np.uint8) for c in range(3)
+        ndimage.map_coordinates(pixels[..., c], sources, order=order, cval=fill[c], output=np.uint8) for c in range(3)
     ]
-    return np.stack(moved, axis=-1), ndimage.map_coordinates(labels, places, order=0, cval=ignore_index)
+    return np.stack(moved, axis=-1), ndimage.map_coordinates(labels, sources, order=0, cval=ignore_index)

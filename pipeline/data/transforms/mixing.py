@@ -1,4 +1,4 @@
-"""Two training crops made into one; labels go with their pixels. numpy only."""
+"""CutMix and copy-paste: two training crops combined into one. Labels move with their pixels."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,15 @@ Crop = tuple[NDArray[np.uint8], NDArray[np.int32]]
 
 
 def cutmix(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
-    """CutMix (Yun et al., ICCV 2019): a box of random size and place shows the other crop.
+    """Replace a random box by the same box of another crop: CutMix (Yun et al., ICCV 2019).
 
-    Its area is uniform in 0..1 of the crop's, and its centre anywhere, so that the border may cut it (section 3.1).
+    The area of the box is uniform in 0..1 of the crop's, and its centre uniform over the crop, so that the border may
+    cut it off (section 3.1).
 
     Args:
-        crop: uint8 [height, width, 3] and int32 [height, width]; left as they are.
-        other: of the same size.
-        rng: the source of randomness.
+        crop: Pixels, uint8 [height, width, 3], and labels, int32 [height, width]; not modified.
+        other: A crop of the same size.
+        rng: The source of randomness.
     """
     pixels, labels = crop[0].copy(), crop[1].copy()
     side = np.sqrt(rng.random())
@@ -30,15 +31,17 @@ def cutmix(crop: Crop, other: Crop, rng: np.random.Generator) -> Crop:
 
 
 def copy_paste(crop: Crop, other: Crop, *, classes: Sequence[int], ignore_index: int, rng: np.random.Generator) -> Crop:
-    """Paste a random half of the other crop's classes, at least one, where they are: copy-paste (Ghiasi et al., CVPR
-    2021) for label maps that know no instances, as in ClassMix (Olsson et al., WACV 2021).
+    """Paste a random half of the other crop's classes, rounded up, at the same place.
+
+    This is copy-paste (Ghiasi et al., CVPR 2021) for label maps without instances, as in ClassMix (Olsson et al., WACV
+    2021).
 
     Args:
-        crop: uint8 [height, width, 3] and int32 [height, width]; left as they are.
-        other: of the same size.
-        classes: indices that may be pasted; all if empty.
-        ignore_index: never pasted.
-        rng: the source of randomness.
+        crop: Pixels, uint8 [height, width, 3], and labels, int32 [height, width]; not modified.
+        other: A crop of the same size.
+        classes: Indices of the classes that may be pasted; all if empty.
+        ignore_index: Label that is never pasted.
+        rng: The source of randomness.
     """
     present = [int(c) for c in np.unique(other[1]) if c != ignore_index and (not classes or c in classes)]
     if not present:

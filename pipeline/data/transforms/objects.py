@@ -1,10 +1,11 @@
-"""Training crops around objects, for a network that looks at one object at a time.
+"""Training crops around objects, for networks that segment one object at a time.
 
-Noh, Hong & Han, "Learning Deconvolution Network for Semantic Segmentation", ICCV 2015, sections 4.2 and 5.1: first on
-boxes around annotated objects, enlarged by 1.2, with all but the object's class as background; then on proposals that
-overlap an object by IoU 0.5 and more, with all labels. Both are resized to 250 x 250 and cropped to 224.
+DeconvNet (Noh, Hong & Han, "Learning Deconvolution Network for Semantic Segmentation", ICCV 2015, sections 4.2 and 5.1)
+is trained in two stages. The first uses boxes around annotated objects, enlarged by 1.2, and labels everything but the
+object's class as background. The second uses proposals that overlap an object with an IoU of at least 0.5, and keeps
+all labels. Both resize the boxes to 250 x 250 and crop them to 224 x 224.
 
-Label maps have no instances, so an object is a connected part of a class.
+Label maps have no instances, so an object is a connected component of a class.
 """
 
 import numpy as np
@@ -15,9 +16,9 @@ from scipy import ndimage
 from pipeline.data.proposals import selective_search
 from pipeline.data.transforms.config import Augmentation
 
-CONTEXT = 1.2
-OVERLAP = 0.5
-MIN_PIXELS = 64  # smaller parts are specks of the annotation
+CONTEXT = 1.2  # factor by which the box of an object is enlarged
+MIN_IOU = 0.5  # of a proposal and the box of an object
+MIN_PIXELS = 64  # smaller components are specks of the annotation
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -31,15 +32,18 @@ def focused(
     fill: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A random object with its surroundings as a square image; the whole image where there is no object.
+    """Return a random object with its surroundings as a square image, or the whole image if it has no object.
 
     Args:
-        pixels: uint8 [height, width, 3].
-        labels: int32 [height, width].
-        settings: `focus`, `focus_size` and `background` count.
-        ignore_index: label of what lies outside of the image.
-        fill: its colour.
-        rng: the source of randomness.
+        pixels: Image, uint8 [height, width, 3].
+        labels: Label map, int32 [height, width].
+        settings: Only `focus`, `focus_size` and `background` are used.
+        ignore_index: Label of pixels outside the image.
+        fill: Colour of pixels outside the image.
+        rng: The source of randomness.
+
+    Returns:
+        Pixels, uint8 [focus_size, focus_size, 3], and labels, int32 [focus_size, focus_size].
     """
     found = objects(labels, outside=(settings.background, ignore_index))
     if found:
@@ -48,7 +52,7 @@ def focused(
             labels = np.where((labels == label) | (labels == ignore_index), labels, settings.background)
             box = _enlarged(box)
         else:
-            proposals = [b for b in selective_search(pixels).tolist() if _iou(b, box) >= OVERLAP]
+            proposals = [b for b in selective_search(pixels).tolist() if _iou(b, box) >= MIN_IOU]
             box = tuple(proposals[int(rng.integers(len(proposals)))]) if proposals else _enlarged(box)
         pixels, labels = _cut(pixels, labels, box, fill, ignore_index)
     size = (settings.focus_size, settings.focus_size)
@@ -58,21 +62,20 @@ def focused(
 
 
 def objects(labels: NDArray[np.int32], *, outside: tuple[int, ...]) -> list[tuple[int, Box]]:
-    """The connected parts of classes: class and box of each.
+    """Return the class and box of each connected component with at least `MIN_PIXELS` pixels.
 
     Args:
-        labels: int32 [height, width].
-        outside: labels that are no objects.
+        labels: Label map, int32 [height, width].
+        outside: Labels that are no objects.
     """
     found: list[tuple[int, Box]] = []
     for label in np.unique(labels):
         if label in outside:
             continue
-        parts, count = ndimage.label(labels == label)
-        sizes = np.bincount(parts.ravel(), minlength=count + 1)
-        for part, place in enumerate(ndimage.find_objects(parts), start=1):
-            if sizes[part] >= MIN_PIXELS:
-                rows, columns = place
+        components, count = ndimage.label(labels == label)
+        sizes = np.bincount(components.ravel(), minlength=count + 1)
+        for i, (rows, columns) in enumerate(ndimage.find_objects(components), start=1):
+            if sizes[i] >= MIN_PIXELS:
                 found.append((int(label), (columns.start, rows.start, columns.stop, rows.stop)))
     return found
 
@@ -86,15 +89,15 @@ def _enlarged(box: Box) -> Box:
 def _iou(a: list[int], b: Box) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
+    intersection = max(width, 0) * max(height, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(areas) - both)
+    return intersection / (sum(areas) - intersection)
 
 
 def _cut(
     pixels: NDArray[np.uint8], labels: NDArray[np.int32], box: Box, fill: tuple[int, int, int], ignore_index: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The box of image and labels; what lies outside of them is `fill` and `ignore_index`."""
+    """Cut a box out of image and labels, with `fill` and `ignore_index` outside of them."""
     left, top, right, bottom = box
     out_pixels = np.empty((bottom - top, right - left, 3), np.uint8)
     out_pixels[:] = fill
