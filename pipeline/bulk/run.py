@@ -1,5 +1,6 @@
 """A bulk run from the driver: plan, stream through predictors and writers, finish. A repeated command resumes it."""
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -40,6 +41,7 @@ def run_bulk(kind: RunKind) -> str | None:
         plan = planning.make_plan(config, planning.list_wanted(config), kind.truth) if plan is None else plan
         print(format_plan(plan, run))
         return None
+    resumed = plan is not None
     if plan is None:
         storage.check_writable(config.output)
         plan = _plan_beside_ray(kind, run, identity)
@@ -52,7 +54,8 @@ def run_bulk(kind: RunKind) -> str | None:
     if left:
         if done:
             print(f"resuming: {len(done)} shards are done, {len(left)} left")
-        _start_ray(kind)
+        if resumed:
+            _start_ray(kind)
         from pipeline.bulk.stream import stream
 
         images = pc.sum(pc.is_in(plan["shard"], pa.array(left, pa.int32()))).as_py()
@@ -77,14 +80,17 @@ def _plan_beside_ray(kind: RunKind, run: str, identity: dict[str, Any]) -> pa.Ta
 
             if planned.done():
                 planned.result()
+            background.submit(importlib.import_module, "pipeline.bulk.stream")
             _start_ray(kind)  # in this thread, because Ray sets signal handlers
         return planned.result()
 
 
 def _start_ray(kind: RunKind) -> None:
+    """Start or join Ray, and a process that writers will use."""
     from pipeline import cluster
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
+    cluster.preload("ray.data", "pipeline.bulk.write", type(kind).__module__, workers=1)
 
 
 def format_plan(plan: pa.Table, run: str) -> str:

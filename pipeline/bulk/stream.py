@@ -46,7 +46,10 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
         fn_constructor_kwargs={"kind": kind, "plan": plan, "quarantine": Quarantine(run)},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            size=actors,
+            # Without GPUs, half of the predictors start first: importing PyTorch in all of them at once would take the
+            # cores that Ray itself and the writers need, and the first row would come later.
+            min_size=actors if use_gpu else max(1, actors // 2),
+            max_size=actors,
             # Two calls at a time, so that an actor fetches one shard while it computes another.
             max_concurrent_calls_per_actor=2,
             enable_true_multi_threading=True,
