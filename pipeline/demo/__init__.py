@@ -1,1 +1,1 @@
-"""The demo's data: procedural, exactly labelled, free of anybody's rights."""
+"""Procedurally generated images with exact labels, which are free of third-party rights."""

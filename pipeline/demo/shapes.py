@@ -1,6 +1,7 @@
 """Pictures of plain discs, striped squares and chequered triangles, with image labels, boxes and label maps.
 
-Data for weak supervision: what a classifier learns from the image labels can be held against boxes and label maps.
+They are data for weak supervision: a classifier learns from the image labels, and its maps are compared with the boxes
+and label maps. Usage:
 
 python -m pipeline.demo.shapes FOLDER [--count 600] [--seed 0]
 """
@@ -19,10 +20,10 @@ CLASS_FILE = "names: [background, disc, square, triangle]\nignore_index: 255\n"
 
 
 def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A picture of up to two different shapes, and its label map: 0 background, then `NAMES`.
+    """Draw a picture of up to two different shapes.
 
     Returns:
-        uint8 [96, 96, 3] and uint8 [96, 96].
+        Image, uint8 [96, 96, 3], and label map, uint8 [96, 96]: 0 for background, k + 1 for `NAMES[k]`.
     """
     ground = rng.integers(60, 196, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
     image = Image.fromarray(ground).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -36,15 +37,15 @@ def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def _surface(name: str, rng: np.random.Generator) -> Image.Image:
-    """A picture full of what the shape is covered with, in two random colours."""
+    """Return a picture filled with the pattern of a shape, in two random colours."""
     rows, columns = np.indices((SIDE, SIDE)) // 4
-    which = {"disc": 0 * rows, "square": rows % 2, "triangle": (rows + columns) % 2}[name]
+    pattern = {"disc": 0 * rows, "square": rows % 2, "triangle": (rows + columns) % 2}[name]
     colours = rng.integers(0, 256, (2, 3), dtype=np.uint8)
-    return Image.fromarray(colours[which])
+    return Image.fromarray(colours[pattern])
 
 
 def _mask(name: str, rng: np.random.Generator) -> Image.Image:
-    """Where a shape of random size, place and turn is, as a two-valued picture."""
+    """Draw the mask of a shape of random size, place and rotation, as a bilevel picture."""
     radius = rng.uniform(16, 28)
     centre = rng.uniform(radius, SIDE - radius, 2)
     mask = Image.new("1", (SIDE, SIDE), 0)
@@ -72,9 +73,9 @@ def write_shapes(folder: Path, *, count: int, seed: int) -> None:
             stem = f"{seed}-{i:05d}"
             Image.fromarray(pixels).save(folder / "images" / f"{stem}.png")
             Image.fromarray(labels).save(folder / "labels" / f"{stem}.png")
-            shown = [k for k in range(len(NAMES)) if (labels == k + 1).any()]
-            tag_rows.writerow([f"{stem}.png", ";".join(NAMES[k] for k in shown)])
-            for k in shown:
+            present = [k for k in range(len(NAMES)) if (labels == k + 1).any()]
+            tag_rows.writerow([f"{stem}.png", ";".join(NAMES[k] for k in present)])
+            for k in present:
                 rows, columns = np.nonzero(labels == k + 1)
                 corners = [columns.min(), rows.min(), columns.max(), rows.max()]
                 box_rows.writerow([f"{stem}.png", NAMES[k], *map(int, corners)])
@@ -83,9 +84,9 @@ def write_shapes(folder: Path, *, count: int, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
-    write_shapes(told.folder, count=told.count, seed=told.seed)
-    print(f"{told.count} pictures in {told.folder}")
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    parser.add_argument("--count", type=int, default=600, help="number of pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers")
+    options = parser.parse_args()
+    write_shapes(options.folder, count=options.count, seed=options.seed)
+    print(f"{options.count} pictures in {options.folder}")

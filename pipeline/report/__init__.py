@@ -1,1 +1,1 @@
-"""Reports of a run: tables for queries, a picture sheet and a page for eyes."""
+"""Charts, picture sheets and HTML pages that report on a run."""

@@ -1,4 +1,4 @@
-"""Charts as PNG: the course of a training run, a confusion matrix."""
+"""PNG charts of the curves of a training run and of a confusion matrix."""
 
 import io
 from typing import Any
@@ -10,29 +10,30 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 DPI = 110
-MANY = 12  # classes; more have no names at their curves
+MAX_NAMED = 12  # largest number of classes for which a chart has a legend and numbers
 
 
 def draw_curves(records: list[dict[str, Any]], titles: dict[str, str], by_class: str, class_title: str) -> bytes:
-    """Loss, scores, scores by class, and speed over epochs.
+    """Draw the loss, the scores, the scores by class, and the speed over epochs.
 
     Args:
-        records: a dict per epoch, as in `metrics.jsonl`; at least one.
-        titles: key of a score -> what it is called; the first is the headline.
-        by_class, class_title: the same for the scores of classes.
+        records: The record of each epoch, as in `metrics.jsonl`; at least one.
+        titles: Name of each score by its key in the records; the first one is the headline score.
+        by_class: Key of the scores by class.
+        class_title: Name of the scores by class.
     """
     headline, title = next(iter(titles.items()))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     loss, scores, classes, speed = figure.subplots(2, 2).ravel()
     epochs = [record["epoch"] for record in records]
 
-    def plot(axes: Axes, name: str, label: str | None = None, **style: Any) -> None:
-        axes.plot(epochs, [record[name] for record in records], marker=".", label=label or name, **style)
+    def plot(axes: Axes, key: str, label: str) -> None:
+        axes.plot(epochs, [record[key] for record in records], marker=".", label=label)
 
-    plot(loss, "loss")
+    plot(loss, "loss", "loss")
     loss.set_title("training loss")
-    for key, called in titles.items():
-        plot(scores, key, called)
+    for key, name in titles.items():
+        plot(scores, key, name)
     best = max(records, key=lambda record: record[headline])
     scores.axvline(best["epoch"], color="gray", linewidth=0.8)
     scores.set_title(f"validation: best {title} {best[headline]:.4f} in epoch {best['epoch']}")
@@ -50,7 +51,7 @@ def draw_curves(records: list[dict[str, Any]], titles: dict[str, str], by_class:
     speed.set_title("images/s")
     for axes in (scores, classes):
         axes.set_ylim(0, 1)
-    if len(names) <= MANY:
+    if len(names) <= MAX_NAMED:
         classes.legend(fontsize="x-small", ncols=2)
     scores.legend(fontsize="small")
     for axes in (loss, scores, classes, speed):
@@ -60,11 +61,11 @@ def draw_curves(records: list[dict[str, Any]], titles: dict[str, str], by_class:
 
 
 def draw_confusion(matrix: NDArray, names: list[str]) -> bytes:
-    """A confusion matrix, each row (a class of the ground truth) as shares.
+    """Draw a confusion matrix, with the counts of each row as shares of its sum.
 
     Args:
-        matrix: int64 [classes, classes]; row ground truth, column prediction.
-        names: of the classes.
+        matrix: Counts, int64 [classes, classes]; rows are ground truth, columns predictions.
+        names: Names of the classes.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.35 * len(names), 16)
@@ -73,10 +74,10 @@ def draw_confusion(matrix: NDArray, names: list[str]) -> bytes:
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth")
-    if len(names) <= 3 * MANY:
+    if len(names) <= 3 * MAX_NAMED:
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
-    if len(names) <= MANY:
+    if len(names) <= MAX_NAMED:
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize="x-small")

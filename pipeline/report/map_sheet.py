@@ -1,9 +1,8 @@
-"""The sheet of heatmaps: image with boxes | map over it, a row per image."""
+"""A sheet of heatmaps with a row for each image: image with boxes | heatmap over the image."""
 
 import io
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -19,11 +18,11 @@ class MapPicture(NamedTuple):
     """A row of the sheet.
 
     Attributes:
-        title: shown above it.
-        pixels: uint8 [height, width, 3].
-        heatmap: [height, width] in 0..1, or None for none.
-        boxes: [n, 4] of left, top, right, bottom, drawn red.
-        truth: [n, 4], drawn green.
+        title: Text above the row.
+        pixels: Image, uint8 [height, width, 3].
+        heatmap: Map [height, width] in 0..1; None if the image has none.
+        boxes: Predicted boxes [n, 4] of left, top, right, bottom, drawn in red.
+        truth: True boxes [n, 4], drawn in green.
     """
 
     title: str
@@ -34,7 +33,7 @@ class MapPicture(NamedTuple):
 
 
 def draw_map_sheet(pictures: list[MapPicture]) -> bytes:
-    """A PNG with a row per picture."""
+    """Draw a PNG with a row for each picture."""
     font = ImageFont.load_default(size=TEXT - 3)
     row_height = CELL[1] + TEXT + MARGIN
     sheet = Image.new("RGB", (2 * (CELL[0] + MARGIN) + MARGIN, row_height * len(pictures) + MARGIN), "white")
@@ -52,13 +51,15 @@ def draw_map_sheet(pictures: list[MapPicture]) -> bytes:
 
 
 def overlay(pixels: NDArray[np.uint8], heatmap: NDArray) -> NDArray[np.uint8]:
-    """A map in 0..1 as colours, half transparent over the image."""
+    """Blend an image [height, width, 3] with the colours of a map [height, width] in 0..1."""
+    import matplotlib
+
     colours = matplotlib.colormaps["turbo"](np.clip(heatmap, 0, 1))[..., :3] * 255
     return (0.5 * pixels + 0.5 * colours).astype(np.uint8)
 
 
 def with_boxes(pixels: NDArray[np.uint8], boxes: ArrayLike, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The image with the outlines of boxes [n, 4] of left, top, right, bottom."""
+    """Draw the outlines of boxes [n, 4] of left, top, right, bottom into a copy of an image."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     draw = ImageDraw.Draw(image)
     for box in np.asarray(boxes, float).reshape(-1, 4).tolist():

@@ -1,4 +1,4 @@
-"""The picture sheet: image | ground truth | prediction, a row per image, and the colours' names."""
+"""A sheet of masks with a legend, and a row for each image: image | ground truth | prediction."""
 
 import io
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.data.classes import Classes
 from pipeline.data.images import colourize, fit
 
-CELL = (320, 240)  # width, height of a picture
-TEXT = 16
+CELL = (320, 240)  # width, height of a picture, in pixels
+TEXT = 16  # height of a line of text
 MARGIN = 8
 
 
@@ -19,10 +19,10 @@ class MaskPicture(NamedTuple):
     """A row of the sheet.
 
     Attributes:
-        title: shown above it.
-        pixels: uint8 [height, width, 3].
-        prediction: class indices [height, width].
-        truth: class indices and ignore index [height, width], or None.
+        title: Text above the row.
+        pixels: Image, uint8 [height, width, 3].
+        prediction: Class indices [height, width].
+        truth: Class indices and ignore index [height, width]; None if the image has no ground truth.
     """
 
     title: str
@@ -32,12 +32,14 @@ class MaskPicture(NamedTuple):
 
 
 def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str = "prediction") -> bytes:
-    """A PNG with a row per picture; ground truth's column only where there is one. Ignored pixels are black.
+    """Draw a PNG with a row for each picture. Ignored pixels are black.
+
+    The sheet has a column for the ground truth only if one of the pictures has ground truth.
 
     Args:
-        pictures: the rows.
-        classes: whose colours and names are shown.
-        last: heading of the column of predictions.
+        pictures: The rows.
+        classes: Classes with the colours and names of the legend.
+        last: Heading of the column of predictions.
     """
     with_truth = any(picture.truth is not None for picture in pictures)
     headings = ["image", "ground truth", last] if with_truth else ["image", last]
@@ -59,7 +61,7 @@ def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str 
     for i, picture in enumerate(pictures):
         y = top + i * row_height
         draw.text((MARGIN, y), picture.title, "gray", font)
-        cells = [picture.pixels, _truth(picture, classes)] if with_truth else [picture.pixels]
+        cells = [picture.pixels, _painted_truth(picture, classes)] if with_truth else [picture.pixels]
         cells.append(colourize(picture.prediction, classes.palette))
         for column, cell in enumerate(cells):
             sheet.paste(fit(cell, *CELL, smooth=column == 0), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
@@ -68,7 +70,7 @@ def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str 
     return buffer.getvalue()
 
 
-def _truth(picture: MaskPicture, classes: Classes) -> NDArray[np.uint8]:
+def _painted_truth(picture: MaskPicture, classes: Classes) -> NDArray[np.uint8]:
     if picture.truth is None:
         return np.full_like(picture.pixels, 255)
     return colourize(picture.truth, classes.palette)

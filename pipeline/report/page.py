@@ -1,4 +1,4 @@
-"""HTML pages: one file, no scripts, nothing fetched. The page of a bulk run, and the parts of any other."""
+"""Self-contained HTML pages without scripts: the page of a bulk run, and the elements of other pages."""
 
 import base64
 from html import escape
@@ -23,15 +23,15 @@ def draw_page(
     sheet: bytes,
     caption: str,
 ) -> bytes:
-    """The page as UTF-8.
+    """Build the page of a bulk run, in UTF-8.
 
     Args:
-        run_id: the title.
-        facts: name -> value, listed first.
-        tables: heading -> table.
-        errors: some of the error rows.
+        run_id: Name of the run, which is the title.
+        facts: Names and values of the facts at the top.
+        tables: Tables by heading.
+        errors: Some of the error rows.
         sheet: PNG of the picture sheet; empty for none.
-        caption: what it shows.
+        caption: Description of the picture sheet.
     """
     parts = [f"<h1>{escape(run_id)}</h1>", table(["", ""], [[k, v] for k, v in facts.items()])]
     for heading, content in tables.items():
@@ -46,25 +46,25 @@ def draw_page(
 
 
 def page(title: str, parts: list[str]) -> bytes:
-    """A whole page of HTML parts, as UTF-8."""
+    """Build a page from HTML elements, in UTF-8."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'.encode()
 
 
 def picture(png: bytes, description: str) -> str:
-    """A PNG within the page."""
+    """Build an element with an embedded PNG."""
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def format_cell(value: Any) -> str:
-    """A value as a page has it."""
+    """Format a value for a table; None means undefined."""
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def table(heads: list[str], rows: list[list[Any]]) -> str:
-    """A table of texts, which are escaped."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+def table(headings: list[str], rows: list[list[Any]]) -> str:
+    """Build a table; the texts are escaped."""
+    head = "".join(f"<th>{escape(h)}</th>" for h in headings)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
