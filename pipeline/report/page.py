@@ -2,9 +2,10 @@
 
 import base64
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1040px; color: #222; }
@@ -18,7 +19,7 @@ def draw_page(
     *,
     run_id: str,
     facts: dict[str, Any],
-    tables: dict[str, pa.Table],
+    tables: "dict[str, pa.Table]",
     errors: list[dict[str, Any]],
     sheet: bytes,
     caption: str,
