@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -27,6 +27,22 @@ def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of the workers' tensors, on each worker; its gradient is the sum of the workers' gradients."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all workers, on any device; torch's `SyncBatchNorm` refuses CPUs."""
 
@@ -36,11 +52,11 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
         count = x.new_tensor([x.numel() / x.shape[1]], dtype=wide.dtype)
-        total = all_reduce(torch.cat([wide.sum(dim=(0, 2, 3)), count]))
+        total = _SumOverWorkers.apply(torch.cat([wide.sum(dim=(0, 2, 3)), count]))
         n = total[-1]
         mean = total[:-1] / n
         centred = wide - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / n
+        variance = _SumOverWorkers.apply(centred.square().sum(dim=(0, 2, 3))) / n
         self._update_running_statistics(mean.detach(), (variance * n / (n - 1).clamp(min=1)).detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)

@@ -1,6 +1,13 @@
-"""One step of learning: however a batch is divided, and from wherever it goes on, the weights are the same."""
+"""The training step: the weights depend neither on how a batch is divided nor on where a run is resumed.
+
+Tests compare in float64, where sums in another order differ by about 1e-16, so that no instruction set is close to a
+tolerance.
+"""
 
 import copy
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,120 +17,151 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.data.classes import load_classes
+from pipeline.data.datasets import pair
+from pipeline.metrics.segmentation import confusion
 from pipeline.models import configure
 from pipeline.models.cam_classifier import ClassifierOutput
+from pipeline.models.upsampling import upsample
+from pipeline.predict.device import normalise
 from pipeline.training import batch_norm
 from pipeline.training.classification.config import ClassifierLoss
-from pipeline.training.classification.task import ClassifierObjective
+from pipeline.training.classification.objective import ClassifierObjective
 from pipeline.training.learner import Learner
-from pipeline.training.segmentation.config import Split, TrainConfig
+from pipeline.training.segmentation.config import TrainConfig
+from pipeline.training.segmentation.crops import DrawCrops, sample_table
 from pipeline.training.segmentation.task import SegmentationObjective
 
 IGNORE = 255
 CLASSES = 4
-TOLERANCE = 1e-9  # of float64: sums in another order
+CPU = torch.device("cpu")
 
 
-def config(**changes: Any) -> TrainConfig:
-    split = Split(images="/images", labels="/labels")
-    told = {
+def configuration(**changes: Any) -> TrainConfig:
+    split = {"images": "/images", "labels": "/labels"}
+    options = {
         "model": "deeplabv3_resnet18",
         "model_options": {"width": 0.125, "auxiliary_head": True},
         "optimiser": {"lr": 0.05, "weight_decay": 1e-3},
+        "train": split,
+        "val": split,
+        "classes": "/classes.yaml",
+        "output": "/out",
     }
-    return TrainConfig(train=split, val=split, classes="/classes.yaml", output="/out", **told | changes)
+    return TrainConfig.model_validate(options | changes)
 
 
-def build(settings: TrainConfig, *, steps: int = 4, double: bool = False, dropout: bool = False) -> Learner:
+def build(
+    config: TrainConfig, *, num_classes: int = CLASSES, steps: int = 4, double: bool = True, dropout: bool = False
+) -> Learner:
+    """Return a learner with fixed initial weights, in float64 if `double`."""
     torch.manual_seed(0)
-    network = configure(settings.model, settings.model_options).build(CLASSES)
+    network: Any = configure(config.model, config.model_options).build(num_classes)
     for module in network.modules():
         if isinstance(module, nn.Dropout) and not dropout:
-            module.p = 0.0  # workers draw their own
+            module.p = 0.0
     if double:
         network.double().register_forward_pre_hook(lambda _, images: (images[0].double(),))
-    objective = SegmentationObjective(settings, ignore_index=IGNORE, stride=network.output_stride)
-    told = {"num_classes": CLASSES, "steps": steps, "device": torch.device("cpu")}
-    return Learner(network, config=settings, objective=objective, **told)
+    objective = SegmentationObjective(config, ignore_index=IGNORE, stride=network.output_stride)
+    return Learner(network, config=config, objective=objective, num_classes=num_classes, steps=steps, device=CPU)
 
 
 def batches(steps: int = 4, size: int = 8) -> list[tuple[Tensor, Tensor]]:
-    """Images and labels, of which the first have more ignored pixels than the others."""
+    """Return pixels and labels; the first images of a batch have more ignored pixels than the others."""
     generator = torch.Generator().manual_seed(1)
-    found = []
+    result = []
     for _ in range(steps):
         labels = torch.randint(0, CLASSES, (size, 4, 4), generator=generator)
         labels = labels.repeat_interleave(12, 1).repeat_interleave(12, 2)
         labels[: size // 2, :30] = IGNORE
         pixels = torch.randint(0, 256, (size, 48, 48, 3), generator=generator, dtype=torch.uint8)
-        found.append((pixels, labels))
-    return found
+        result.append((pixels, labels))
+    return result
 
 
 def learn(learner: Learner, data: list[tuple[Tensor, Tensor]], *, first: int = 0) -> list[float]:
+    """Learn from batches, beginning with step `first`, and return the losses."""
     losses = []
     for step, (pixels, labels) in enumerate(data, start=first):
-        torch.manual_seed(step)
+        torch.manual_seed(step)  # for dropout
         losses.append(float(learner.step(pixels, labels, step=step)))
     return losses
 
 
-def weights(network: nn.Module) -> Tensor:
+def state(network: nn.Module) -> Tensor:
+    """Return all weights and statistics of a network as one vector."""
     return torch.cat([value.flatten().double() for value in network.state_dict().values()])
 
 
-@ray.remote
-def learn_in_parallel(rank: int, world: int, store: str, settings: TrainConfig) -> tuple[list[float], Tensor]:
-    """A worker of a gloo group; the parts of a batch are of unlike size."""
-    torch.set_num_threads(1)
+@contextmanager
+def process_group(store: Path, *, rank: int, world: int) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     try:
-        learner = build(settings, double=True)
-        cut = [0, 3, 8]
-        mine = [(pixels[cut[rank] : cut[rank + 1]], labels[cut[rank] : cut[rank + 1]]) for pixels, labels in batches()]
-        return learn(learner, mine), weights(learner.network)
+        yield
     finally:
         dist.destroy_process_group()
 
 
-TERMS = {"cross_entropy": 1.0, "dice": 0.5, "bootstrapped": 0.5}
+@ray.remote
+def learn_in_parallel(rank: int, store: Path, config: TrainConfig) -> tuple[list[float], Tensor]:
+    """Learn as one of two workers, which take 3 and 5 images of each batch."""
+    torch.set_num_threads(1)
+    part = (slice(0, 3), slice(3, 8))[rank]
+    with process_group(store, rank=rank, world=2):
+        learner = build(config)
+        return learn(learner, [(pixels[part], labels[part]) for pixels, labels in batches()]), state(learner.network)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"loss": {"terms": TERMS, "worst_pixels": 100}, "optimiser": {"lr": 0.01, "kind": "adam", "clip": 0.5}},
+        {
+            "loss": {"terms": {"cross_entropy": 1.0, "dice": 0.5, "bootstrapped": 0.5}, "worst_pixels": 100},
+            "optimiser": {"lr": 0.01, "kind": "adam", "clip": 0.5},
+        },
     ],
 )
-def test_two_workers_learn_what_one_does(changes: dict, tmp_path: Path, ray_driver: None) -> None:
-    """With synchronised statistics: equal losses and weights, though one has 3 images and the other 5."""
-    settings = config(batch_norm={"mode": "synchronised"}, **changes)
-    alone = build(settings, double=True)
+def test_two_workers_learn_the_same_as_one(changes: dict[str, Any], tmp_path: Path, ray_driver: None) -> None:
+    """With synchronised statistics, losses and weights are equal even though the workers' parts differ in size."""
+    config = configuration(batch_norm={"mode": "synchronised"}, **changes)
+    alone = build(config)
     losses = learn(alone, batches())
-    store = str(tmp_path / "store")
-    (first, one), (second, other) = ray.get([learn_in_parallel.remote(r, 2, store, settings) for r in range(2)])
-    assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(losses, rel=TOLERANCE)
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
-    torch.testing.assert_close(one, weights(alone.network), rtol=1e-7, atol=1e-9)
+    (losses_0, state_0), (losses_1, state_1) = ray.get(
+        [learn_in_parallel.remote(rank, tmp_path / "store", config) for rank in range(2)]
+    )
+    assert [a + b for a, b in zip(losses_0, losses_1, strict=True)] == pytest.approx(losses, rel=1e-9)
+    assert torch.equal(state_0, state_1)  # both apply the same sums of two addends, which have no order
+    torch.testing.assert_close(state_0, state(alone.network))
 
 
-def test_synchronised_statistics_of_one_worker_are_torchs() -> None:
-    torch.manual_seed(0)
-    ours, theirs = (nn.BatchNorm2d(5, dtype=torch.float64) for _ in range(2))
-    batch_norm.synchronise(nn.Sequential(ours), torch.device("cpu"))
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_synchronised_batch_norm_of_one_worker_is_that_of_torch(momentum: float | None, tmp_path: Path) -> None:
+    """Outputs, gradients and statistics agree; without momentum the statistics are the mean over batches."""
+    ours, theirs = (nn.BatchNorm2d(5, momentum=momentum, dtype=torch.float64) for _ in range(2))
+    batch_norm.synchronise(nn.Sequential(ours), CPU)
     assert type(ours) is batch_norm.SynchronisedBatchNorm2d
-    x = torch.randn(3, 5, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(ours(x), theirs(x))
+    generator = torch.Generator().manual_seed(0)
+    with process_group(tmp_path / "store", rank=0, world=1):
+        for _ in range(2):
+            x = torch.randn(3, 5, 4, 4, generator=generator, dtype=torch.float64)
+            inputs = [x.clone().requires_grad_() for _ in range(2)]
+            outputs = [norm(x) for norm, x in zip((ours, theirs), inputs, strict=True)]
+            torch.testing.assert_close(*outputs)
+            for output in outputs:
+                output.square().mul(x).sum().backward()
+            torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(state(ours), state(theirs))
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 
-def test_accumulated_parts_have_the_gradient_of_the_whole() -> None:
-    """With frozen batch norm, whose statistics would be the part's."""
-    told = {"batch_norm": {"mode": "frozen"}}
-    parts = build(config(optimiser={"lr": 0.05, "accumulate": 3}, **told), double=True)
-    whole = build(config(optimiser={"lr": 0.05}, **told), double=True)
-    assert learn(parts, batches()) == pytest.approx(learn(whole, batches()), rel=TOLERANCE)
-    torch.testing.assert_close(weights(parts.network), weights(whole.network), rtol=1e-7, atol=1e-9)
+def test_accumulated_parts_have_the_gradient_of_the_batch() -> None:
+    """Batch normalisation is frozen, because its statistics would be those of each part."""
+    frozen = {"batch_norm": {"mode": "frozen"}}
+    parts = build(configuration(optimiser={"lr": 0.05, "accumulate": 3}, **frozen))
+    whole = build(configuration(optimiser={"lr": 0.05}, **frozen))
+    assert learn(parts, batches(2)) == pytest.approx(learn(whole, batches(2)), rel=1e-9)
+    torch.testing.assert_close(state(parts.network), state(whole.network))
 
 
 @pytest.mark.parametrize(
@@ -134,49 +172,47 @@ def test_accumulated_parts_have_the_gradient_of_the_whole() -> None:
         {"dtype": "bfloat16"},
     ],
 )
-def test_a_resumed_learner_ends_with_the_same_bits(changes: dict) -> None:
-    settings = config(**changes)
+def test_a_resumed_learner_ends_with_the_same_bits(changes: dict[str, Any]) -> None:
+    """The same operations in the same order give the same bits in any precision; dropout follows the step's seed."""
     data = batches()
-    straight = build(settings, dropout=True)
-    learn(straight, data)
-    before = build(settings, dropout=True)
-    learn(before, data[:2])
-    state = copy.deepcopy(before.state_dict())
-    torch.manual_seed(99)
-    after = build(settings, dropout=True)
-    after.load_state_dict(state)
-    learn(after, data[2:], first=2)
-    assert torch.equal(weights(after.network), weights(straight.network))
-    assert torch.equal(weights(after.evaluated), weights(straight.evaluated))
+    build_float = functools.partial(build, configuration(**changes), double=False, dropout=True)
+    uninterrupted = build_float()
+    learn(uninterrupted, data)
+    interrupted = build_float()
+    learn(interrupted, data[:2])
+    checkpoint = copy.deepcopy(interrupted.state_dict())
+    resumed = build_float()
+    resumed.load_state_dict(checkpoint)
+    learn(resumed, data[2:], first=2)
+    assert torch.equal(state(resumed.network), state(uninterrupted.network))
+    assert torch.equal(state(resumed.evaluated), state(uninterrupted.evaluated))
 
 
-def test_the_moving_average_is_what_is_evaluated() -> None:
+def test_the_moving_average_is_evaluated() -> None:
     decay = 0.75
-    learner = build(config(optimiser={"lr": 0.05, "ema": decay}))
+    learner = build(configuration(optimiser={"lr": 0.05, "ema": decay}))
     name = "classifier.4.weight"
     expected = None
     for step, (pixels, labels) in enumerate(batches()):
         learner.step(pixels, labels, step=step)
-        now = learner.network.get_parameter(name).detach().clone()
-        expected = now if expected is None else decay * expected + (1 - decay) * now
-    torch.testing.assert_close(learner.evaluated.get_parameter(name), expected)
-    assert not torch.equal(learner.network.get_parameter(name), expected)
-    assert build(config()).evaluated is not None
+        weight = learner.network.get_parameter(name).detach().clone()
+        expected = weight if expected is None else decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(learner.evaluated.get_parameter(name).detach(), expected)
+    assert not torch.equal(learner.network.get_parameter(name), learner.evaluated.get_parameter(name))
 
 
 def test_frozen_batch_norm_keeps_weights_and_statistics() -> None:
-    learner = build(config(batch_norm={"mode": "frozen"}))
-    of = [module for module in learner.network.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = copy.deepcopy([module.state_dict() for module in of])
-    learn(learner, batches())
-    for old, module in zip(before, of, strict=True):
-        assert all(torch.equal(old[name], value) for name, value in module.state_dict().items())
+    learner = build(configuration(batch_norm={"mode": "frozen"}))
+    norms = batch_norm.batch_norms(learner.network)
+    before = torch.cat([state(norm) for norm in norms])
+    learn(learner, batches(1))
+    assert torch.equal(before, torch.cat([state(norm) for norm in norms]))
 
 
-def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_learns() -> None:
-    learner = build(config(freeze=("backbone",)))
+def test_a_frozen_backbone_keeps_its_bits_and_the_head_learns() -> None:
+    learner = build(configuration(freeze=("backbone",)))
     before = copy.deepcopy(learner.network.state_dict())
-    learn(learner, batches())
+    learn(learner, batches(1))
     after = learner.network.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert "backbone" not in changed
@@ -184,42 +220,75 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_learns() -> None:
 
 
 def test_recomputed_statistics_are_the_mean_over_the_batches() -> None:
-    learner = build(config(batch_norm={"recompute": 4}))
-    learn(learner, batches())
-    first = learner.network.backbone.bn1
-    seen = []
-    handle = first.register_forward_pre_hook(lambda _, x: seen.append(x[0].mean(dim=(0, 2, 3))))
+    learner = build(configuration(batch_norm={"recompute": 4}))
+    learn(learner, batches(1))
+    first: Any = learner.network.get_submodule("backbone.bn1")
+    means = []
+    handle = first.register_forward_pre_hook(lambda _, x: means.append(x[0].mean(dim=(0, 2, 3))))
     learner.recompute_batch_norm(pixels for pixels, _ in batches())
     handle.remove()
-    torch.testing.assert_close(first.running_mean, torch.stack(seen).mean(dim=0))
+    torch.testing.assert_close(first.running_mean, torch.stack(means).mean(dim=0))
     assert first.momentum == 0.1
 
 
 def test_clipping_bounds_a_step() -> None:
     lr, bound = 0.05, 0.01
-    learner = build(config(optimiser={"lr": lr, "clip": bound, "momentum": 0, "weight_decay": 0}))
+    learner = build(configuration(optimiser={"lr": lr, "clip": bound, "momentum": 0, "weight_decay": 0}))
     before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
     learn(learner, batches(1))
-    moved = torch.cat([(p - before[name]).flatten() for name, p in learner.network.named_parameters()]).norm()
-    assert float(moved.detach()) == pytest.approx(lr * bound, rel=1e-2)
+    step = torch.cat([(p.detach() - before[name]).flatten() for name, p in learner.network.named_parameters()])
+    # torch adds 1e-6 to the gradient's norm, which is above 0.1 here.
+    assert float(step.norm()) == pytest.approx(lr * bound, rel=1e-5)
 
 
-def test_float16_scales_its_loss() -> None:
-    learner = build(config(dtype="float16"), steps=6)
+def test_float16_scales_the_loss() -> None:
+    learner = build(configuration(dtype="float16"), steps=6, double=False)
     losses = learn(learner, batches(1) * 6)
     assert learner.scaler.get_scale() > 1
     assert losses[-1] < losses[0]
 
 
-def test_a_compiled_network_learns_the_same() -> None:
-    eager, compiled = build(config(), steps=2), build(config(compile=True), steps=2)
-    compiled_losses = learn(compiled, batches(2))
-    assert compiled_losses == pytest.approx(learn(eager, batches(2)), rel=1e-3)
+def test_a_compiled_network_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend `eager` executes the traced graph as it is, so only the use of `torch.compile` is tested."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    eager, compiled = build(configuration()), build(configuration(compile=True))
+    assert compiled.model is not compiled.network
+    assert learn(compiled, batches(2)) == pytest.approx(learn(eager, batches(2)), rel=1e-9)
     assert list(compiled.state_dict()["network"]) == list(eager.state_dict()["network"])
 
 
+def test_a_learner_overfits_eight_crops(scenes: str) -> None:
+    """Crops, network, loss and optimiser work together: the network learns its training crops by heart."""
+    classes = load_classes(f"{scenes}/classes.yaml")
+    config = configuration(
+        model_options={"width": 0.25, "output_stride": 8},
+        augmentation={"crop": (96, 96), "scale": (0.8, 0.8), "flip": 0},
+        optimiser={"kind": "adam", "lr": 3e-3, "weight_decay": 0},
+        schedule={"kind": "constant"},
+    )
+    draw = DrawCrops(augmentation=config.augmentation, classes=classes, preprocessing=config.preprocessing, seed=0)
+    samples = pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples[:8]
+    crops = draw(sample_table(samples), 0, range(8))
+    pixels, labels = torch.from_numpy(crops.pixels), torch.from_numpy(crops.labels).long()
+    learner = build(config, num_classes=len(classes), double=False)
+    miou = 0.0
+    # The course depends on the processor's rounding; about 60 steps suffice.
+    for step in range(300):
+        learner.step(pixels, labels, step=step)
+        if step % 20 == 19:
+            learner.network.eval()
+            with torch.no_grad():
+                logits = learner.network(normalise(pixels, config.preprocessing)).logits
+            predicted = upsample(logits, (96, 96), stride=8).argmax(dim=1)
+            counts = confusion(labels.numpy(), predicted.numpy(), num_classes=len(classes), ignore_index=IGNORE)
+            miou = counts.scores.miou
+            if miou > 0.8:
+                break
+    assert miou > 0.8
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_classifiers_loss_is_torchs_and_its_parts_add_up(multi_label: bool) -> None:
+def test_the_loss_of_a_classifier_is_that_of_torch_and_the_sum_of_its_parts(multi_label: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, CLASSES, generator=generator)
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
@@ -230,10 +299,11 @@ def test_a_classifiers_loss_is_torchs_and_its_parts_add_up(multi_label: bool) ->
         expected = nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels * 0.9 + 0.05)
     else:
         expected = nn.CrossEntropyLoss(weight=weights, label_smoothing=0.1)(logits, labels)
-    whole = objective.totals(labels)
-    torch.testing.assert_close(objective.totals(labels[:2]) + objective.totals(labels[2:]), whole)
-    parts = [
-        objective(ClassifierOutput(logits[part], logits), labels[part], totals=whole, progress=0.0)
+    totals = objective.totals(labels)
+    torch.testing.assert_close(objective.totals(labels[:2]) + objective.totals(labels[2:]), totals)
+    first, second = (
+        objective(ClassifierOutput(logits[part], logits), labels[part], totals=totals, progress=0.0)
         for part in (slice(0, 2), slice(2, 6))
-    ]
-    torch.testing.assert_close(sum(parts), expected)
+    )
+    # The objective computes in float32: 24 terms of about 1 in another order differ by at most some 1e-6.
+    torch.testing.assert_close(first + second, expected, rtol=1e-5, atol=1e-5)

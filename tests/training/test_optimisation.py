@@ -1,6 +1,8 @@
 """Groups of parameters, frozen layers, and learning rates over a run."""
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -39,40 +41,41 @@ def test_schedules(schedule: Schedule, expected: list[float]) -> None:
     assert rates(schedule) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("told", [{"kind": "step"}, {"kind": "exponential"}, {"kind": "step", "at": (0.5, 1.5)}])
-def test_schedules_that_lack_something_are_refused(told: dict) -> None:
+@pytest.mark.parametrize("options", [{"kind": "step"}, {"kind": "exponential"}, {"kind": "step", "at": (0.5, 1.5)}])
+def test_incomplete_schedules_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="schedule"):
-        Schedule(**told)
+        Schedule(**options)
 
 
-def test_every_schedule_of_torch_that_we_have_agrees() -> None:
-    """torch's poly, cosine and exponential, stepped beside ours."""
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    for ours, theirs in (
-        (Schedule(kind="poly", power=0.9), torch.optim.lr_scheduler.PolynomialLR(optimiser, 10, 0.9)),
-        (Schedule(kind="cosine"), torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)),
-    ):
-        found = []
+def test_schedules_agree_with_those_of_torch() -> None:
+    schedulers = torch.optim.lr_scheduler
+    pairs: list[tuple[Schedule, Callable[[torch.optim.Optimizer], Any]]] = [
+        (Schedule(kind="poly", power=0.9), lambda optimiser: schedulers.PolynomialLR(optimiser, 10, 0.9)),
+        (Schedule(kind="cosine"), lambda optimiser: schedulers.CosineAnnealingLR(optimiser, 10)),
+    ]
+    for ours, build in pairs:
+        optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+        theirs = build(optimiser)
+        expected = []
         for _ in range(10):
-            found.append(theirs.get_last_lr()[0])
+            expected.append(theirs.get_last_lr()[0])
             optimiser.step()
             theirs.step()
-        assert rates(ours) == pytest.approx(found)
-        optimiser.param_groups[0]["lr"] = 2.0
+        assert rates(ours) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["deeplabv1_largefov", "deeplabv2_resnet101", "pspnet_resnet50", "unet", "fcn8s"])
-def test_roles_cover_every_parameter(name: str) -> None:
+def test_every_parameter_has_roles(name: str) -> None:
     config = configure(name, {"width": 0.125})
     network = config.build(5)
-    of = parameter_roles(network, score_layers(config, 5))
-    assert set(of) == {parameter for parameter, _ in network.named_parameters()}
-    assert all(len(own & {"backbone", "head"}) == 1 for own in of.values())
+    all_roles = parameter_roles(network, score_layers(config, 5))
+    assert set(all_roles) == {parameter for parameter, _ in network.named_parameters()}
+    assert all(len(roles & {"backbone", "head"}) == 1 for roles in all_roles.values())
     norms = {n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert {p.rpartition(".")[0] for p, own in of.items() if "norm" in own} == norms
+    assert {p.rpartition(".")[0] for p, roles in all_roles.items() if "norm" in roles} == norms
 
 
-def test_the_layers_of_scores_are_found_by_what_depends_on_the_classes() -> None:
+def test_score_layers_are_those_that_depend_on_the_number_of_classes() -> None:
     def layers(name: str) -> set[str]:
         return {parameter.rpartition(".")[0] for parameter in score_layers(ARCHITECTURES[name], 7)}
 
@@ -90,29 +93,32 @@ def test_multipliers_of_roles_and_names_multiply() -> None:
         lr_of={"head": 10, "bias": 2, "backbone.layer1": 0.5, "score": 3},
         decay_of={"bias": 0, "norm": 0},
     )
-    found = {}
+    settings_of = {}
     for group in parameter_groups(network, settings, score_layers(config, 5)):
         for parameter in group["params"]:
-            found[id(parameter)] = (group["lr"], group["weight_decay"])
-    assert len(found) == len(list(network.parameters()))
+            settings_of[id(parameter)] = (group["lr"], group["weight_decay"])
+    assert len(settings_of) == len(list(network.parameters()))
 
-    def of(name: str) -> tuple[float, float]:
-        return pytest.approx(found[id(network.get_parameter(name))])
+    expected = {
+        "backbone.conv1.weight": (0.1, 0.01),
+        "backbone.layer1.0.conv1.weight": (0.05, 0.01),
+        "backbone.bn1.weight": (0.1, 0.0),
+        "backbone.bn1.bias": (0.1, 0.0),  # the role of a norm's bias is norm, not bias
+        "classifier.4.weight": (3.0, 0.01),
+        "classifier.4.bias": (6.0, 0.0),
+        "classifier.1.weight": (1.0, 0.01),
+    }
+    for name, lr_and_decay in expected.items():
+        assert settings_of[id(network.get_parameter(name))] == pytest.approx(lr_and_decay), name
 
-    assert of("backbone.conv1.weight") == (0.1, 0.01)
-    assert of("backbone.layer1.0.conv1.weight") == (0.05, 0.01)
-    assert of("backbone.bn1.weight") == (0.1, 0.0)
-    assert of("backbone.bn1.bias") == (0.1, 0.0)  # a norm's, not a bias
-    assert of("classifier.4.weight") == (3.0, 0.01)
-    assert of("classifier.4.bias") == (6.0, 0.0)
-    assert of("classifier.1.weight") == (1.0, 0.01)
 
-
-def test_a_prefix_is_a_whole_part_of_the_name() -> None:
+@pytest.mark.parametrize("option", ["lr_of", "decay_of"])
+def test_multipliers_take_whole_parts_of_names(option: str) -> None:
     network = configure("deeplabv3_resnet18", {"width": 0.125}).build(5)
-    for bad in ("backbone.lay", "classifier.40", "nonsense"):
-        with pytest.raises(UserError, match=r"there are backbone\.bn1, backbone\.conv1"):
-            parameter_groups(network, Optimiser(lr_of={bad: 2}), set())
+    flag = "--optimiser." + option.replace("_", "-")
+    for part in ("backbone.lay", "classifier.40", "nonsense"):
+        with pytest.raises(UserError, match=rf"{flag} {part}: .* there are backbone\.bn1, backbone\.conv1"):
+            parameter_groups(network, Optimiser(**{option: {part: 2}}), set())
 
 
 def test_frozen_parameters_do_not_learn_and_have_no_group() -> None:
@@ -120,23 +126,25 @@ def test_frozen_parameters_do_not_learn_and_have_no_group() -> None:
     frozen = freeze_parameters(network, ("backbone.layer1", "backbone.conv1"))
     assert frozen == sum(p.numel() for n, p in network.named_parameters() if not p.requires_grad)
     optimiser = build_optimiser(network, Optimiser(), set())
-    held = sum(p.numel() for group in optimiser.param_groups for p in group["params"])
-    assert held == sum(p.numel() for p in network.parameters()) - frozen
+    optimised = sum(p.numel() for group in optimiser.param_groups for p in group["params"])
+    assert optimised == sum(p.numel() for p in network.parameters()) - frozen
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
-def test_optimisers_are_torchs(kind: str) -> None:
-    """The weights after some steps are those of torch's optimiser on plain parameters."""
-    expected = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
-        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
-    }[kind]
-    weights = []
-    for build in (
-        lambda n: build_optimiser(n, Optimiser(kind=kind, lr=0.1, weight_decay=0.01), set()),
-        lambda n: expected(n.parameters()),
-    ):
+Build = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01)),
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01)),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01)),
+    ],
+)
+def test_optimisers_are_those_of_torch(kind: str, reference: Build) -> None:
+    """After some steps the weights are bit-equal to those from torch's optimiser."""
+
+    def trained(build: Callable[[nn.Module], torch.optim.Optimizer]) -> torch.Tensor:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
         optimiser = build(network)
@@ -144,5 +152,8 @@ def test_optimisers_are_torchs(kind: str) -> None:
             network(torch.ones(2, 3)).square().sum().backward()
             optimiser.step()
             optimiser.zero_grad()
-        weights.append(torch.cat([p.flatten() for p in network.parameters()]))
-    assert torch.equal(*weights)
+        return torch.cat([p.flatten() for p in network.parameters()])
+
+    settings = Optimiser.model_validate({"kind": kind, "lr": 0.1, "weight_decay": 0.01})
+    ours = trained(lambda network: build_optimiser(network, settings, set()))
+    assert torch.equal(ours, trained(lambda network: reference(network.parameters())))

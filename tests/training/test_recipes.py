@@ -1,4 +1,4 @@
-"""The papers' recipes: each is a complete configuration of its network."""
+"""Every recipe is a complete configuration of its network."""
 
 from pathlib import Path
 
@@ -14,20 +14,19 @@ from pipeline.training.segmentation.config import TrainConfig
 from tests.support.jobs import REPO
 
 RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
-SPLITS = "--train.images i --train.labels l --val.images i --val.labels l"
-WHERE = f"{SPLITS} --classes c.yaml --output o".split()
+CLASSIFIER_DATA = ["--train.images=i", "--val.images=i", "--output=o"]
+SEGMENTATION_DATA = [*CLASSIFIER_DATA, "--train.labels=l", "--val.labels=l", "--classes=c.yaml"]
 
 
-def read(recipe: Path, *more: str) -> TrainerConfig:
+def read(recipe: Path, *arguments: str) -> TrainerConfig:
     if recipe.parent.name == "classifiers":
-        where = ["--train.images", "i", "--val.images", "i", "--output", "o"]
-        return cli.parse(TrainClassifierConfig, ["--config", str(recipe), *where, *more], description="")
-    return cli.parse(TrainConfig, ["--config", str(recipe), *WHERE, *more], description="")
+        return cli.parse(TrainClassifierConfig, ["--config", str(recipe), *CLASSIFIER_DATA, *arguments], description="")
+    return cli.parse(TrainConfig, ["--config", str(recipe), *SEGMENTATION_DATA, *arguments], description="")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_complete(recipe: Path) -> None:
-    """It parses, its header tells source, score and data, and every multiplier applies to its network."""
+    """It parses, its header names source, score and data, and every multiplier applies to its network."""
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     assert len(header) >= 3
     assert any(line.startswith(("# Published:", "# Measured:")) for line in header)
@@ -39,9 +38,11 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
         network = architecture.build(21)
     assert parameter_groups(network, config.optimiser, score_layers(architecture, 21))
     steps = config.epochs * config.steps_per_epoch(1000)
-    rates = [learning_rate(config.schedule, lr=config.optimiser.lr, step=step, steps=steps) for step in (0, steps - 1)]
-    assert rates[0] > 0
-    assert rates[1] <= max(rates[0], config.optimiser.lr)
+    first, last = (
+        learning_rate(config.schedule, lr=config.optimiser.lr, step=step, steps=steps) for step in (0, steps - 1)
+    )
+    assert first > 0
+    assert last <= max(first, config.optimiser.lr)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +61,14 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
         ("classifiers/resnet110", 64_124),
     ],
 )
-def test_a_recipe_has_the_papers_number_of_steps(name: str, steps: int) -> None:
+def test_a_recipe_has_the_number_of_steps_in_the_paper(name: str, steps: int) -> None:
     config = read(REPO / "recipes" / f"{name}.yaml")
     assert config.epochs * config.steps_per_epoch(1) == steps
 
 
 def test_the_command_line_overrides_a_recipe() -> None:
-    config = read(
-        REPO / "recipes" / "pspnet.yaml", "--epochs", "3", "--optimiser.lr", "0.02", "--optimiser.lr_of", "head=5"
-    )
+    flags = ["--epochs", "3", "--optimiser.lr", "0.02", "--optimiser.lr-of", "head=5"]
+    config = read(REPO / "recipes" / "pspnet.yaml", *flags)
     assert (config.epochs, config.optimiser.lr, config.optimiser.lr_of) == (3, 0.02, {"head": 5.0})
     assert config.optimiser.weight_decay == 1e-4
     assert config.augmentation.blur == 0.5

@@ -13,7 +13,6 @@ from pipeline.data.classes import Classes, load_classes
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.errors import UserError
 from pipeline.predict.classifier import Classifier
-from pipeline.report.map_sheet import MapPicture, draw_map_sheet
 from pipeline.training.classification.config import TrainClassifierConfig
 from pipeline.training.classification.examples import DrawImages, labelled_table
 from pipeline.training.classification.labelled_images import LabelledImage, read_labelled
@@ -79,6 +78,8 @@ class ClassificationTask:
 
     def pictures(self, evaluator: Classifier, rows: Sequence[dict[str, Any]] | None = None) -> bytes:
         """Draw some validation images with the map of the most probable class, as PNG."""
+        from pipeline.report.map_sheet import MapPicture, draw_map_sheet  # matplotlib
+
         by_key = {sample.key: sample for sample in self.validation}
         keys = list(by_key) if rows is None else [row["key"] for row in rows]
         pictures: list[MapPicture] = []
