@@ -1,4 +1,4 @@
-"""Classes and boxes from tables and XML."""
+"""Image labels and boxes from tables and XML files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.annotations import read_annotations
+from pipeline.data.annotations import Annotation, Annotations, read_annotations
 from pipeline.errors import UserError
 
 XML = """<annotation><object><name>raccoon</name><bndbox><xmin>81</xmin><ymin>88</ymin><xmax>522</xmax>
@@ -14,40 +14,47 @@ XML = """<annotation><object><name>raccoon</name><bndbox><xmin>81</xmin><ymin>88
 <ymax>4</ymax></bndbox></object></annotation>"""
 
 
-def test_a_table_of_boxes(tmp_path: Path) -> None:
+def annotation(annotations: Annotations, key: str) -> Annotation:
+    """Return the annotation of an image that has one."""
+    found = annotations.find(key)
+    assert found is not None
+    return found
+
+
+def test_a_table_gives_labels_and_boxes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "path,class,xmin,ymin,xmax,ymax\ntrain/a/1.jpg,cat,1,2,3,4\ntrain/a/1.jpg,dog,5,6,7,8\nb.jpg,,,,,\n"
     )
     found = read_annotations(str(tmp_path / "a.csv"))
-    one = found.find("train/a/1")
+    one = annotation(found, "train/a/1")
     assert one.labels == ("cat", "dog")
     assert one.boxes[1] == ("dog", 5, 6, 7, 8)
-    assert found.find("b").labels == ()
+    assert annotation(found, "b").labels == ()
     assert found.find("c") is None
 
 
-def test_keys_are_found_from_folders_above_and_below(tmp_path: Path) -> None:
+def test_paths_may_start_at_a_folder_above_or_below(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,label\ntrain/a/1.jpg,cat\nval/a/1.jpg,dog\nval/a/2.jpg,newt\n3.jpg,frog\n")
     found = read_annotations(str(tmp_path / "a.csv"))
-    assert found.find("a/2").labels == ("newt",)
-    assert found.find("2").labels == ("newt",)
-    assert found.find("a/1") is None  # there are two
-    assert found.find("deep/er/3").labels == ("frog",)
+    assert annotation(found, "a/2").labels == ("newt",)
+    assert annotation(found, "2").labels == ("newt",)
+    assert found.find("a/1") is None  # it ends two paths
+    assert annotation(found, "deep/er/3").labels == ("frog",)
 
 
-def test_several_labels_in_text_or_list(tmp_path: Path) -> None:
+def test_a_cell_holds_several_labels_as_text_or_list(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,labels\n1.jpg,cat; dog\n2.jpg,\n")
     pq.write_table(pa.table({"image_id": ["1", "2"], "labels": [["cat", "dog"], []]}), tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
         found = read_annotations(str(tmp_path / name))
-        assert found.find("1").labels == ("cat", "dog")
-        assert found.find("2").labels == ()
+        assert annotation(found, "1").labels == ("cat", "dog")
+        assert annotation(found, "2").labels == ()
 
 
-def test_pascal_vocs_xml(tmp_path: Path) -> None:
+def test_pascal_voc_xml_gives_labels_and_boxes(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.xml").write_text(XML)
-    found = read_annotations(str(tmp_path)).find("sub/x")
+    found = annotation(read_annotations(str(tmp_path)), "sub/x")
     assert found.labels == ("raccoon",)
     assert [box[1:] for box in found.boxes] == [(81, 88, 522, 408), (1, 2, 3, 4)]
 
@@ -63,7 +70,7 @@ def test_pascal_vocs_xml(tmp_path: Path) -> None:
         ("a.txt", "nothing", "neither a .csv or .parquet table nor a folder of .xml files"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+def test_invalid_annotations_are_refused(tmp_path: Path, name: str, text: str, expected: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=expected):
         read_annotations(str(tmp_path / name) if name.endswith(".csv") else str(tmp_path))

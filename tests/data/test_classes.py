@@ -1,5 +1,6 @@
-"""Class files: contradictions are refused in one line; stored values map as a plain loop maps them."""
+"""Class files are checked, and stored values map to the same indices as in a plain loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ from pipeline.data.classes import INVALID, Classes, format_label_value, load_cla
 from pipeline.data.images import default_palette, pack_rgb
 from pipeline.errors import UserError
 
+Load = Callable[[str | bytes], Classes]
+
 
 @pytest.fixture
-def load(tmp_path: Path):
+def load(tmp_path: Path) -> Load:
+    """Return a function that writes a class file and reads it."""
+
     def load_text(text: str | bytes) -> Classes:
         path = tmp_path / "classes.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -21,7 +26,7 @@ def load(tmp_path: Path):
 
 
 def by_loop(classes: Classes, raw: np.ndarray) -> list[int]:
-    """What `index` should give, value by value, from the class file's text alone."""
+    """Map stored values to indices one by one, using only the fields of the class file."""
     result = []
     for value in raw.ravel().tolist():
         colour = ((value >> 16) & 255, (value >> 8) & 255, value & 255)
@@ -47,7 +52,7 @@ def by_loop(classes: Classes, raw: np.ndarray) -> list[int]:
 # --- class files
 
 
-def test_a_whole_class_file_is_read(load) -> None:
+def test_all_fields_of_a_class_file_are_read(load: Load) -> None:
     classes = load(
         "names: [background, sea lion]\ncolours: [[0, 0, 0], [1, 2, 3]]\nignore_index: 7\n"
         "ignore_colour: [224, 224, 192]\nvalues: {7: background, 8: sea lion, 0: ignore}\n"
@@ -60,7 +65,7 @@ def test_a_whole_class_file_is_read(load) -> None:
     assert len(classes) == 2
 
 
-def test_a_bare_list_of_names_is_a_class_file(load) -> None:
+def test_a_bare_list_of_names_is_a_class_file(load: Load) -> None:
     classes = load("- road\n- sky\n")
     assert classes.names == ("road", "sky")
     assert classes.ignore_index == 255
@@ -75,7 +80,7 @@ def test_a_bare_list_of_names_is_a_class_file(load) -> None:
         ("names: [a, b]\ncolours: [[0, 0, 0]]", "2 names but 1 colours"),
         ("names: [a, b]\ncolours: [[1, 2, 3], [1, 2, 3]]", "same colour"),
         ("names: [a, b]\ncolours: [[1, 2, 3], [4, 5, 6]]\nignore_colour: [4, 5, 6]", "same colour"),
-        ("names: [a]\nignore_colour: [230, 57, 57]", "same colour"),  # the generated palette's first
+        ("names: [a]\nignore_colour: [230, 57, 57]", "same colour"),  # the first colour of the generated palette
         ("names: [a, b]\ncolours: [[1, 2, 256], [4, 5, 6]]", "colours.0.2"),
         ("names: [a, b]\ncolours: [[1, 2], [4, 5, 6]]", "colours.0.2"),
         ("names: [a, b]\nignore_index: 1", "ignore_index 1 is the class 'b'"),
@@ -94,7 +99,9 @@ def test_a_bare_list_of_names_is_a_class_file(load) -> None:
         (b"\xff\xfe\x00names", "cannot read the class file"),
     ],
 )
-def test_a_class_file_that_contradicts_itself_is_refused_in_one_line(load, tmp_path, text, problem: str) -> None:
+def test_an_inconsistent_class_file_is_refused_in_one_line(
+    load: Load, tmp_path: Path, text: str | bytes, problem: str
+) -> None:
     with pytest.raises(UserError) as caught:
         load(text)
     message = str(caught.value)
@@ -108,7 +115,7 @@ def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
         load_classes(str(tmp_path / "nowhere.yaml"))
 
 
-def test_a_thousand_classes_are_allowed_and_no_more(load) -> None:
+def test_at_most_a_thousand_classes_are_allowed(load: Load) -> None:
     names = [f"class {i}" for i in range(1001)]
     assert len(load(f"names: {names[:1000]}\nignore_index: 65535")) == 1000
     with pytest.raises(UserError, match=r"names: .*1000 items"):
@@ -124,7 +131,7 @@ def test_slugs_are_column_names() -> None:
     assert Classes(names=("Sea Lion", "T-shirt/top", " Ñandú ")).slugs == ["sea_lion", "t_shirt_top", "ñandú"]
 
 
-def test_classes_compare_by_what_the_file_says_also_after_use() -> None:
+def test_classes_are_compared_by_their_fields_even_after_use() -> None:
     first, second, other = Classes(names=("a", "b")), Classes(names=("a", "b")), Classes(names=("a", "c"))
     for classes in (first, second, other):
         classes.index(np.zeros((1, 1), np.int32))
@@ -133,6 +140,11 @@ def test_classes_compare_by_what_the_file_says_also_after_use() -> None:
 
 
 # --- stored values to indices
+
+
+def packed(*colours: list[int]) -> np.ndarray:
+    return pack_rgb(np.array(colours))
+
 
 INDEXED = Classes(names=("a", "b", "c"))
 NEGATIVE_IGNORE = Classes(names=("a", "b", "c"), ignore_index=-1)
@@ -147,8 +159,8 @@ ALL = [INDEXED, NEGATIVE_IGNORE, HIGH_IGNORE, COLOURED, MAPPED, BLACK_IS_IGNORED
 RAW = {
     "uint8": np.array([[0, 1, 2, 3, 7], [26, 128, 254, 255, 0]], np.int32),
     "uint16": np.array([[0, 1, 2, 255], [256, 65534, 65535, 26]], np.int32),
-    "colours": pack_rgb(
-        [[0, 0, 0], [128, 0, 0], [255, 255, 255], [224, 224, 192], [0, 0, 1], [0, 0, 2], [255, 0, 0], [230, 57, 57]]
+    "colours": packed(
+        [0, 0, 0], [128, 0, 0], [255, 255, 255], [224, 224, 192], [0, 0, 1], [0, 0, 2], [255, 0, 0], [230, 57, 57]
     ),
     "65536": np.array([0, 65535, 65536], np.int32),
     "wide": np.array([0, 7, 65535, 65536, 70_000, 2**24 - 1], np.int32),
@@ -161,7 +173,7 @@ RAW = {
 @pytest.mark.parametrize(
     "classes", ALL, ids=["indexed", "ignore -1", "ignore 65535", "coloured", "mapped", "black ignored"]
 )
-def test_index_maps_like_a_plain_loop(classes: Classes, raw: np.ndarray) -> None:
+def test_index_agrees_with_a_plain_loop(classes: Classes, raw: np.ndarray) -> None:
     found = classes.index(raw)
     assert found.dtype == np.int32
     assert found.shape == raw.shape
@@ -169,7 +181,7 @@ def test_index_maps_like_a_plain_loop(classes: Classes, raw: np.ndarray) -> None
 
 
 @pytest.mark.parametrize("classes", [INDEXED, COLOURED, MAPPED], ids=["indexed", "coloured", "mapped"])
-def test_index_maps_random_maps_like_a_plain_loop(classes: Classes) -> None:
+def test_index_of_random_maps_agrees_with_a_plain_loop(classes: Classes) -> None:
     rng = np.random.default_rng(0)
     for raw in (rng.integers(0, 256, (20, 30)), pack_rgb(rng.choice([0, 128, 255], (20, 30, 3)))):
         assert classes.index(raw.astype(np.int32)).ravel().tolist() == by_loop(classes, raw)
@@ -179,48 +191,53 @@ def test_index_of_an_empty_map_is_empty() -> None:
     assert INDEXED.index(np.zeros((0, 4), np.int32)).shape == (0, 4)
 
 
-def test_index_leaves_its_argument_alone() -> None:
+def test_index_does_not_modify_its_argument() -> None:
     raw = RAW["uint8"].copy()
     MAPPED.index(raw)
     np.testing.assert_array_equal(raw, RAW["uint8"])
 
 
-def test_indices_are_not_taken_for_colours() -> None:
+def test_indices_are_not_mistaken_for_colours() -> None:
     blue_one = Classes(names=("a", "b"), colours=((0, 0, 1), (0, 0, 0)))
     assert blue_one.index(np.array([0, 1], np.int32)).tolist() == [0, 1]
-    assert blue_one.index(pack_rgb([[0, 0, 0], [0, 0, 1]])).tolist() == [1, 0]
+    assert blue_one.index(packed([0, 0, 0], [0, 0, 1])).tolist() == [1, 0]
 
 
-# --- what is not explained
+# --- unknown values
 
 
-def test_unknown_counts_what_the_class_file_does_not_explain() -> None:
+def test_unknown_counts_values_that_the_class_file_lacks() -> None:
     raw = np.array([[0, 3, 3], [255, 2, 1000]], np.int32)
     assert INDEXED.unknown(raw) == {"3": 2, "1000": 1}
     assert MAPPED.unknown(raw) == {"2": 1, "3": 2, "1000": 1}
 
 
-def test_unknown_shows_colours_as_users_write_them() -> None:
-    raw = pack_rgb([[128, 0, 0], [0, 10, 255], [0, 10, 255], [0, 0, 0]])
+def test_unknown_formats_colours_in_hexadecimal() -> None:
+    raw = packed([128, 0, 0], [0, 10, 255], [0, 10, 255], [0, 0, 0])
     assert COLOURED.unknown(raw) == {"#000aff": 2}
 
 
-def test_unknown_shows_negative_values_as_numbers() -> None:
+def test_unknown_formats_negative_values_as_numbers() -> None:
     assert INDEXED.unknown(np.array([0, -1, -1], np.int32)) == {"-1": 2}
 
 
 @pytest.mark.parametrize("classes", ALL)
 @pytest.mark.parametrize("raw", RAW.values(), ids=RAW)
-def test_unknown_lists_exactly_the_values_that_index_calls_invalid(classes: Classes, raw: np.ndarray) -> None:
+def test_unknown_counts_exactly_the_invalid_pixels_of_index(classes: Classes, raw: np.ndarray) -> None:
     assert sum(classes.unknown(raw).values()) == by_loop(classes, raw).count(INVALID)
 
 
-@pytest.mark.parametrize(("raw", "shown"), [(0, "0"), (65535, "65535"), (1 << 24, "#000000"), (0x1ABCDEF, "#abcdef")])
-def test_format_label_value(raw: int, shown: str) -> None:
-    assert format_label_value(raw) == shown
+@pytest.mark.parametrize(
+    ("raw", "expected"), [(0, "0"), (65535, "65535"), (1 << 24, "#000000"), (0x1ABCDEF, "#abcdef")]
+)
+def test_format_label_value(raw: int, expected: str) -> None:
+    assert format_label_value(raw) == expected
 
 
-def test_masks_of_what_was_localized_have_a_background() -> None:
+# --- background
+
+
+def test_with_background_adds_a_black_class() -> None:
     found = with_background(Classes(names=("cat", "dog"), colours=((1, 2, 3), (4, 5, 6))))
     assert found.names == ("background", "cat", "dog")
     assert found.palette.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]

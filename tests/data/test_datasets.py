@@ -1,4 +1,4 @@
-"""Pairing of images and label maps by key, lists of keys, and reading a sample; on local disk and in memory."""
+"""Pairing images and label maps, lists of keys, and reading samples, on local disk and in memory."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ _counter = itertools.count()
 
 @pytest.fixture(params=["local", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place to put files; each store's URL for it."""
+    """The URL of an empty folder in each store."""
     return str(tmp_path / "data") if request.param == "local" else f"memory://datasets-{next(_counter)}/data"
 
 
@@ -65,25 +65,25 @@ def test_images_and_labels_pair_by_path_without_suffix(root: str) -> None:
         assert re.search(rf"/labels/{sample.key}\.png$", sample.label)
 
 
-def test_a_trailing_slash_of_a_folder_changes_nothing(root: str) -> None:
+def test_a_trailing_slash_makes_no_difference(root: str) -> None:
     put(root, "images/x/a.jpg", "labels/x/a.png")
     plain = datasets.pair(storage.join(root, "images"), storage.join(root, "labels"))
     assert plain == datasets.pair(storage.join(root, "images") + "/", storage.join(root, "labels") + "/")
     assert [sample.key for sample in plain.samples] == ["x/a"]
 
 
-def test_the_order_is_that_of_the_keys_not_of_the_files(root: str) -> None:
+def test_samples_are_ordered_by_key(root: str) -> None:
     put(root, "images/a.png", "images/a-b.png", "images/a/c.png", "labels/a.png", "labels/a-b.png", "labels/a/c.png")
     keys = [s.key for s in datasets.pair(storage.join(root, "images"), storage.join(root, "labels")).samples]
     assert keys == sorted(keys) == ["a", "a-b", "a/c"]
 
 
-def test_only_the_last_suffix_is_cut_off(root: str) -> None:
+def test_only_the_last_suffix_is_removed(root: str) -> None:
     put(root, "images/a.b.jpg", "images/a.c.jpg", "images/2026.01.02/x.y.z.png", "images/v1.0.png.jpg")
     assert sorted(datasets.files_by_key(storage.join(root, "images"))) == ["2026.01.02/x.y.z", "a.b", "a.c", "v1.0.png"]
 
 
-def test_suffixes_count_in_either_case(root: str) -> None:
+def test_suffixes_are_recognised_in_either_case(root: str) -> None:
     put(root, "images/a.JPG", "images/b.Jpeg", "images/c.TIFF", "labels/a.PNG", "labels/b.png", "labels/c.Png")
     pairing = datasets.pair(storage.join(root, "images"), storage.join(root, "labels"))
     assert [sample.key for sample in pairing.samples] == ["a", "b", "c"]
@@ -95,7 +95,7 @@ def test_hidden_files_and_other_files_are_left_out(root: str) -> None:
     assert list(datasets.files_by_key(storage.join(root, "images"))) == ["a"]
 
 
-def test_a_data_set_below_a_hidden_folder_is_seen(root: str) -> None:
+def test_images_below_a_hidden_root_are_listed(root: str) -> None:
     put(root, ".cache/images/a.png")
     assert list(datasets.files_by_key(storage.join(root, ".cache/images"))) == ["a"]
     path = storage.filesystem(storage.join(root, ".cache/images"))[1]
@@ -103,7 +103,7 @@ def test_a_data_set_below_a_hidden_folder_is_seen(root: str) -> None:
 
 
 @pytest.mark.parametrize("second", ["a.png", "a.JPG", "a.jpeg"])
-def test_two_files_of_one_key_are_refused(root: str, second: str) -> None:
+def test_two_files_with_the_same_key_are_refused(root: str, second: str) -> None:
     put(root, "images/a.jpg", f"images/{second}")
     with pytest.raises(UserError, match="two files have the key 'a'") as caught:
         datasets.files_by_key(storage.join(root, "images"))
@@ -111,7 +111,7 @@ def test_two_files_of_one_key_are_refused(root: str, second: str) -> None:
     assert f"images/{second}" in str(caught.value)
 
 
-def test_same_names_in_two_folders_are_two_keys(root: str) -> None:
+def test_files_of_the_same_name_in_two_folders_have_different_keys(root: str) -> None:
     put(root, "images/x/a.jpg", "images/y/a.jpg")
     assert list(datasets.files_by_key(storage.join(root, "images"))) == ["x/a", "y/a"]
 
@@ -124,7 +124,7 @@ def test_an_empty_or_missing_folder_is_refused(root: str) -> None:
         datasets.files_by_key(storage.join(root, "images"))
 
 
-def test_a_store_of_unknown_kind_is_refused() -> None:
+def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(UserError, match="nosuch://x: cannot open 'nosuch://' URLs"):
         datasets.list_images("nosuch://x")
 
@@ -132,16 +132,16 @@ def test_a_store_of_unknown_kind_is_refused() -> None:
 # --- lists
 
 
-def test_listed_keys_are_taken_in_the_order_of_the_list(root: str) -> None:
+def test_given_keys_are_paired_in_their_order(root: str) -> None:
     put(root, "images/a.jpg", "images/b.jpg", "images/c.jpg", "labels/a.png", "labels/b.png", "labels/alone.png")
     put(root, "images/d.jpg", "labels/d.png")
     pairing = datasets.pair(storage.join(root, "images"), storage.join(root, "labels"), keys=["d", "c", "b"])
     assert [sample.key for sample in pairing.samples] == ["d", "b"]
     assert pairing.without_label == ["c"]
-    assert pairing.without_image == []  # whatever else lies there was not asked for
+    assert pairing.without_image == []  # label maps of other keys do not matter
 
 
-def test_a_listed_key_without_image_is_refused(root: str) -> None:
+def test_a_given_key_without_image_is_refused(root: str) -> None:
     put(root, "images/a.jpg", "labels/a.png")
     with pytest.raises(UserError, match=r"2 of 3 listed keys are not in .*images, the first: x"):
         datasets.pair(storage.join(root, "images"), storage.join(root, "labels"), keys=["a", "x", "y"])
@@ -157,7 +157,7 @@ def test_a_listed_key_without_image_is_refused(root: str) -> None:
     ],
     ids=["keys", "file names", "comments and blanks", "byte order mark"],
 )
-def test_lists_give_keys_with_or_without_suffix(root: str, text: str) -> None:
+def test_lists_name_keys_with_or_without_suffix(root: str, text: str) -> None:
     url = storage.join(root, "list.txt")
     storage.write_bytes(url, text.encode())
     assert datasets.read_list(url) == ["a", "deep/b", "x.y"]
@@ -166,7 +166,7 @@ def test_lists_give_keys_with_or_without_suffix(root: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"), [("", "is empty"), ("# nothing\n\n", "is empty"), ("a\nb\na.png\n", "names 'a' twice")]
 )
-def test_lists_of_nothing_or_with_a_key_twice_are_refused(root: str, text: str, message: str) -> None:
+def test_empty_lists_and_repeated_keys_are_refused(root: str, text: str, message: str) -> None:
     url = storage.join(root, "list.txt")
     storage.write_bytes(url, text.encode())
     with pytest.raises(UserError, match=message) as caught:
@@ -182,7 +182,7 @@ def test_a_missing_list_is_named(root: str) -> None:
 # --- samples
 
 
-def test_a_sample_is_its_pixels_and_class_indices(root: str) -> None:
+def test_a_sample_has_pixels_and_class_indices(root: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).choice([0, 1, 2, 255], (4, 6)).astype(np.uint8)
     got_pixels, got_labels = datasets.read_sample(put_sample(root, encode(pixels), encode(labels)), CLASSES)
@@ -193,7 +193,7 @@ def test_a_sample_is_its_pixels_and_class_indices(root: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_labels_drawn_on_the_stored_pixels_follow_the_turned_image(tmp_path, kind: str, orientation: int) -> None:
+def test_labels_are_turned_upright_with_their_image(tmp_path: Path, kind: str, orientation: int) -> None:
     upright_labels = np.random.default_rng(0).integers(0, 3, (4, 6)).astype(np.uint8)
     upright_pixels = np.array(CLASSES.colours, np.uint8)[upright_labels]
     sample = put_sample(
@@ -207,7 +207,7 @@ def test_labels_drawn_on_the_stored_pixels_follow_the_turned_image(tmp_path, kin
     assert labels.flags.c_contiguous
 
 
-def test_colour_labels_are_read_by_the_classes_colours(root: str) -> None:
+def test_colour_labels_are_mapped_by_the_colours_of_the_classes(root: str) -> None:
     labels = np.array([[0, 1, 2], [2, 1, 0]])
     image, label = encode(np.zeros((2, 3, 3), np.uint8)), encode(np.array(CLASSES.colours, np.uint8)[labels])
     np.testing.assert_array_equal(datasets.read_sample(put_sample(root, image, label), CLASSES)[1], labels)
@@ -238,7 +238,7 @@ def test_values_outside_the_classes_are_listed(root: str, label: np.ndarray, lis
     assert str(caught.value) == f"{sample.label}: values outside the classes: {listed}"
 
 
-def test_32_bit_values_are_not_taken_for_colours(root: str) -> None:
+def test_32_bit_values_are_not_mistaken_for_colours(root: str) -> None:
     packed = int(pack_rgb(np.array(CLASSES.colours[1])))
     label = encode(np.array([[0, packed]], np.int32), "TIFF")
     sample = put_sample(root, encode(np.zeros((1, 2, 3), np.uint8)), label, suffix="tiff")
@@ -248,7 +248,7 @@ def test_32_bit_values_are_not_taken_for_colours(root: str) -> None:
 
 @pytest.mark.parametrize("broken", ["image", "label"])
 @pytest.mark.parametrize(("data", "message"), [(b"", "empty"), (b"text", "not an image"), (None, "does not exist")])
-def test_a_file_that_cannot_be_used_is_named(root: str, broken: str, data: bytes | None, message: str) -> None:
+def test_an_unusable_file_is_named(root: str, broken: str, data: bytes | None, message: str) -> None:
     good = encode(np.zeros((2, 2, 3), np.uint8)), encode(np.zeros((2, 2), np.uint8))
     sample = put_sample(root, *good)
     url = getattr(sample, broken)
@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_used_is_named(root: str, broken: str, data: bytes
         storage.write_bytes(url, data)
     with pytest.raises(SampleError, match=re.escape(url) + ".*" + message) as caught:
         datasets.read_sample(sample, CLASSES)
-    assert not isinstance(caught.value, BadLabelError)  # a broken file can be left out; a wrong label map cannot
+    assert not isinstance(caught.value, BadLabelError)  # only inconsistent label maps raise it
 
 
 def test_a_truncated_image_is_named(root: str) -> None:

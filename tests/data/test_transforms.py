@@ -1,4 +1,6 @@
-"""Training crops: exact shapes, labels that stay on their pixels, chance only from the generator."""
+"""Training crops have exact shapes, keep labels on their pixels, and depend on nothing but the generator."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +20,14 @@ COLOURS = np.array([[0, 0, 0], [250, 0, 0], [0, 0, 250], [250, 250, 250]], np.ui
 
 
 def blocks(height: int, width: int, *, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random blocks of four classes, and a picture that shows each class in its colour."""
+    """Return an image and a label map of random blocks of four classes, each class in its colour."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 4, (-(-height // side), -(-width // side)))
     labels = np.kron(coarse, np.ones((side, side), int))[:height, :width].astype(np.int32)
     return COLOURS[labels], labels
 
 
-def draw(pixels: np.ndarray, labels: np.ndarray, *, seed: int = 0, **settings) -> tuple[np.ndarray, np.ndarray]:
+def draw(pixels: np.ndarray, labels: np.ndarray, *, seed: int = 0, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
     return augment(
         pixels,
         labels,
@@ -37,7 +39,7 @@ def draw(pixels: np.ndarray, labels: np.ndarray, *, seed: int = 0, **settings) -
 
 
 def away_from_borders(labels: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels whose whole neighbourhood is shown and has their label."""
+    """Return where all pixels up to a distance `reach` lie within the crop and have the same label."""
     padded = np.pad(labels, reach, constant_values=-1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1))
     return (windows == labels[:, :, None, None]).all(axis=(2, 3))
@@ -45,7 +47,7 @@ def away_from_borders(labels: np.ndarray, reach: int) -> np.ndarray:
 
 @pytest.mark.parametrize("crop", [(1, 1), (16, 24), (33, 7)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (8, 8), (16, 24), (64, 48), (2, 31)])
-def test_crops_have_the_exact_shape_whatever_the_image(size: tuple[int, int], crop: tuple[int, int]) -> None:
+def test_crops_of_all_images_have_the_exact_shape(size: tuple[int, int], crop: tuple[int, int]) -> None:
     for seed in range(8):
         pixels, labels = draw(*blocks(*size, side=3, seed=seed), seed=seed, crop=crop, scale=(0.1, 4.0))
         assert pixels.shape == (*crop, 3)
@@ -67,18 +69,18 @@ def test_labels_stay_on_their_pixels(size: tuple[int, int]) -> None:
     assert checked > 10_000
 
 
-def test_class_borders_lie_where_the_picture_changes() -> None:
-    """A step at a known column: no half-pixel shift between the two ways of resizing."""
+def test_class_borders_lie_where_the_image_changes() -> None:
+    """The two ways of resizing are not shifted by half a pixel: a step lies at the same column in both."""
     labels = np.zeros((40, 40), np.int32)
     labels[:, 20:] = 3
     for seed in range(20):
         pixels, cropped = draw(COLOURS[labels], labels, seed=seed, crop=(80, 80), scale=(0.7, 1.9), flip=0)
-        shown = cropped != IGNORE
+        inside = cropped != IGNORE
         bright = pixels[:, :, 0] >= 125
-        assert ((bright != (cropped == 3)) & shown).any(axis=0).sum() <= 1  # at most the column on the step
+        assert ((bright != (cropped == 3)) & inside).any(axis=0).sum() <= 1  # the column of the step may differ
 
 
-def test_padding_is_fill_and_ignored() -> None:
+def test_padding_has_the_fill_colour_and_is_ignored() -> None:
     image = np.full((10, 20, 3), 100, np.uint8)
     for seed in range(10):
         pixels, labels = draw(image, np.ones((10, 20), np.int32), seed=seed, crop=(32, 48), scale=(1, 1))
@@ -87,10 +89,10 @@ def test_padding_is_fill_and_ignored() -> None:
         np.testing.assert_array_equal(pixels[padded], np.broadcast_to(FILL, (padded.sum(), 3)))
         np.testing.assert_array_equal(pixels[~padded], 100)
         rows, columns = np.flatnonzero((~padded).any(axis=1)), np.flatnonzero((~padded).any(axis=0))
-        assert (np.ptp(rows), np.ptp(columns)) == (9, 19)  # one solid rectangle
+        assert (np.ptp(rows), np.ptp(columns)) == (9, 19)  # with the number of pixels above, a solid rectangle
 
 
-def test_a_small_image_lands_anywhere_in_the_crop() -> None:
+def test_a_small_image_may_lie_anywhere_in_the_crop() -> None:
     places = set()
     for seed in range(200):
         _, labels = draw(
@@ -100,7 +102,7 @@ def test_a_small_image_lands_anywhere_in_the_crop() -> None:
     assert places == {(y, x) for y in range(3) for x in range(3)}
 
 
-def test_no_padding_where_the_image_covers_the_crop() -> None:
+def test_no_padding_if_the_image_covers_the_crop() -> None:
     for seed in range(20):
         _, labels = draw(*blocks(64, 64, side=8), seed=seed, crop=(32, 32), scale=(0.5, 2.0))
         assert (labels != IGNORE).all()
@@ -116,7 +118,7 @@ def test_scale_one_without_flip_is_a_window_of_the_image() -> None:
         np.testing.assert_array_equal(labels, truth[top : top + 28, left : left + 39])
         np.testing.assert_array_equal(pixels, image[top : top + 28, left : left + 39])
         corners.add((top, left))
-    assert corners == {(top, left) for top in range(3) for left in range(3)}  # the first and the last included
+    assert corners == {(top, left) for top in range(3) for left in range(3)}  # including the first and the last
 
 
 def test_flip_probability_zero_and_one_mirror_each_other() -> None:
@@ -127,16 +129,16 @@ def test_flip_probability_zero_and_one_mirror_each_other() -> None:
         np.testing.assert_array_equal(flipped[1], plain[1][:, ::-1])
 
 
-def test_flip_happens_as_often_as_told() -> None:
+def test_flips_have_the_given_probability() -> None:
     truth = np.array([[0, 1]], np.int32)
     flips = 0
     for seed in range(400):
         _, labels = draw(COLOURS[truth], truth, seed=seed, crop=(1, 2), scale=(1, 1), flip=0.25)
         flips += labels.tolist() == [[1, 0]]
-    assert 70 <= flips <= 130  # 100 ± 3.5 standard deviations
+    assert 70 <= flips <= 130  # expected: 100, with a standard deviation of 8.7
 
 
-def test_scales_are_spread_over_the_range_evenly_in_the_logarithm() -> None:
+def test_scales_are_uniform_in_their_logarithm() -> None:
     image, truth = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.int32)
     sides = []
     for seed in range(1000):
@@ -146,10 +148,10 @@ def test_scales_are_spread_over_the_range_evenly_in_the_logarithm() -> None:
     assert max(sides) <= 80
     assert min(sides) < 22
     assert max(sides) > 75
-    assert 0.44 <= np.mean(np.array(sides) < 40) <= 0.54  # an even spread of the scale itself would give 0.33
+    assert 0.44 <= np.mean(np.array(sides) < 40) <= 0.54  # 0.33 if the scale itself were uniform
 
 
-def test_the_generator_decides_everything() -> None:
+def test_crops_depend_only_on_the_generator() -> None:
     image, truth = blocks(50, 70, side=9)
     first, again, other = (draw(image, truth, seed=seed, crop=(32, 40)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first[0], again[0])
@@ -157,7 +159,7 @@ def test_the_generator_decides_everything() -> None:
     assert (first[1] != other[1]).any()
 
 
-def test_the_arguments_are_left_alone() -> None:
+def test_the_arguments_are_not_modified() -> None:
     image, truth = blocks(20, 20, side=5)
     before = image.copy(), truth.copy()
     draw(image, truth, crop=(32, 32), flip=1)
@@ -165,7 +167,7 @@ def test_the_arguments_are_left_alone() -> None:
     np.testing.assert_array_equal(truth, before[1])
 
 
-def test_labels_are_never_mixed() -> None:
+def test_labels_are_never_interpolated() -> None:
     truth = np.random.default_rng(0).choice([0, 100, 999, 70_000], (30, 30)).astype(np.int32)
     for seed in range(10):
         _, labels = draw(np.zeros((30, 30, 3), np.uint8), truth, seed=seed, crop=(80, 80))
@@ -186,21 +188,21 @@ def test_labels_are_never_mixed() -> None:
         {"blur_sigma": (2.0, 1.0)},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
+def test_invalid_settings_are_refused(settings: dict) -> None:
     with pytest.raises(ValidationError):
         Augmentation(**settings)
 
 
-def test_a_turn_by_a_quarter_is_numpys() -> None:
+def test_a_rotation_by_90_degrees_agrees_with_numpy() -> None:
     pixels, labels = blocks(40, 40, side=10)
-    turned, turned_labels = rotated(pixels, labels, 90.0, (40, 40), FILL, IGNORE)
-    np.testing.assert_array_equal(turned_labels, np.rot90(labels))
-    np.testing.assert_array_equal(turned, np.rot90(pixels))
+    rotated_pixels, rotated_labels = rotated(pixels, labels, 90.0, (40, 40), FILL, IGNORE)
+    np.testing.assert_array_equal(rotated_labels, np.rot90(labels))
+    np.testing.assert_array_equal(rotated_pixels, np.rot90(pixels))
 
 
 @pytest.mark.parametrize("angle", [0.5, 10.0, 45.0, 90.0, 170.0])
-def test_what_is_turned_covers_the_crop(angle: float) -> None:
-    """No padding shows in a crop from the middle of a large image."""
+def test_a_rotated_crop_has_no_padding(angle: float) -> None:
+    """The enlarged area covers the rotated crop, except for interpolation at the border."""
     size = enlarged((30, 50), angle)
     pixels, labels = np.full((*size, 3), 99, np.uint8), np.ones(size, np.int32)
     out_pixels, out_labels = rotated(pixels, labels, angle, (30, 50), FILL, IGNORE)
@@ -213,7 +215,7 @@ GEOMETRY = [{"rotate": 30}, {"elastic": 4}, {"translate": 9}, {"rotate": 180, "e
 
 
 @pytest.mark.parametrize("settings", GEOMETRY)
-def test_labels_stay_on_their_pixels_however_these_are_moved(settings: dict) -> None:
+def test_labels_stay_on_pixels_that_are_moved(settings: dict) -> None:
     checked = 0
     for seed in range(12):
         pixels, labels = draw(*blocks(90, 120, side=30, seed=seed), seed=seed, crop=(64, 80), scale=(1, 1), **settings)
@@ -225,7 +227,7 @@ def test_labels_stay_on_their_pixels_however_these_are_moved(settings: dict) -> 
     assert checked > 5000
 
 
-def test_a_translation_is_a_shift_by_whole_pixels() -> None:
+def test_a_translation_moves_by_whole_pixels() -> None:
     pixels, labels = blocks(50, 50, side=7)
     seen = set()
     for seed in range(40):
@@ -242,51 +244,54 @@ def test_a_translation_is_a_shift_by_whole_pixels() -> None:
     assert len(seen) > 15
 
 
-def test_no_class_fills_a_crop_that_could_show_another() -> None:
+def test_no_class_exceeds_the_largest_share_if_it_can_be_avoided() -> None:
     labels = np.zeros((200, 200), np.int32)
     labels[:, 60:] = 1
-    told = {"crop": (50, 50), "scale": (1, 1)}
 
-    def shares(**settings: float) -> list[float]:
-        drawn = [draw(COLOURS[labels], labels, seed=seed, **told, **settings)[1] for seed in range(60)]
-        return [np.bincount(crop[crop != IGNORE]).max() / (crop != IGNORE).sum() for crop in drawn]
+    def shares(max_class_share: float) -> list[float]:
+        crops = [
+            draw(COLOURS[labels], labels, seed=i, crop=(50, 50), scale=(1, 1), max_class_share=max_class_share)[1]
+            for i in range(60)
+        ]
+        return [np.bincount(crop[crop != IGNORE]).max() / (crop != IGNORE).sum() for crop in crops]
 
-    assert np.mean(np.array(shares()) > 0.75) > 0.6
-    assert np.mean(np.array(shares(max_class_share=0.75)) > 0.75) < 0.2
+    assert np.mean(np.array(shares(1.0)) > 0.75) > 0.6
+    assert np.mean(np.array(shares(0.75)) > 0.75) < 0.2
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "gamma", "blur"])
 def test_colours_change_and_labels_do_not(name: str) -> None:
     pixels, labels = blocks(40, 40, side=8)
     pixels = pixels // 2 + np.array([60, 20, 10], np.uint8)
-    told = {"crop": (40, 40), "scale": (1, 1), "flip": 0}
+    settings: dict[str, Any] = {"crop": (40, 40), "scale": (1, 1), "flip": 0}
     strength = {"hue": 90, "blur": 1, "gamma": 0.3}.get(name, 0.5)
-    drawn = [draw(pixels, labels, seed=seed, **told, **{name: strength}) for seed in range(3)]
-    for _, same in drawn:
-        np.testing.assert_array_equal(same, labels)
-    assert sum((changed != pixels).any() for changed, _ in drawn) >= 2  # the narrowest blur shows nothing
+    drawn = [draw(pixels, labels, seed=seed, **settings, **{name: strength}) for seed in range(3)]
+    for _, unchanged in drawn:
+        np.testing.assert_array_equal(unchanged, labels)
+    assert sum((changed != pixels).any() for changed, _ in drawn) >= 2  # the narrowest blur changes nothing
     assert len({changed.tobytes() for changed, _ in drawn}) >= 2
 
 
-def test_a_whole_turn_of_hues_and_no_strength_change_little() -> None:
+def test_hues_rotate_on_the_colour_circle() -> None:
+    """The tolerances allow for Pillow's HSV, which has 8 bits for each channel."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    turned = np.asarray(rotate_hue(Image.fromarray(pixels), 360.0))
-    assert np.abs(turned.astype(int) - pixels).max() <= 8  # HSV in 8 bits
+    full_circle = np.asarray(rotate_hue(Image.fromarray(pixels), 360.0))
+    assert np.abs(full_circle.astype(int) - pixels).max() <= 8
     red = np.full((1, 1, 3), (250, 0, 0), np.uint8)
     np.testing.assert_allclose(np.asarray(rotate_hue(Image.fromarray(red), 120.0))[0, 0], (0, 250, 0), atol=6)
 
 
-def test_a_gamma_is_one_on_the_mean() -> None:
-    """As often brighter as darker, and symmetric: FRRN's choice of the distribution."""
+def test_gamma_brightens_as_often_as_it_darkens() -> None:
+    """FRRN's distribution of gamma is symmetric."""
     grey = np.full((4, 4, 3), 128, np.uint8)
-    told = {"crop": (4, 4), "scale": (1, 1), "gamma": 0.05}
-    levels = [int(draw(grey, np.zeros((4, 4), np.int32), seed=seed, **told)[0][0, 0, 0]) for seed in range(300)]
-    assert abs(np.mean(np.array(levels) > 128) - 0.5) < 0.1
+    settings: dict[str, Any] = {"crop": (4, 4), "scale": (1, 1), "gamma": 0.05}
+    levels = [int(draw(grey, np.zeros((4, 4), np.int32), seed=seed, **settings)[0][0, 0, 0]) for seed in range(300)]
+    assert abs(np.mean(np.array(levels) > 128) - 0.5) < 0.1  # with a standard deviation of 0.03
     assert min(levels) < 122
     assert max(levels) > 134
 
 
-def test_cutmix_shows_a_box_of_the_other_with_its_labels() -> None:
+def test_cutmix_inserts_a_box_of_the_other_crop_with_its_labels() -> None:
     one = np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.int32)
     other = np.full((30, 40, 3), 9, np.uint8), np.ones((30, 40), np.int32)
     shares = []
@@ -297,14 +302,14 @@ def test_cutmix_shows_a_box_of_the_other_with_its_labels() -> None:
         if len(rows):
             assert (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1) == len(rows)
         shares.append(labels.mean())
-    assert 0.25 < np.mean(shares) < 0.45  # half before the border cuts
+    assert 0.25 < np.mean(shares) < 0.45  # 0.5 if the border did not cut boxes off
     assert not one[1].any()
 
 
 def test_copy_paste_pastes_whole_classes() -> None:
     rng = np.random.default_rng(0)
     one = np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 7, np.int32)
-    labels = np.kron(np.array([[0, 1], [2, IGNORE]], np.int32), np.ones((4, 4), np.int32))
+    labels = np.kron(np.array([[0, 1], [2, IGNORE]], np.int32), np.ones((4, 4), np.int32)).astype(np.int32)
     other = np.full((8, 8, 3), 9, np.uint8), labels
     for _ in range(20):
         pixels, mixed = copy_paste(one, other, classes=(), ignore_index=IGNORE, rng=rng)
@@ -319,8 +324,8 @@ def test_copy_paste_pastes_whole_classes() -> None:
     assert (none == 7).all()
 
 
-def test_objects_are_cut_with_their_surroundings_and_without_the_others() -> None:
-    """A class in the frame of a picture: two objects of it, one of another class, the rest background."""
+def test_objects_are_cropped_with_their_surroundings_and_without_other_objects() -> None:
+    """The image has two objects of one class, one of another, background, and an ignored row."""
     labels = np.zeros((100, 120), np.int32)
     labels[10:50, 20:40], labels[60:90, 70:110], labels[10:30, 90:110] = 1, 2, 1
     labels[0, :] = IGNORE
@@ -331,18 +336,24 @@ def test_objects_are_cut_with_their_surroundings_and_without_the_others() -> Non
     ]
     seen = set()
     for seed in range(20):
-        told = {"crop": (100, 100), "scale": (1, 1), "flip": 0, "focus": "objects", "focus_size": 100}
-        _, crop = draw(COLOURS[labels % 4], labels, seed=seed, **told)
-        (own,) = set(np.unique(crop)) - {0, IGNORE}
-        seen.add(int(own))
-        assert (crop == own).mean() == pytest.approx(1 / 1.2**2, abs=0.05)
+        settings: dict[str, Any] = {
+            "crop": (100, 100),
+            "scale": (1, 1),
+            "flip": 0,
+            "focus": "objects",
+            "focus_size": 100,
+        }
+        _, crop = draw(COLOURS[labels % 4], labels, seed=seed, **settings)
+        (label,) = set(np.unique(crop)) - {0, IGNORE}
+        seen.add(int(label))
+        assert (crop == label).mean() == pytest.approx(1 / 1.2**2, abs=0.05)  # the box is enlarged by 1.2
     assert seen == {1, 2}
 
 
-def test_a_picture_without_objects_is_shown_whole() -> None:
+def test_an_image_without_objects_is_used_whole() -> None:
     labels = np.zeros((30, 60), np.int32)
-    told = {"crop": (50, 50), "scale": (1, 1), "focus": "objects", "focus_size": 50}
-    pixels, crop = draw(COLOURS[labels], labels, **told)
+    settings: dict[str, Any] = {"crop": (50, 50), "scale": (1, 1), "focus": "objects", "focus_size": 50}
+    pixels, crop = draw(COLOURS[labels], labels, **settings)
     assert not crop.any()
     assert not pixels.any()
 
@@ -350,9 +361,9 @@ def test_a_picture_without_objects_is_shown_whole() -> None:
 def test_proposals_overlap_an_object() -> None:
     labels = np.zeros((120, 120), np.int32)
     labels[30:90, 40:100] = 1
-    told = {"crop": (60, 60), "scale": (1, 1), "flip": 0, "focus": "proposals", "focus_size": 60}
+    settings: dict[str, Any] = {"crop": (60, 60), "scale": (1, 1), "flip": 0, "focus": "proposals", "focus_size": 60}
     for seed in range(3):
-        _, crop = draw(COLOURS[labels], labels, seed=seed, **told)
+        _, crop = draw(COLOURS[labels], labels, seed=seed, **settings)
         assert (crop == 1).mean() > 0.45
-        again = draw(COLOURS[labels], labels, seed=seed, **told)[1]
+        again = draw(COLOURS[labels], labels, seed=seed, **settings)[1]
         np.testing.assert_array_equal(crop, again)
