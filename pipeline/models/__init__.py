@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.errors import first_problem
 from pipeline.models.cam_classifier import CAMConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.deconvnet import DeconvNetConfig
@@ -86,10 +87,9 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
     try:
         return type(preset)(**preset.model_dump() | options)
     except ValidationError as error:
-        first = error.errors()[0]
+        option, _, message = first_problem(error).partition(": ")
         known = ", ".join(type(preset).model_fields)
-        option = ".".join(map(str, first["loc"]))
-        raise ValueError(f"model '{name}', option '{option}': {first['msg']} (options: {known})") from None
+        raise ValueError(f"model '{name}', option '{option}': {message} (options: {known})") from None
 
 
 def count_parameters(model: nn.Module) -> int:
