@@ -173,9 +173,8 @@ def report(
 ) -> None:
     """Print the median images per second of both sides, and their ratio."""
     wait = np.mean([record["data_wait"] for record in records[1:]])
-    print(
-        f"\nDeepLab v3, ResNet-18, width {arguments.width}, batch {arguments.batch_size}, {arguments.dtype}, {cluster.cpu_count()} cores"
-    )
+    setting = f"width {arguments.width}, batch {arguments.batch_size}, {arguments.dtype}, {cluster.cpu_count()} cores"
+    print(f"\nDeepLab v3, ResNet-18, {setting}")
     print(f"torchvision's reference loop  {np.median(theirs):6.1f} images/s")
     print(f"ours, {arguments.workers} worker(s)             {np.median(ours):6.1f} images/s   ", end="")
     print(f"{np.median(ours) / np.median(theirs):.2f} x the loop; {wait:.1%} of the time waiting for data")
