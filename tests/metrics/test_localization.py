@@ -1,4 +1,4 @@
-"""Localization scores against values of the released evaluator of Choe et al. (made once, with OpenCV)."""
+"""Localization scores agree with those of the evaluator that Choe et al. released, computed once with OpenCV."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from pipeline.metrics.localization import (
     BoxHits,
     PixelHits,
+    Regions,
     best_ious,
     box_hits,
     box_iou,
@@ -18,13 +19,14 @@ from pipeline.metrics.localization import (
     resized_box,
     thresholds,
 )
+from pipeline.metrics.ranking import average_precision
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_wsol.json").read_text())
 SIDE = 224
 
 
 def heatmap(blobs: list[list[float]]) -> np.ndarray:
-    """The closed form that the golden values are of: a sum of Gaussians, min-max normalised."""
+    """Return the map of the golden values: a min-max normalised sum of Gaussians."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     total = sum(a * np.exp(-((x - cx) ** 2 / (2 * sx**2) + (y - cy) ** 2 / (2 * sy**2))) for a, cx, cy, sx, sy in blobs)
     total = total - total.min()
@@ -36,14 +38,14 @@ STEPS = np.array(GOLDEN["thresholds"])
 
 
 @pytest.mark.parametrize("name", list(MAPS))
-def test_boxes_are_the_evaluators(name: str) -> None:
+def test_boxes_agree_with_the_evaluator(name: str) -> None:
     values = GOLDEN["maps"][name]
-    for threshold, largest, every in zip(STEPS, values["largest"], values["all"], strict=True):
+    for threshold, largest, all_boxes in zip(STEPS, values["largest"], values["all"], strict=True):
         assert region_boxes(MAPS[name], threshold, regions="largest").tolist() == [largest]
-        assert sorted(region_boxes(MAPS[name], threshold, regions="all").tolist()) == sorted(every)
+        assert sorted(region_boxes(MAPS[name], threshold, regions="all").tolist()) == sorted(all_boxes)
 
 
-def hits(regions: str) -> BoxHits:
+def hits(regions: Regions) -> BoxHits:
     total = BoxHits.zeros(len(STEPS))
     for name, boxes in GOLDEN["maxboxacc"]["gt_in_448x336"].items():
         truth = resized_box(np.array(boxes), (448, 336), (SIDE, SIDE))
@@ -53,7 +55,7 @@ def hits(regions: str) -> BoxHits:
 
 
 @pytest.mark.parametrize(("regions", "key"), [("largest", "v1_largest"), ("all", "v2_all_contours")])
-def test_max_box_acc_is_the_evaluators(regions: str, key: str) -> None:
+def test_max_box_acc_agrees_with_the_evaluator(regions: Regions, key: str) -> None:
     expected, found = GOLDEN["maxboxacc"]["result"][key], hits(regions)
     assert 100 * found.accuracy().max(axis=0) == pytest.approx(expected["per_iou_30_50_70"])
     assert 100 * found.max_box_acc_v2 == pytest.approx(expected["mean"])
@@ -62,7 +64,7 @@ def test_max_box_acc_is_the_evaluators(regions: str, key: str) -> None:
     assert found.images == len(MAPS)
 
 
-def test_ranks_count_for_top_1_and_top_5() -> None:
+def test_ranks_determine_top_1_and_top_5() -> None:
     truth = np.array([[0, 0, 223, 223]])
     full = np.ones((SIDE, SIDE))
     best = best_ious(full, truth, steps=np.array([0.2]), regions="largest")
@@ -70,14 +72,14 @@ def test_ranks_count_for_top_1_and_top_5() -> None:
     assert (found.known[0, 1], found.top1[0, 1], found.top5[0, 1], found.images) == (4, 1, 3, 4)
 
 
-def test_inclusive_boxes_by_hand() -> None:
+def test_the_iou_and_scaling_of_inclusive_boxes() -> None:
     assert box_iou(np.array([[1, 2, 5, 6]]), np.array([[3, 1, 4, 5]]))[0, 0] == pytest.approx(8 / 27)
     assert box_iou(np.zeros((1, 4)), np.zeros((1, 4)))[0, 0] == 1
     assert resized_box(np.array([[1, 2, 4, 3]]), (10, 20), (35, 10)).tolist() == [[3, 1, 14, 1]]
 
 
 def foreground(name: str) -> np.ndarray:
-    """The mask of the golden values: the true boxes, rounded and inclusive, and an ignored corner outside of them."""
+    """Return the mask of the golden values: the rounded, inclusive true boxes, and an ignored corner outside them."""
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:20, 200:] = 255
     for box in GOLDEN["maxboxacc"]["gt_in_448x336"][name]:
@@ -87,14 +89,14 @@ def foreground(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("step", ["0.01", "0.001"])
-def test_px_ap_is_the_evaluators(step: str) -> None:
+def test_px_ap_agrees_with_the_evaluator(step: str) -> None:
     steps = thresholds(float(step))
     parts = [pixel_hits(MAPS[name], foreground(name), steps=steps) for name in MAPS]
     found = sum(parts, PixelHits.zeros(len(steps)))
     assert 100 * found.px_ap == pytest.approx(GOLDEN["pxap"]["result"][step])
 
 
-def test_a_perfect_map_has_a_px_ap_of_one_and_a_constant_one_the_base_rate() -> None:
+def test_px_ap_of_a_perfect_map_is_one_and_of_a_constant_map_the_base_rate() -> None:
     truth = np.zeros((SIDE, SIDE), np.uint8)
     truth[40:90, 60:160] = 1
     truth[:, :10] = 255
@@ -110,22 +112,14 @@ def test_px_ap_without_foreground_is_refused() -> None:
         _ = pixel_hits(np.ones((4, 4)), np.zeros((4, 4)), steps=thresholds(0.1)).px_ap
 
 
-def test_px_ap_of_all_thresholds_is_the_average_precision() -> None:
-    """With a bin for each value it is the step rule over sorted pixels."""
+def test_px_ap_with_a_bin_for_each_value_is_the_average_precision() -> None:
     rng = np.random.default_rng(0)
     values, truth = rng.integers(0, 100, (30, 30)) / 100, rng.integers(0, 2, (30, 30))
-    order = np.unique(values)[::-1]
-    recall, total = 0.0, 0.0
-    for threshold in order:
-        above = values >= threshold
-        now = (truth[above] == 1).sum() / (truth == 1).sum()
-        total += (truth[above] == 1).mean() * (now - recall)
-        recall = now
     found = pixel_hits(values, truth, steps=np.arange(100) / 100)
-    assert found.px_ap == pytest.approx(total)
+    assert found.px_ap == pytest.approx(average_precision(values.ravel(), truth.ravel() == 1))
 
 
-def test_sums_of_parts_are_the_whole() -> None:
+def test_pixel_hits_add_up() -> None:
     truth = (MAPS["two"] > 0.4).astype(np.uint8)
     steps = thresholds(0.05)
     parts = [pixel_hits(MAPS["two"][rows], truth[rows], steps=steps) for rows in (slice(0, 90), slice(90, None))]
@@ -133,7 +127,7 @@ def test_sums_of_parts_are_the_whole() -> None:
     assert whole.px_ap == pytest.approx(pixel_hits(MAPS["two"], truth, steps=steps).px_ap)
 
 
-def test_the_centred_box_is_hard_to_beat_where_things_are_centred() -> None:
+def test_the_centred_box_finds_a_centred_object_only() -> None:
     truth = np.array([[56, 56, 167, 167]])
     found = box_hits(centre_ious(SIDE, SIDE, truth, steps=STEPS)[None], np.array([0]))
     assert found.max_box_acc == 1

@@ -1,4 +1,4 @@
-"""The confusion matrix against a plain loop, the scores against hand calculation."""
+"""Confusion matrices agree with a plain loop, and scores with manual calculations."""
 
 import math
 
@@ -35,7 +35,7 @@ def pixels_of(counts: Confusion) -> int:
 
 
 def random_maps(seed: int, shape: tuple[int, ...] = (13, 29)) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions with every kind of value: classes, 255, and what is neither."""
+    """Return labels and predictions with classes, 255 and invalid values."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 3, 4, 5, 77, 254, 255], shape)
     predictions = rng.choice([0, 1, 2, 3, 4, 5, 200, 255], shape)
@@ -46,7 +46,7 @@ def random_maps(seed: int, shape: tuple[int, ...] = (13, 29)) -> tuple[np.ndarra
 @pytest.mark.parametrize(
     "dtypes", [(np.int32, np.uint8), (np.uint8, np.uint8), (np.int64, np.uint16), (np.uint16, np.int64)]
 )
-def test_confusion_counts_as_a_plain_loop_does(dtypes: tuple[type, type], ignore_index: int) -> None:
+def test_confusion_agrees_with_a_plain_loop(dtypes: tuple[type, type], ignore_index: int) -> None:
     labels, predictions = random_maps(0)
     labels, predictions = labels.astype(dtypes[0]), predictions.astype(dtypes[1])
     expected = by_loop(labels, predictions, num_classes=K, ignore_index=ignore_index)
@@ -70,26 +70,26 @@ def test_every_pixel_is_counted_once(seed: int) -> None:
     assert pixels_of(confusion(labels, predictions, num_classes=K, ignore_index=255)) == labels.size
 
 
-def test_images_add_up_to_the_whole() -> None:
+def test_confusions_add_up() -> None:
     maps = [random_maps(seed, shape=(7, 3 + seed)) for seed in range(6)]
     parts = [confusion(labels, predictions, num_classes=K, ignore_index=255) for labels, predictions in maps]
     whole = [np.concatenate([pair[side].ravel() for pair in maps]) for side in (0, 1)]
     assert_same(sum(parts, Confusion.zeros(K)), confusion(*whole, num_classes=K, ignore_index=255))
 
 
-def test_adding_leaves_its_arguments_alone() -> None:
+def test_adding_does_not_modify_the_operands() -> None:
     a = confusion(np.array([0, 255]), np.array([1, 0]), num_classes=2, ignore_index=255)
     a + a
     assert_same(a, Confusion(np.array([[0, 1], [0, 0]]), ignored=1))
 
 
-def test_no_pixels_give_an_empty_confusion() -> None:
+def test_the_confusion_of_no_pixels_is_zero() -> None:
     empty = np.zeros((0, 4), np.uint8)
     assert_same(confusion(empty, empty, num_classes=3, ignore_index=255), Confusion.zeros(3))
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 3, 1)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_different_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="labels are"):
         confusion(np.zeros((2, 3), int), np.zeros(shape, int), num_classes=2, ignore_index=255)
 
@@ -105,8 +105,8 @@ def test_an_ignore_index_among_the_classes_is_refused(ignore_index: int) -> None
 # --- scores
 
 
-def test_scores_of_absent_and_only_predicted_classes_by_hand() -> None:
-    """Class 3 is absent everywhere, class 4 only predicted."""
+def test_scores_with_absent_and_only_predicted_classes() -> None:
+    """Class 3 occurs nowhere, and class 4 only in the prediction."""
     matrix = np.array(
         [
             [50, 2, 0, 0, 3],
@@ -136,7 +136,7 @@ def test_a_class_that_is_never_predicted_scores_zero() -> None:
     assert found.miou == found.miou_gt_only == 0.2
 
 
-def test_scores_follow_their_definitions_pixel_by_pixel() -> None:
+def test_scores_follow_their_definitions() -> None:
     labels, predictions = (a % K for a in random_maps(3))
     found = confusion(labels, predictions, num_classes=K, ignore_index=255).scores
     for k in range(K):
@@ -162,7 +162,7 @@ def test_an_empty_matrix_gives_nan_and_no_warning() -> None:
     assert all(math.isnan(value) for value in single)
 
 
-def test_scores_do_not_depend_on_how_much_was_counted() -> None:
+def test_scores_do_not_depend_on_the_number_of_pixels() -> None:
     matrix = np.random.default_rng(0).integers(0, 100, (K, K))
     small, large = scores(matrix), scores(matrix * 10**12)
     np.testing.assert_allclose(small.iou, large.iou, rtol=1e-12)
@@ -170,7 +170,7 @@ def test_scores_do_not_depend_on_how_much_was_counted() -> None:
 
 
 @pytest.mark.parametrize("pixels", [2**24, 2**31, 2**40])
-def test_single_pixels_count_beyond_the_limits_of_float32_and_int32(pixels: int) -> None:
+def test_counts_are_exact_beyond_the_limits_of_float32_and_int32(pixels: int) -> None:
     big = Confusion(np.array([[pixels, 0], [0, 0]], np.int64), pixels, pixels, pixels)
     one = confusion(np.array([0, 255, 9, 1]), np.array([0, 0, 0, 7]), num_classes=2, ignore_index=255)
     total = big + one
@@ -179,12 +179,12 @@ def test_single_pixels_count_beyond_the_limits_of_float32_and_int32(pixels: int)
     assert (total.ignored, total.invalid_label, total.invalid_prediction) == (pixels + 1,) * 3
 
 
-def test_a_rare_class_is_scored_among_billions_of_pixels() -> None:
+def test_a_single_pixel_counts_among_a_trillion() -> None:
     found = scores(np.array([[2**40, 1], [0, 1]], np.int64))
     assert found.iou[1] == 0.5
     assert found.iou[0] == 2**40 / (2**40 + 1) < 1
 
 
-def test_the_counters_of_one_image_are_int64_whatever_comes_in() -> None:
+def test_counts_are_int64_for_every_input_dtype() -> None:
     labels = np.zeros(3, np.uint8)
     assert confusion(labels, labels, num_classes=2, ignore_index=255).matrix.dtype == np.int64

@@ -1,6 +1,7 @@
-"""Instance-wise inference: boxes are cut, scored and pasted where they belong; proposals repeat."""
+"""Instance-wise inference: scores of boxes, the choice of boxes, and selective search."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from pipeline.predict.instances import CROPS, choose, instance_scores
 from pipeline.predict.segmenter import Segmenter
 
 
-def boxes(*of: tuple[int, int, int, int]) -> np.ndarray:
-    return np.array(of, np.int32)
+def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
+    return np.array(corners, np.int32)
 
 
 def shapes() -> np.ndarray:
-    """A red rectangle and a blue one on grass, with noise."""
+    """Return a noisy image of a red and a blue rectangle on green."""
     rng = np.random.default_rng(0)
     pixels = np.full((160, 200, 3), (90, 160, 70))
     pixels[20:70, 30:110] = (200, 40, 30)
@@ -33,14 +34,14 @@ def shapes() -> np.ndarray:
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    inside = sides.prod()
-    return inside / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inside)
+    intersection = sides.prod()
+    return intersection / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - intersection)
 
 
 # --- pasting
 
 
-def test_a_box_of_the_crops_size_is_pasted_as_it_is() -> None:
+def test_a_box_of_the_crop_size_is_pasted_unchanged() -> None:
     image = torch.randn(3, 12, 16)
     scores = instance_scores(lambda crops: crops, image, boxes((4, 2, 12, 10)), side=8)
     expected = torch.zeros_like(image)
@@ -48,13 +49,14 @@ def test_a_box_of_the_crops_size_is_pasted_as_it_is() -> None:
     torch.testing.assert_close(scores, expected)
 
 
-def test_the_larger_score_holds_where_boxes_overlap_and_batches_join() -> None:
-    """As many boxes as take three batches, each with a score of its own."""
-    seen: list[int] = []
+def test_overlapping_boxes_of_several_batches_are_fused_by_the_maximum() -> None:
+    """The boxes fill three batches and have different scores."""
+    scored = 0
 
     def score(crops: Tensor) -> Tensor:
-        values = torch.arange(len(seen), len(seen) + len(crops), dtype=torch.float32) % 7 + 1
-        seen.extend(range(len(crops)))
+        nonlocal scored
+        values = torch.arange(scored, scored + len(crops), dtype=torch.float32) % 7 + 1
+        scored += len(crops)
         return values[:, None, None, None].expand(-1, 2, 4, 4)
 
     rng = np.random.default_rng(1)
@@ -67,7 +69,7 @@ def test_the_larger_score_holds_where_boxes_overlap_and_batches_join() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_boxes_are_resized_to_the_networks_input_and_back() -> None:
+def test_boxes_are_resized_to_the_input_size_and_back() -> None:
     image = torch.randn(3, 40, 60)
     inputs = []
 
@@ -86,13 +88,13 @@ def test_boxes_are_resized_to_the_networks_input_and_back() -> None:
 # --- choosing
 
 
-def test_small_boxes_are_left_out_and_the_first_kept() -> None:
+def test_the_first_large_enough_boxes_are_chosen() -> None:
     found = boxes((0, 0, 5, 50), (0, 0, 20, 20), (3, 3, 40, 30), (0, 0, 19, 100), (1, 1, 60, 60))
     chosen = choose(found, Instances(proposals=2, min_side=20))
     assert chosen.tolist() == [[0, 0, 20, 20], [3, 3, 40, 30]]
 
 
-def test_where_no_box_is_large_enough_the_largest_is_taken() -> None:
+def test_if_no_box_is_large_enough_the_one_with_the_longest_short_side_is_chosen() -> None:
     found = boxes((0, 0, 5, 50), (0, 0, 9, 8), (3, 3, 4, 4))
     assert choose(found, Instances(proposals=5, min_side=100)).tolist() == [[0, 0, 9, 8]]
 
@@ -100,7 +102,7 @@ def test_where_no_box_is_large_enough_the_largest_is_taken() -> None:
 # --- selective search
 
 
-def test_selective_search_finds_the_objects_and_repeats() -> None:
+def test_selective_search_finds_the_objects_and_is_reproducible() -> None:
     pixels = shapes()
     found = selective_search(pixels)
     assert found.dtype == np.int32
@@ -115,37 +117,36 @@ def test_selective_search_finds_the_objects_and_repeats() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2), (3, 200)])
-def test_thin_images_have_a_box(size: tuple[int, int]) -> None:
+def test_every_image_has_a_box(size: tuple[int, int]) -> None:
     found = selective_search(np.zeros((*size, 3), np.uint8))
     assert len(found) >= 1
     assert (found[:, 2:] <= (size[1], size[0])).all()
 
 
-def test_without_opencv_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2.ximgproc", None)
     with pytest.raises(UserError, match=r"pip install 'segpipe\[proposals\]'"):
         selective_search(shapes())
 
 
-# --- together
+# --- the segmenter
 
 
-def test_segmenting_by_boxes() -> None:
-    """A network that sees every box gives the labels that pasting by hand gives."""
+def test_the_segmenter_fuses_the_scores_of_its_boxes() -> None:
     torch.manual_seed(0)
     model = configure("segnet_basic", {"width": 0.125}).build(4).eval()
-    options = Instances(proposals=6, min_side=30)
-    told = {"preprocessing": Preprocessing(), "device": torch.device("cpu")}
+    instances = Instances(proposals=6, min_side=30)
+    options: dict[str, Any] = {"preprocessing": Preprocessing(), "device": torch.device("cpu")}
     pixels = shapes()
-    by_boxes = Segmenter(model, instances=options, **told)([pixels, pixels[::-1].copy()])
+    by_boxes = Segmenter(model, instances=instances, **options)([pixels, pixels[::-1].copy()])
     image = normalise(torch.from_numpy(pixels)[None], Preprocessing())[0]
     with torch.inference_mode():
         scores = instance_scores(
             lambda crops: upsample(model(crops).logits, (224, 224), stride=1),
             image,
-            choose(selective_search(pixels), options),
+            choose(selective_search(pixels), instances),
         )
     assert np.array_equal(by_boxes[0].labels, scores.argmax(dim=0).numpy())
     assert by_boxes[0].labels.shape == (160, 200)
-    (whole,) = Segmenter(model, **told)([pixels])
+    (whole,) = Segmenter(model, **options)([pixels])
     assert not np.array_equal(by_boxes[0].labels, whole.labels)

@@ -1,6 +1,7 @@
-"""Micro-batches lose nothing; a batch gives what its images give alone; scores that are no numbers are refused."""
+"""Micro-batches, the input, labels, confidence and entropy of a segmenter, and devices with little memory."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
-def network(name: str = "deeplabv3_resnet18", num_classes: int = 5) -> nn.Module:
+def network(name: str = "deeplabv3_resnet18", num_classes: int = 5) -> Any:
     torch.manual_seed(0)
     model = configure(name, {"width": 0.125}).build(num_classes)
-    for layer in ("score", "score_pool4", "score_pool3"):  # FCN's start at zero
+    for layer in ("score", "score_pool4", "score_pool3"):  # FCN initialises these with zeros
         if hasattr(model, layer):
             nn.init.normal_(getattr(model, layer).weight, std=0.1)
     return model.eval()
@@ -33,14 +34,39 @@ def pictures(count: int, height: int = 37, width: int = 50) -> list[np.ndarray]:
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def segmenter(model: nn.Module, **options: object) -> Segmenter:
+def segmenter(model: nn.Module, **options: Any) -> Segmenter:
     return Segmenter(model, preprocessing=PREPROCESSING, device=CPU, **options)
 
 
+def assert_argmax(labels: np.ndarray, scores: Tensor, *, margin: float, share: float) -> None:
+    """Assert that labels [height, width] are the argmax of scores [classes, height, width], except for near ties.
+
+    Rounding, which depends on the instruction set and the batch size, may change the label of a pixel if its two
+    largest scores are close.
+
+    Args:
+        labels: The labels.
+        scores: The scores.
+        margin: Smallest difference of the two largest scores that counts, in standard deviations of the scores.
+        share: Smallest share of the pixels that must count.
+    """
+    first, second = scores.topk(2, dim=0).values
+    clear = (first - second > margin * scores.std()).numpy()
+    np.testing.assert_array_equal(labels[clear], scores.argmax(dim=0).numpy()[clear])
+    assert clear.mean() >= share
+
+
+def upsampled_scores(model: Any, images: list[np.ndarray]) -> Tensor:
+    with torch.inference_mode():
+        logits = model(normalise(torch.from_numpy(np.stack(images)), PREPROCESSING)).logits
+        return upsample(logits, images[0].shape[:2], stride=model.output_stride)
+
+
 class Scores(nn.Module):
-    """A network at stride 2 that answers with the scores that it is given, one vector for all pixels."""
+    """A network at stride 2 with the same given scores for all pixels."""
 
     output_stride = 2
+    scores: Tensor
 
     def __init__(self, *scores: float):
         super().__init__()
@@ -52,7 +78,7 @@ class Scores(nn.Module):
 
 
 class SmallMemory(Scores):
-    """Has room for so many images at a time; its class tells an image's first pixel."""
+    """A network for at most `room` images at a time, whose labels tell bright pixels from dark ones."""
 
     def __init__(self, room: int):
         super().__init__(0.0, 0.0)
@@ -70,7 +96,7 @@ class SmallMemory(Scores):
 # --- micro-batches
 
 
-def test_micro_batches_take_each_image_once_by_shape_and_within_budget() -> None:
+def test_micro_batches_contain_each_image_once_by_shape_and_within_budget() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         sizes = rng.integers(1, 6, (rng.integers(0, 40), 2)) * rng.integers(1, 50)
@@ -84,20 +110,20 @@ def test_micro_batches_take_each_image_once_by_shape_and_within_budget() -> None
             assert len(batch) == 1 or len(batch) * height * width <= budget
 
 
-def test_micro_batches_are_as_few_as_the_budget_allows() -> None:
+def test_micro_batches_fill_the_budget() -> None:
     shapes = [(10, 10, 3), (5, 20, 3)] * 7
     batches = list(micro_batches(shapes, max_pixels=399))
     assert batches == [[0, 2, 4], [6, 8, 10], [12], [1, 3, 5], [7, 9, 11], [13]]
 
 
-def test_an_image_beyond_the_budget_is_a_batch_of_its_own() -> None:
+def test_an_image_beyond_the_budget_is_alone_in_its_batch() -> None:
     assert list(micro_batches([(100, 100)] * 2, max_pixels=1)) == [[0], [1]]
 
 
 # --- input
 
 
-def test_normalise_is_the_formula() -> None:
+def test_normalise_follows_its_formula() -> None:
     (picture,) = pictures(1, 3, 4)
     found = normalise(torch.from_numpy(picture[None]), PREPROCESSING)
     expected = (picture / 255.0 - np.array(PREPROCESSING.mean)) / np.array(PREPROCESSING.std)
@@ -109,7 +135,7 @@ def test_normalise_is_the_formula() -> None:
 # --- segmentation
 
 
-# One network for each way of being smaller than its image, or not.
+# One network for each output stride and each way to reach it.
 @pytest.mark.parametrize(
     "name", ["fcn32s", "fcn16s", "fcn8s", "deeplabv3_resnet18", "deeplabv3_resnet50", "segnet", "unet"]
 )
@@ -125,39 +151,45 @@ def test_labels_are_the_argmax_of_the_upsampled_scores(name: str) -> None:
     for i, found in enumerate(segmenter(model)(images)):
         assert found.labels.dtype == np.uint8
         assert found.labels.shape == (37, 50)
-        assert (found.labels == full[i].argmax(dim=0).numpy()).mean() > 0.999  # but for ties within rounding
+        assert_argmax(found.labels, full[i], margin=1e-3, share=0.95)
         assert found.confidence == pytest.approx(float(p[i].amax(dim=0).mean()), abs=1e-5)
         assert found.entropy == pytest.approx(float(-(p[i] * p[i].log()).sum(dim=0).mean()), abs=1e-5)
-    assert len(np.unique(full.argmax(dim=1))) > 1  # one class everywhere would prove nothing
+    assert len(np.unique(full.argmax(dim=1))) > 1  # a single class would make the test trivial
 
 
 @pytest.mark.parametrize("name", ["fcn8s", "deeplabv3_resnet18"])
-def test_a_batch_gives_what_its_images_give_alone(name: str) -> None:
-    segment = segmenter(network(name))
+def test_a_batch_has_the_same_results_as_its_images_alone(name: str) -> None:
+    model = network(name)
+    segment = segmenter(model)
     images = pictures(5)
+    scores = upsampled_scores(model, images)
     together = segment(images)
     assert len(together) == 5
-    for image, one in zip(images, together, strict=True):
-        (alone,) = segment([image])
-        assert (one.labels == alone.labels).mean() > 0.999
+    for i, one in enumerate(together):
+        (alone,) = segment([images[i]])
+        assert_argmax(one.labels, scores[i], margin=1e-3, share=0.95)
+        assert_argmax(alone.labels, scores[i], margin=1e-3, share=0.95)
         assert one.confidence == pytest.approx(alone.confidence, abs=1e-5)
         assert one.entropy == pytest.approx(alone.entropy, abs=1e-5)
     assert together[0].confidence != together[1].confidence
 
 
-def test_images_that_are_views_segment_like_copies() -> None:
+def test_images_may_be_views() -> None:
     segment = segmenter(network())
     (image,) = pictures(1, 32, 48)
-    turned = image[::-1].swapaxes(0, 1)
-    np.testing.assert_array_equal(segment([turned])[0].labels, segment([turned.copy()])[0].labels)
+    view = image[::-1].swapaxes(0, 1)
+    np.testing.assert_array_equal(segment([view])[0].labels, segment([view.copy()])[0].labels)
 
 
 @pytest.mark.parametrize("name", ["fcn8s", "deeplabv3_resnet18"])
-def test_bfloat16_gives_nearly_the_labels_of_float32(name: str) -> None:
+def test_bfloat16_gives_nearly_the_results_of_float32(name: str) -> None:
+    """bfloat16 has 8 significant bits; the largest margin of a changed label was 0.02 standard deviations."""
     model, images = network(name), pictures(2)
-    for exact, rough in zip(segmenter(model)(images), segmenter(model, dtype="bfloat16")(images), strict=True):
-        assert (exact.labels == rough.labels).mean() > 0.8
-        assert rough.confidence == pytest.approx(exact.confidence, abs=0.02)
+    scores = upsampled_scores(model, images)
+    exact, rough = segmenter(model)(images), segmenter(model, dtype="bfloat16")(images)
+    for i in range(2):
+        assert_argmax(rough[i].labels, scores[i], margin=0.1, share=0.5)
+        assert rough[i].confidence == pytest.approx(exact[i].confidence, abs=0.02)
 
 
 @pytest.mark.parametrize("scores", [(0, 0, 0), (1, 2, 3), (0, 0, 1000), (-1e4, 1e4, 0), (5, 5, 5)])
@@ -179,14 +211,14 @@ def test_confidence_and_entropy_stay_within_their_bounds() -> None:
 
 
 @pytest.mark.parametrize(("count", "dtype"), [(256, np.uint8), (257, np.uint16), (300, np.uint16)])
-def test_labels_are_wide_enough_for_the_classes(count: int, dtype: type) -> None:
+def test_the_dtype_of_the_labels_fits_the_classes(count: int, dtype: type) -> None:
     (found,) = segmenter(Scores(*range(count)))(pictures(1, 4, 5))
     assert found.labels.dtype == dtype
     assert (found.labels == count - 1).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     model = network()
     with torch.no_grad():
         model.classifier[4].weight[0, 0, 0, 0] = value
@@ -195,12 +227,12 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_single_score_that_is_no_number_is_refused(value: float) -> None:
+def test_a_score_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(NotFiniteError):
         segmenter(Scores(0.0, value, 1.0))(pictures(1))
 
 
-# --- a device of little memory
+# --- devices with little memory
 
 
 @pytest.mark.parametrize(("count", "room"), [(1, 1), (5, 1), (7, 2), (8, 3), (4, 9)])
@@ -212,12 +244,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(count: int, room: int
     assert sum(model.batches) == count
 
 
-def test_an_image_that_does_not_fit_alone_is_the_callers_business() -> None:
+def test_an_image_that_does_not_fit_alone_raises() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         segmenter(SmallMemory(0))(pictures(3, 4, 6))
 
 
-def test_segmenting_leaves_no_graph_behind() -> None:
+def test_segmenting_records_no_gradients() -> None:
     model = network()
     segmenter(model)(pictures(1))
     assert all(parameter.grad is None for parameter in model.parameters())
