@@ -61,11 +61,11 @@ class Schedule(OptionGroup):
     @model_validator(mode="after")
     def _complete(self) -> "Schedule":
         if self.kind == "step" and self.every is None and not self.at:
-            raise ValueError("schedule: step needs 'every' or 'at'")
+            raise ValueError("the schedule step needs --schedule.every or --schedule.at")
         if self.kind == "exponential" and self.every is None:
-            raise ValueError("schedule: exponential needs 'every'")
+            raise ValueError("the schedule exponential needs --schedule.every")
         if any(not 0 < share < 1 for share in self.at):
-            raise ValueError("schedule.at: shares lie between 0 and 1")
+            raise ValueError("--schedule.at: shares of the run must lie between 0 and 1")
         return self
 
 

@@ -14,7 +14,7 @@ NON_FINITE = "non_finite.json"
 
 
 def write_records(output: str, records: list[dict[str, Any]]) -> None:
-    """Write `metrics.jsonl` as a whole: object stores cannot append."""
+    """Write `metrics.jsonl` as a whole, because object stores cannot append."""
     lines = "".join(json.dumps(record) + "\n" for record in records)
     storage.write_bytes(storage.join(output, METRICS), lines.encode())
 
@@ -38,7 +38,7 @@ def read_validation(output: str) -> list[dict[str, Any]]:
 
 
 def claim_output(config: TrainerConfig) -> None:
-    """Write the configuration to the output, or check that the run there has the same.
+    """Write the configuration to the output, or check that the run in the output has the same one.
 
     Raises:
         UserError: The output holds another run.

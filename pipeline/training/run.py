@@ -1,4 +1,4 @@
-"""A training run from the driver: check everything, start Ray Train, show the progress, write the report."""
+"""A training run, seen from the driver: check everything, start Ray Train, display the progress, write the report."""
 
 import functools
 from typing import Any
@@ -72,7 +72,7 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
 
 
 def check(config: TrainerConfig, task: Task) -> None:
-    """Refuse what can be refused before a worker starts, and claim the output.
+    """Check all that can be checked before a worker starts, and claim the output.
 
     Raises:
         UserError: The user has to change something.
@@ -83,7 +83,7 @@ def check(config: TrainerConfig, task: Task) -> None:
 
 
 def _check_network(config: TrainerConfig, task: Task) -> None:
-    """Build the network as a worker will, so that a mistake is reported here, and print what learns."""
+    """Build the network as a worker does, so that mistakes are reported here, and print its number of parameters."""
     try:
         model = models.configure(config.model, config.model_options)
     except ValueError as error:

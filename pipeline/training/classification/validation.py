@@ -1,4 +1,4 @@
-"""The validation of a classifier: each image's scores, and what they say of the whole set."""
+"""The validation of a classifier: the scores of each image and of the whole set."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +133,7 @@ def validate(classifier: Classifier, samples: Sequence[LabelledImage], classes: 
 
 
 def read_or_explain(sample: LabelledImage, size: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """Read an image at (height, width), or say why it cannot be used."""
+    """Read an image at (height, width), or return the reason why it cannot be used."""
     try:
         return read_resized(sample.image, size)
     except SampleError as error:

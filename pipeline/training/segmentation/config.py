@@ -59,7 +59,7 @@ class SegmentationLoss(OptionGroup):
     @model_validator(mode="after")
     def _one_source(self) -> "SegmentationLoss":
         if self.class_weights and self.median_frequency:
-            raise ValueError("loss: class_weights and median_frequency exclude each other")
+            raise ValueError("--loss.class-weights and --loss.median-frequency exclude each other")
         return self
 
 
