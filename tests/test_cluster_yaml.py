@@ -1,6 +1,7 @@
-"""cluster.yaml is what Ray's own check accepts, and what that check does not look at is right too."""
+"""cluster.yaml passes Ray's check, and further checks that Ray does not make."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,21 +11,21 @@ CLUSTER = Path(__file__).parents[1] / "cluster.yaml"
 
 
 @pytest.fixture
-def config() -> dict:
+def config() -> dict[str, Any]:
     return yaml.safe_load(CLUSTER.read_text())
 
 
-def test_ray_accepts_it(config):
+def test_ray_accepts_the_configuration(config: dict[str, Any]) -> None:
     validate_config(prepare_config(config))
 
 
-def test_ray_would_refuse_a_misspelt_key(config):
+def test_ray_refuses_misspelt_keys(config: dict[str, Any]) -> None:
     config["max_wokers"] = 3
     with pytest.raises(Exception, match="max_wokers"):
         validate_config(prepare_config(config))
 
 
-def test_what_rays_check_overlooks(config):
+def test_nodes_and_their_numbers_are_consistent(config: dict[str, Any]) -> None:
     nodes = config["available_node_types"]
     assert config["provider"]["region"]
     assert config["head_node_type"] in nodes
@@ -39,7 +40,7 @@ def test_what_rays_check_overlooks(config):
     assert not set(spot) & set(gpu)
 
 
-def test_nodes_install_this_package_and_the_head_runs_in_it(config):
+def test_nodes_install_this_package_and_the_head_starts_in_its_folder(config: dict[str, Any]) -> None:
     (target,) = config["file_mounts"]
     folder = target.replace("/home/ubuntu", "~")
     assert any(command.endswith(folder) and "pip install" in command for command in config["setup_commands"])

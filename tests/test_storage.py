@@ -1,4 +1,4 @@
-"""`pipeline.storage` on real stores: a local folder, memory, and OpenStack Swift as S3 server."""
+"""`pipeline.storage` with a local folder, memory, and OpenStack Swift as S3 server."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from tests.support.swift import SwiftServer
 
-ODD_NAMES = [
+UNUSUAL_NAMES = [
     "with space.png",
     "with#hash.png",
     "100%.png",
@@ -31,7 +31,7 @@ ODD_NAMES = [
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder, on each kind of store."""
+    """The URL of an empty folder on each kind of store."""
     name = uuid4().hex
     if request.param == "local":
         return str(tmp_path / name)
@@ -46,9 +46,9 @@ def _s3_folder(bucket: str) -> str:
 
 @pytest.fixture
 def aws(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An S3 environment to change: s3fs keeps the clients that it has made, so they go before the test and after."""
+    """Environment variables to change for S3. The cached clients of s3fs are removed before and after the test."""
     for name in storage.CHECKSUM_VARIABLES:
-        monkeypatch.setenv(name, "")  # so that it has again what it had, whatever the test does
+        monkeypatch.setenv(name, "")  # so that the variable is restored, whoever changes it
         monkeypatch.delenv(name)
     S3FileSystem.clear_instance_cache()
     yield monkeypatch
@@ -57,7 +57,7 @@ def aws(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch
 
 @pytest.fixture
 def no_aws(aws: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """An environment without any S3 settings, the ones of this machine's user included."""
+    """An environment without S3 settings, including those of the user."""
     for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE"]:
         aws.delenv(name)
     aws.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -68,20 +68,20 @@ def no_aws(aws: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
 
 @pytest.fixture
 def closed_endpoint() -> Iterator[str]:
-    """An endpoint that refuses connections: the port is taken, and nobody listens."""
+    """An endpoint that refuses connections, because its port is bound but not listened to."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def _paths(url: str) -> list[str]:
-    """The listed files, relative to the folder."""
+    """Return the listed files, relative to the folder."""
     root = storage.filesystem(url)[1]
     return [file.path.removeprefix(root).lstrip("/") for file in storage.list_files(url)]
 
 
 def _message(error: pytest.ExceptionInfo[UserError]) -> str:
-    """The message, which is one line without the stack that led to it."""
+    """Return the message, and check that it is one line and hides the original error."""
     text = str(error.value)
     assert "\n" not in text
     assert "Traceback" not in text
@@ -89,11 +89,11 @@ def _message(error: pytest.ExceptionInfo[UserError]) -> str:
     return text
 
 
-# Reading and writing
+# --- reading and writing
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_a_file_with_an_odd_name_comes_back(folder: str, name: str) -> None:
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_files_with_unusual_names_round_trip(folder: str, name: str) -> None:
     url = storage.join(folder, name)
     storage.write_bytes(url, name.encode())
     assert storage.read_bytes(url) == name.encode()
@@ -104,7 +104,7 @@ def test_a_file_with_an_odd_name_comes_back(folder: str, name: str) -> None:
     assert _paths(folder) == []
 
 
-def test_names_that_decode_to_each_other_are_different_files(folder: str) -> None:
+def test_names_are_not_decoded(folder: str) -> None:
     for name in ("a b", "a%20b", "a+b"):
         storage.write_bytes(storage.join(folder, name), name.encode())
     assert {name: storage.read_bytes(storage.join(folder, name)) for name in _paths(folder)} == {
@@ -115,13 +115,13 @@ def test_names_that_decode_to_each_other_are_different_files(folder: str) -> Non
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 << 20])
-def test_content_comes_back_whatever_its_size(folder: str, size: int) -> None:
+def test_contents_of_all_sizes_round_trip(folder: str, size: int) -> None:
     data = os.urandom(size)
     storage.write_bytes(storage.join(folder, "new", "folders", "x.bin"), data)
     assert storage.read_bytes(storage.join(folder, "new", "folders", "x.bin")) == data
 
 
-def test_writing_again_replaces(folder: str) -> None:
+def test_writing_again_replaces_the_file(folder: str) -> None:
     url = storage.join(folder, "x.bin")
     storage.write_bytes(url, b"a longer first version")
     storage.write_bytes(url, b"second")
@@ -129,21 +129,21 @@ def test_writing_again_replaces(folder: str) -> None:
     assert [file.size for file in storage.list_files(folder)] == [6]
 
 
-def test_writing_leaves_no_other_file(folder: str) -> None:
+def test_writing_leaves_no_temporary_file(folder: str) -> None:
     for _ in range(2):
         storage.write_bytes(storage.join(folder, "x.bin"), b"x")
     storage.check_writable(folder)
     assert _paths(folder) == ["x.bin"]
 
 
-def test_a_local_write_that_fails_leaves_no_other_file(tmp_path: Path) -> None:
+def test_a_failed_local_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "taken" / "by a folder").mkdir(parents=True)
     with pytest.raises(OSError, match="taken"):
         storage.write_bytes(str(tmp_path / "taken"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_a_reader_keeps_the_local_version_that_it_opened(tmp_path: Path) -> None:
+def test_replacing_a_local_file_does_not_affect_its_readers(tmp_path: Path) -> None:
     url = str(tmp_path / "x.bin")
     storage.write_bytes(url, b"first version")
     with open(url, "rb") as file:
@@ -157,19 +157,19 @@ def test_a_local_file_has_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_removing_what_is_not_there_is_fine(folder: str) -> None:
+def test_removing_a_missing_file_is_no_error(folder: str) -> None:
     storage.remove(storage.join(folder, "none"))
     storage.remove(storage.join(folder, "no", "folder", "none"))
 
 
-def test_reading_what_is_not_there_says_so(folder: str) -> None:
+def test_reading_a_missing_file_is_refused(folder: str) -> None:
     url = storage.join(folder, "none.yaml")
     with pytest.raises(UserError) as error:
         storage.read_text(url, noun="class file")
     assert _message(error) == f"cannot read the class file {url}: it does not exist"
 
 
-def test_text_that_is_not_utf8_says_so(folder: str) -> None:
+def test_text_that_is_not_utf8_is_refused(folder: str) -> None:
     url = storage.join(folder, "latin.yaml")
     storage.write_bytes(url, "Gebäude".encode("latin-1"))
     with pytest.raises(UserError, match=r"cannot read the class file .*utf-8") as error:
@@ -188,24 +188,24 @@ def test_upload_copies_a_file(folder: str, tmp_path: Path) -> None:
     assert local.exists()
 
 
-def test_a_file_of_several_parts_is_uploaded_whole(s3: str, tmp_path: Path) -> None:
+def test_a_file_of_several_parts_is_uploaded_completely(s3: str, tmp_path: Path) -> None:
     local = tmp_path / "large.bin"
     block = os.urandom(1 << 20)
     with local.open("wb") as file:
-        for number in range(101):  # s3fs uploads from 100 MiB on in parts of 50
+        for number in range(101):  # s3fs uploads files of 100 MiB and more in parts of 50 MiB
             file.write(number.to_bytes(4) + block[4:])
     url = storage.join(_s3_folder(s3), "large.bin")
     storage.upload(local, url)
-    with local.open("rb") as file:
-        wanted = hashlib.file_digest(file, "sha256").hexdigest()
-    assert hashlib.sha256(storage.read_bytes(url)).hexdigest() == wanted
+    with local.open("rb") as written:
+        expected = hashlib.file_digest(written, "sha256").hexdigest()
+    assert hashlib.sha256(storage.read_bytes(url)).hexdigest() == expected
     assert [file.size for file in storage.list_files(url)] == [101 << 20]
 
 
-# Listing
+# --- listing
 
 
-def test_a_listing_has_every_file_below_ordered_by_path(folder: str) -> None:
+def test_a_listing_has_all_files_below_a_folder_ordered_by_path(folder: str) -> None:
     sizes = {"b.png": 3, "a/2.png": 0, "a/10.png": 1, "a-b.png": 2, "Z.png": 4, "a/deep/er/x.png": 5}
     for name, size in sizes.items():
         storage.write_bytes(storage.join(folder, name), b"x" * size)
@@ -214,7 +214,7 @@ def test_a_listing_has_every_file_below_ordered_by_path(folder: str) -> None:
     assert all(file.mtime for file in storage.list_files(folder))
 
 
-def test_a_listed_path_opens_on_its_file_system(folder: str) -> None:
+def test_a_listed_path_can_be_opened_on_its_file_system(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "a b#%.png"), b"content")
     fs, _ = storage.filesystem(folder)
     (file,) = storage.list_files(folder)
@@ -222,13 +222,13 @@ def test_a_listed_path_opens_on_its_file_system(folder: str) -> None:
     assert storage.read_bytes(storage.url_of(fs, file.path)) == b"content"
 
 
-def test_a_listing_does_not_reach_into_a_neighbour_with_the_same_beginning(folder: str) -> None:
+def test_a_listing_leaves_out_folders_whose_names_start_with_that_of_the_listed_one(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "images", "1.png"), b"")
     storage.write_bytes(storage.join(folder, "images-old", "1.png"), b"")
     assert _paths(storage.join(folder, "images")) == ["1.png"]
 
 
-def test_a_listing_is_never_an_old_one(folder: str) -> None:
+def test_a_listing_is_always_up_to_date(folder: str) -> None:
     assert _paths(folder) == []
     storage.write_bytes(storage.join(folder, "1.png"), b"1")
     assert _paths(folder) == ["1.png"]
@@ -241,7 +241,7 @@ def test_a_listing_is_never_an_old_one(folder: str) -> None:
     assert not storage.exists(storage.join(folder, "1.png"))
 
 
-def test_a_listing_sees_what_another_process_wrote(s3: str) -> None:
+def test_a_listing_has_files_written_by_another_process(s3: str) -> None:
     folder = _s3_folder(s3)
     assert not storage.exists(storage.join(folder, "1.png"))
     assert _paths(folder) == []
@@ -251,23 +251,23 @@ def test_a_listing_sees_what_another_process_wrote(s3: str) -> None:
     assert storage.exists(storage.join(folder, "1.png"))
 
 
-def test_listing_a_file_gives_that_file(folder: str) -> None:
+def test_a_listing_of_a_file_has_that_file(folder: str) -> None:
     url = storage.join(folder, "x[1].png")
     storage.write_bytes(url, b"abc")
     storage.write_bytes(storage.join(folder, "x1.png"), b"a")
     assert [(file.path.rsplit("/")[-1], file.size) for file in storage.list_files(url)] == [("x[1].png", 3)]
 
 
-def test_s3_lists_etags_that_tell_versions_apart(s3: str) -> None:
+def test_s3_lists_etags_that_differ_between_versions(s3: str) -> None:
     folder = _s3_folder(s3)
     for data in (b"first", b"other"):
         storage.write_bytes(storage.join(folder, "x.bin"), data)
         assert [file.etag for file in storage.list_files(folder)] == [hashlib.md5(data).hexdigest()]
 
 
-def test_a_listing_goes_on_after_its_first_page(s3: str) -> None:
+def test_a_listing_has_all_pages(s3: str) -> None:
     folder = _s3_folder(s3)
-    names = [f"{number:02}.png" for number in range(45)]  # the server has 20 on a page
+    names = [f"{number:02}.png" for number in range(41)]  # three pages of 20
     for name in names:
         storage.write_bytes(storage.join(folder, name), b"")
     assert _paths(folder) == names
@@ -275,7 +275,7 @@ def test_a_listing_goes_on_after_its_first_page(s3: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "wanted"),
+    ("pattern", "expected"),
     [
         ("*.png", ["1.png", "a b#.png"]),
         ("**/*.png", ["1.png", "a b#.png", "sub/2.png", "sub/deep/3.png"]),
@@ -285,26 +285,26 @@ def test_a_listing_goes_on_after_its_first_page(s3: str) -> None:
         ("none/*.png", []),
     ],
 )
-def test_a_glob_names_files(folder: str, pattern: str, wanted: list[str]) -> None:
+def test_a_glob_lists_the_matching_files(folder: str, pattern: str, expected: list[str]) -> None:
     for name in ("1.png", "1.jpg", "a b#.png", "sub/2.png", "sub/deep/3.png", "folder.png/x.txt"):
         storage.write_bytes(storage.join(folder, name), b"")
     root = storage.filesystem(folder)[1]
     found = storage.list_files(storage.join(folder, pattern))
-    assert [file.path.removeprefix(root + "/") for file in found] == wanted
+    assert [file.path.removeprefix(root + "/") for file in found] == expected
 
 
-# Failures
+# --- failures
 
 
 @pytest.mark.parametrize("key", ["", "/some/folder"])
-def test_a_missing_bucket_is_said_to_be_missing(s3: str, key: str) -> None:
+def test_a_missing_bucket_is_reported(s3: str, key: str) -> None:
     url = f"s3://no-such-bucket{key}"
     with pytest.raises(UserError) as error, storage.friendly_errors(url, "cannot list"):
         storage.list_files(url)
     assert _message(error) == f"cannot list {url}: it does not exist"
 
 
-def test_writing_never_makes_a_bucket(s3: str) -> None:
+def test_writing_never_creates_a_bucket(s3: str) -> None:
     bucket = f"s3://mistyped-{uuid4().hex}"
     with pytest.raises(UserError, match=f"cannot write to the output {bucket}/out: it does not exist") as error:
         storage.check_writable(f"{bucket}/out")
@@ -316,7 +316,7 @@ def test_writing_never_makes_a_bucket(s3: str) -> None:
     "variable", [{"AWS_SECRET_ACCESS_KEY": "wr0ng/s3cret"}, {"AWS_ACCESS_KEY_ID": "test:nobody"}], ids=["secret", "key"]
 )
 @pytest.mark.parametrize("operation", [storage.list_files, storage.read_bytes, storage.exists, storage.check_writable])
-def test_wrong_credentials_are_said_to_be_denied(
+def test_wrong_credentials_are_reported_but_not_shown(
     s3: str, aws: pytest.MonkeyPatch, operation: Callable[[str], object], variable: dict[str, str]
 ) -> None:
     for name, value in variable.items():
@@ -330,35 +330,36 @@ def test_wrong_credentials_are_said_to_be_denied(
     assert os.environ["AWS_ACCESS_KEY_ID"] not in message
 
 
-def test_no_credentials_names_the_variables(swift: SwiftServer, no_aws: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported_with_their_variables(swift: SwiftServer, no_aws: pytest.MonkeyPatch) -> None:
     no_aws.setenv("AWS_ENDPOINT_URL", swift.endpoint)
     with pytest.raises(UserError, match=r"no AWS credentials found .*AWS_ACCESS_KEY_ID") as error:
         storage.read_text("s3://test-bucket/x", noun="class file")
     _message(error)
 
 
-def test_an_endpoint_that_nobody_serves_is_named(s3: str, aws: pytest.MonkeyPatch, closed_endpoint: str) -> None:
+def test_an_unreachable_endpoint_is_reported(s3: str, aws: pytest.MonkeyPatch, closed_endpoint: str) -> None:
+    aws.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore would try again for 5 s
     aws.setenv("AWS_ENDPOINT_URL", closed_endpoint)
     with pytest.raises(UserError, match=r"cannot reach the store .*AWS_ENDPOINT_URL") as error:
         storage.read_text(f"{s3}/classes.yaml", noun="class file")
     assert closed_endpoint in _message(error)
 
 
-def test_a_profile_that_does_not_exist_is_named(no_aws: pytest.MonkeyPatch) -> None:
+def test_a_missing_aws_profile_is_reported(no_aws: pytest.MonkeyPatch) -> None:
     no_aws.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UserError, match=r"AWS configuration: .*nobody") as error:
         storage.read_bytes("s3://test-bucket/x")
     _message(error)
 
 
-def test_an_unknown_protocol_is_named_without_its_password() -> None:
+def test_an_unknown_protocol_is_reported_without_the_password() -> None:
     with pytest.raises(UserError, match="cannot open 'nosuch://' URLs") as error:
         storage.read_bytes("nosuch://user:password@host/x")
     assert "password" not in _message(error)
 
 
 @pytest.mark.parametrize("name", ["file", "file/deeper/still"])
-def test_a_local_folder_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+def test_a_local_folder_that_cannot_be_written_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     url = str(tmp_path / name)
     with pytest.raises(UserError, match=f"cannot write to the output {url}: .+") as error:
@@ -367,7 +368,7 @@ def test_a_local_folder_that_cannot_be_written_is_named(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_signed_url_in_an_error_loses_its_signature() -> None:
+def test_the_signature_of_a_url_is_removed_from_errors() -> None:
     signed = "https://user:password@host.example/bucket/x.png?X-Amz-Credential=AKIA&X-Amz-Signature=5ec2e7"
     with pytest.raises(UserError) as error, storage.friendly_errors(signed, "cannot read the image"):
         raise ConnectionError(f"no answer from '{signed}'\nafter 3 attempts")
@@ -378,7 +379,7 @@ def test_a_signed_url_in_an_error_loses_its_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "wanted"),
+    ("url", "expected"),
     [
         ("https://user:password@host/x.png", "https://host/x.png"),
         ("https://user@host/x.png", "https://host/x.png"),
@@ -396,15 +397,15 @@ def test_a_signed_url_in_an_error_loses_its_signature() -> None:
         ("/data/who@where?.png", "/data/who@where?.png"),
     ],
 )
-def test_redact(url: str, wanted: str) -> None:
-    assert storage.redact(url) == wanted
+def test_redact(url: str, expected: str) -> None:
+    assert storage.redact(url) == expected
 
 
-# Other S3 servers than AWS
+# --- S3 servers other than AWS
 
 
 def _in_a_worker(code: str, fs: S3FileSystem, path: str) -> str:
-    """What a new process prints, as a worker that gets the file system pickled, and has not our variables."""
+    """Run code in a new process with a pickled file system and without checksum variables, and return its output."""
     environment = {k: v for k, v in os.environ.items() if k not in storage.CHECKSUM_VARIABLES}
     code = f"import pickle, sys; fs, path = pickle.load(sys.stdin.buffer); {code}"
     done = subprocess.run(
@@ -413,14 +414,14 @@ def _in_a_worker(code: str, fs: S3FileSystem, path: str) -> str:
     return done.stdout.decode().strip()
 
 
-def test_a_custom_endpoint_gets_no_checksums_that_it_may_not_know(s3: str, aws: pytest.MonkeyPatch) -> None:
+def test_a_custom_endpoint_gets_checksums_only_when_required(s3: str, aws: pytest.MonkeyPatch) -> None:
     fs, _ = storage.filesystem(s3)
     assert [os.environ[name] for name in storage.CHECKSUM_VARIABLES] == ["when_required"] * 2
     config = fs.s3.meta.config
     assert (config.request_checksum_calculation, config.response_checksum_validation) == ("when_required",) * 2
 
 
-def test_checksum_settings_of_the_user_stay(s3: str, aws: pytest.MonkeyPatch) -> None:
+def test_checksum_settings_of_the_user_are_kept(s3: str, aws: pytest.MonkeyPatch) -> None:
     for name in storage.CHECKSUM_VARIABLES:
         aws.setenv(name, "when_supported")
     fs, _ = storage.filesystem(s3)
@@ -428,12 +429,12 @@ def test_checksum_settings_of_the_user_stay(s3: str, aws: pytest.MonkeyPatch) ->
     assert fs.s3.meta.config.request_checksum_calculation == "when_supported"
 
 
-def test_aws_itself_keeps_its_checksums(no_aws: pytest.MonkeyPatch) -> None:
+def test_checksum_settings_are_not_changed_for_aws(no_aws: pytest.MonkeyPatch) -> None:
     storage.filesystem("s3://some-bucket/x")
     assert not set(storage.CHECKSUM_VARIABLES) & set(os.environ)
 
 
-def test_a_pickled_file_system_keeps_the_settings(s3: str, aws: pytest.MonkeyPatch) -> None:
+def test_a_pickled_file_system_keeps_its_settings(s3: str, aws: pytest.MonkeyPatch) -> None:
     folder = _s3_folder(s3)
     fs, path = storage.filesystem(storage.join(folder, "x.bin"))
     code = (
@@ -449,7 +450,7 @@ def test_a_pickled_file_system_keeps_the_settings(s3: str, aws: pytest.MonkeyPat
     ["endpoint_url = {endpoint}\n", "services = lab\n[services lab]\ns3 =\n  endpoint_url = {endpoint}\n"],
     ids=["profile", "services"],
 )
-def test_an_aws_profile_is_enough(
+def test_an_aws_profile_may_have_all_settings(
     s3: str, swift: SwiftServer, no_aws: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "config").write_text(

@@ -20,7 +20,7 @@ def test_ranks_of_ties_are_averaged_as_in_scipy(values: list[float]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_ranks_of_random_values_agree_with_scipy(dtype: type) -> None:
-    values = np.random.default_rng(0).integers(0, 300, 1000).astype(dtype)
+    values: np.ndarray = np.random.default_rng(0).integers(0, 300, 1000).astype(dtype)
     np.testing.assert_array_equal(average_ranks(values), rankdata(values))
 
 

@@ -1,7 +1,7 @@
-"""OpenStack Swift with its S3 API on the loopback interface: the real object store of the tests.
+"""A real object store for the tests: OpenStack Swift with its S3 API, on the loopback interface.
 
-`python -m tests.support.swift FOLDER` serves one by hand, until interrupted or terminated. Swift runs in processes of
-its own and is never imported here, because it puts green locks into `logging`.
+`python -m tests.support.swift FOLDER` runs a server until it is interrupted or terminated. Swift runs in separate
+processes and is never imported here, because it puts eventlet's locks into `logging`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ user_{ACCESS_KEY.replace(":", "_")} = {SECRET_KEY} .admin .reseller_admin
 use = egg:swift#s3api
 s3_acl = false
 check_bucket_owner = false
-# S3 has 1,000 keys on a page: here a few objects are enough to make clients turn it.
+# S3 lists 1,000 keys on a page. With a smaller page, tests of the next pages need fewer objects.
 max_bucket_listing = 20
 min_segment_size = 5242880
 """ + "".join(
@@ -58,7 +58,8 @@ min_segment_size = 5242880
     for name in ("catch_errors", "gatekeeper", "listing_formats", "bulk", "copy", "slo", "dlo")
 )
 
-# One ring a kind, with one device; argv is the folder, then the ports of account, container and object server.
+# Builds a ring with one device for each kind of server. argv: the folder, and the ports of the account, container and
+# object servers.
 RINGS = """
 import sys
 from swift.common.ring import RingBuilder
@@ -69,7 +70,7 @@ for kind, port in zip(("account", "container", "object"), sys.argv[2:]):
     builder.get_ring().save(f"{sys.argv[1]}/{kind}.ring.gz")
 """
 
-# A server that ends with the process that started it, however that ended; argv is its script and arguments.
+# Runs a server that ends with its parent process, even if that is killed. argv: the server's script and its arguments.
 SERVE = """
 import ctypes, runpy, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -81,7 +82,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass(frozen=True)
 class SwiftServer:
-    """A running server, and how to reach it."""
+    """The address and the credentials of a running server."""
 
     endpoint: str
     access_key: str
@@ -89,7 +90,7 @@ class SwiftServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which every S3 client finds it."""
+        """The environment variables that lead S3 clients to the server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -98,8 +99,8 @@ class SwiftServer:
         }
 
     def make_bucket(self, name: str) -> str:
-        """Make an empty bucket, and give its URL."""
-        import boto3
+        """Create an empty bucket and return its URL."""
+        import boto3  # type: ignore[import-untyped]
 
         session = boto3.Session(self.access_key, self.secret_key, region_name="us-east-1")
         session.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
@@ -108,10 +109,10 @@ class SwiftServer:
 
 @contextmanager
 def swift_server(folder: Path) -> Iterator[SwiftServer]:
-    """A server with its data, settings and logs in a folder, until the end of the block.
+    """Run a server in a `with` block, with its data, settings and logs in a folder.
 
     Raises:
-        RuntimeError: it does not start; the message has the end of the log that tells why.
+        RuntimeError: The server does not start; the message contains the end of its log.
     """
     folder = folder.resolve()  # Swift changes its working directory
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +130,10 @@ def swift_server(folder: Path) -> Iterator[SwiftServer]:
 
 
 def _require_attributes(folder: Path) -> None:
-    """Swift keeps what it knows of an object in extended attributes, which older kernels lack on tmpfs.
+    """Check that a folder supports extended attributes, which older kernels lack on tmpfs.
 
-    Its `mem_object` server would do without, but gives every reader of an object one shared file position.
+    Swift stores the metadata of objects in them. Its `mem_object` server does not, but all readers of an object share
+    one file position there.
     """
     try:
         os.setxattr(folder, "user.swift", b"")
@@ -150,7 +152,7 @@ def _write_settings(folder: Path, ports: dict[str, int]) -> None:
 
 
 def _settings(folder: Path, kind: str, port: int) -> str:
-    """The settings of one server. It does not fork (workers = 0): the process that we start is the one to end."""
+    """Return the settings of a server. With workers = 0 it does not fork, so ending its process is enough."""
     pipeline = PROXY if kind == "proxy" else STORAGE.replace("KIND", kind)
     return f"""[DEFAULT]
 bind_ip = {HOST}
@@ -172,7 +174,7 @@ use = egg:swift#healthcheck
 
 
 def _build_rings(folder: Path, ports: dict[str, int]) -> None:
-    """The rings in one process: nine runs of swift-ring-builder take as long as all the rest."""
+    """Build the rings in one process, because nine runs of swift-ring-builder would double the starting time."""
     arguments = [str(folder), *(str(ports[kind]) for kind in ("account", "container", "object"))]
     done = subprocess.run([sys.executable, "-c", RINGS, *arguments], capture_output=True, text=True, cwd=folder)
     if done.returncode:
@@ -181,7 +183,7 @@ def _build_rings(folder: Path, ports: dict[str, int]) -> None:
 
 @contextmanager
 def _process(folder: Path, kind: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process, ended with the block. A session of its own keeps the terminal's Ctrl-C from it."""
+    """Run a server process in a `with` block, in a new session so that the terminal's Ctrl-C does not reach it."""
     script = Path(sys.executable).parent / f"swift-{kind}-server"
     with _log(folder, kind).open("wb") as log:
         process = subprocess.Popen(
@@ -209,11 +211,11 @@ def _log(folder: Path, kind: str) -> Path:
 
 def _wait_until_healthy(kind: str, process: subprocess.Popen[bytes], port: int, deadline: float, log: Path) -> None:
     while not _is_healthy(port):
-        died = process.poll() is not None
-        if died or time.monotonic() > deadline:
-            why = f"ended with status {process.returncode}" if died else f"did not answer within {START_SECONDS} s"
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            problem = f"ended with status {process.returncode}" if ended else f"did not answer in {START_SECONDS} s"
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise RuntimeError(f"Swift's {kind} server {why}; the end of its log:\n{tail}")
+            raise RuntimeError(f"Swift's {kind} server {problem}; the end of its log:\n{tail}")
         time.sleep(0.1)
 
 
@@ -229,9 +231,9 @@ def _is_healthy(port: int) -> bool:
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Run a server until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.swift", description=__doc__)
-    parser.add_argument("folder", type=Path, help="for its data, settings and logs")
+    parser.add_argument("folder", type=Path, help="folder for data, settings and logs")
     folder: Path = parser.parse_args().folder
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -243,7 +245,7 @@ def main() -> None:
 
 
 def _stop(*_: object) -> None:
-    """Leave by way of the context managers; a second signal must not cut their work short."""
+    """Exit through the context managers, and ignore further signals, which would interrupt them."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
