@@ -1,9 +1,11 @@
-"""Command lines: what beats what, what is refused in which words, and how a job ends."""
+"""Command lines: precedence, spelling, error messages, help, exit codes, and the user's error within an exception."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,7 +22,7 @@ class _Strict(BaseModel):
 
 class Group(_Strict):
     learning_rate: float = 0.1
-    steps: int = Field(default=5, ge=1, description="how far")
+    steps: int = Field(default=5, ge=1, description="number of steps")
     use_gpu: bool = True
     size: tuple[int, int] = (1, 2)
 
@@ -32,7 +34,7 @@ class Group(_Strict):
 
 
 class Config(_Strict):
-    name: str = Field(description="of the thing, 100 % required")
+    name: str = Field(description="name of the thing, 100 % required")
     batch_size: int = 3
     place: str | None = None
     fast: bool = False
@@ -43,13 +45,20 @@ class Config(_Strict):
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(cli.os.environ):
+    for name in list(os.environ):
         if name.upper().startswith(cli.ENV_PREFIX):
             monkeypatch.delenv(name)
 
 
+Write = Callable[[str], str]
+Main = Callable[[list[str]], int | None]
+Run = Callable[..., tuple[object, str, str]]
+
+
 @pytest.fixture
-def yaml_file(tmp_path: Path):
+def yaml_file(tmp_path: Path) -> Write:
+    """Return a function that writes a configuration file and returns its path."""
+
     def write(text: str) -> str:
         path = tmp_path / "job.yaml"
         path.write_text(text)
@@ -63,21 +72,22 @@ def parse(*arguments: str, kind: type = Config) -> Any:
 
 
 def refusal(*arguments: str, kind: type = Config) -> str:
+    """Return the error message, and check that it is one line."""
     with pytest.raises(UserError) as caught:
         parse(*arguments, kind=kind)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-# --- what beats what
+# --- precedence
 
 
-def test_defaults_hold_where_nothing_is_said() -> None:
+def test_options_that_are_not_given_have_their_defaults() -> None:
     assert parse("--name", "x") == Config(name="x")
     assert type(parse("--name", "x")) is Config
 
 
-def test_flags_beat_environment_beats_file_beats_defaults(yaml_file, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_precede_environment_file_and_defaults(yaml_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     file = yaml_file("name: file\nbatch_size: 10\nplace: file\n")
     assert parse("--config", file) == Config(name="file", batch_size=10, place="file")
     monkeypatch.setenv("SEGPIPE_BATCH_SIZE", "20")
@@ -86,7 +96,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(yaml_file, monkeypatch
     assert parse("--config", file, "--place", "flag") == Config(name="file", batch_size=20, place="flag")
 
 
-def test_nested_options_are_merged_one_by_one(yaml_file, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_options_are_merged_individually(yaml_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     file = yaml_file("name: x\ngroup:\n  learning_rate: 1.5\n  steps: 10\n  size: [3, 4]\n")
     assert parse("--config", file).group == Group(learning_rate=1.5, steps=10, size=(3, 4))
     monkeypatch.setenv("SEGPIPE_GROUP__STEPS", "20")
@@ -95,18 +105,18 @@ def test_nested_options_are_merged_one_by_one(yaml_file, monkeypatch: pytest.Mon
     assert found == Group(learning_rate=1.5, steps=20, size=(7, 8))
 
 
-def test_a_nested_option_leaves_the_groups_own_defaults() -> None:
+def test_a_nested_option_keeps_the_other_defaults_of_its_group() -> None:
     assert parse("--name", "x", "--group.steps", "9").group == Group(learning_rate=0.5, steps=9)
 
 
 @pytest.mark.parametrize("form", ["--config={}", "--config {}"])
-def test_the_configuration_file_may_come_anywhere_and_in_either_form(yaml_file, form: str) -> None:
+def test_the_configuration_file_may_be_given_anywhere_and_in_both_forms(yaml_file: Write, form: str) -> None:
     arguments = form.format(yaml_file("name: x\nbatch_size: 7\n")).split(" ")
     assert parse(*arguments, "--place", "p") == parse("--place", "p", *arguments)
     assert parse("--place", "p", *arguments) == Config(name="x", batch_size=7, place="p")
 
 
-def test_a_recipe_is_beaten_by_the_configuration_file_option_by_option(tmp_path: Path, yaml_file) -> None:
+def test_the_configuration_file_overrides_options_of_a_recipe(tmp_path: Path, yaml_file: Write) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: recipe\nbatch_size: 7\ngroup: {steps: 2, learning_rate: 0.3}\n")
     config = yaml_file("name: file\ngroup: {learning_rate: 0.2}\n")
@@ -114,7 +124,7 @@ def test_a_recipe_is_beaten_by_the_configuration_file_option_by_option(tmp_path:
     assert (found.name, found.batch_size, found.group.learning_rate, found.group.steps) == ("file", 7, 0.2, 9)
 
 
-def test_an_empty_configuration_file_says_nothing(yaml_file) -> None:
+def test_a_configuration_file_may_be_empty(yaml_file: Write) -> None:
     assert parse("--config", yaml_file("# nothing\n"), "--name", "x") == Config(name="x")
 
 
@@ -123,16 +133,16 @@ def test_an_empty_configuration_file_says_nothing(yaml_file) -> None:
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--batch_size"])
 @pytest.mark.parametrize("form", ["{} 7", "{}=7"])
-def test_dashes_and_underscores_are_the_same(flag: str, form: str) -> None:
+def test_dashes_and_underscores_are_equivalent(flag: str, form: str) -> None:
     assert parse("--name", "x", *form.format(flag).split(" ")).batch_size == 7
 
 
-def test_dashes_of_nested_flags_are_the_same_too() -> None:
+def test_nested_flags_may_have_dashes() -> None:
     assert parse("--name", "x", "--group.learning-rate", "2").group.learning_rate == 2
 
 
 @pytest.mark.parametrize("value", ["a-b_c", "s3://bucket/a-b", "x=--batch-size", "-5", "ü ñ"])
-def test_values_are_left_as_they_are(value: str) -> None:
+def test_values_are_not_changed(value: str) -> None:
     assert parse("--name", value).name == value
     assert parse(f"--name={value}").name == value
 
@@ -144,14 +154,14 @@ def test_switches_turn_on_and_off() -> None:
     assert (found.slow, found.group.use_gpu) == (False, False)
 
 
-def test_the_gpu_can_be_declined_on_the_command_line() -> None:
+def test_an_optional_switch_is_on_off_or_unset() -> None:
     places = ["--model", "m", "--images", "i", "--output", "o"]
     assert parse(*places, kind=SegmentConfig).scaling.use_gpu is None
     assert parse(*places, "--no-scaling.use-gpu", kind=SegmentConfig).scaling.use_gpu is False
     assert parse(*places, "--scaling.use-gpu", kind=SegmentConfig).scaling.use_gpu is True
 
 
-def test_options_of_a_dictionary_add_up() -> None:
+def test_options_of_a_dictionary_accumulate() -> None:
     assert parse("--name", "x", "--options", "a=1", "--options", "b-c=d=e").options == {"a": "1", "b-c": "d=e"}
 
 
@@ -162,7 +172,7 @@ def test_model_options_have_the_types_of_yaml() -> None:
     assert found.model_options == {"width": 0.25, "stride": 8, "auxiliary_head": True}
 
 
-# --- refusals
+# --- errors
 
 
 @pytest.mark.parametrize(
@@ -176,11 +186,11 @@ def test_model_options_have_the_types_of_yaml() -> None:
         (["--name", "x", "--zzz", "3"], "unknown option --zzz; see --help"),
     ],
 )
-def test_an_unknown_option_names_the_likely_one(arguments: list[str], message: str) -> None:
+def test_an_unknown_option_is_refused_with_the_most_similar_one(arguments: list[str], message: str) -> None:
     assert refusal(*arguments) == message
 
 
-def test_missing_options_are_all_named() -> None:
+def test_all_missing_options_are_reported() -> None:
     assert refusal() == "--name is required"
     message = refusal("--model", "m", "--train.images", "x", kind=TrainConfig)
     missing = ["--output", "--train.labels", "--val", "--classes"]
@@ -199,12 +209,12 @@ def test_missing_options_are_all_named() -> None:
         (["--config"], r"--config needs a file"),
     ],
 )
-def test_wrong_values_are_named_with_their_option(arguments: list[str], message: str) -> None:
+def test_wrong_values_are_reported_with_their_option(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse("--name", "x", *arguments)
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_wrong_values_are_reported_at_once() -> None:
     message = refusal("--batch-size", "a", "--group.steps", "b")
     assert [part.split(":")[0].split(" ")[0] for part in message.split("; ")] == [
         "--name",
@@ -218,7 +228,7 @@ def test_a_wrong_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyP
     assert "--group.steps: Input should be a valid integer" in refusal("--name", "x")
 
 
-def test_rules_between_options_are_told_in_their_own_words() -> None:
+def test_rules_between_options_have_their_own_messages() -> None:
     places = ["--model", "m", "--images", "i", "--output", "o", "--since", "a", "--retry-errors", "b"]
     assert refusal(*places, kind=SegmentConfig) == "--since and --retry-errors exclude each other"
 
@@ -235,11 +245,11 @@ def test_rules_between_options_are_told_in_their_own_words() -> None:
         ("1: x\n", "job.yaml"),
     ],
 )
-def test_a_configuration_file_that_does_not_fit_is_refused(yaml_file, text: str, message: str) -> None:
+def test_an_invalid_configuration_file_is_refused(yaml_file: Write, text: str, message: str) -> None:
     assert message in refusal("--config", yaml_file(text))
 
 
-def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_configuration_file_is_reported(tmp_path: Path) -> None:
     message = refusal("--config", str(tmp_path / "nowhere.yaml"))
     assert message == f"cannot read the configuration file {tmp_path / 'nowhere.yaml'}: it does not exist"
 
@@ -265,69 +275,74 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("kind", [Config, TrainConfig, SegmentConfig])
-def test_help_names_every_option_and_succeeds(kind: type[BaseModel], capsys: pytest.CaptureFixture) -> None:
+def test_help_lists_every_option(kind: type[BaseModel], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         parse("--help", kind=kind)
     assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert "Does a thing." in shown
-    assert "--config FILE.yaml" in shown
-    words = shown.replace(",", " ").split()
+    text = capsys.readouterr().out
+    assert "Does a thing." in text
+    assert "--config FILE.yaml" in text
+    words = text.replace(",", " ").split()
     assert [name for name in field_names(kind) if name not in words] == []
 
 
-# --- how a job ends
+# --- exit codes
 
 
-def end(main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["job", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main)
-    out, err = capsys.readouterr()
-    return caught.value.code, out, err
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a job with arguments and returns its exit code, output and error output."""
+
+    def run_main(main: Main, *arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["job", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(main)
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run_main
 
 
-def raising(error: BaseException, cause: BaseException | None = None):
-    def main(argv: list[str]) -> None:
+def raising(error: BaseException, cause: BaseException | None = None) -> Main:
+    def main(argv: list[str]) -> int | None:
         raise error from cause
 
     return main
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys) -> None:
-    assert end(raising(UserError("no such bucket")), monkeypatch, capsys) == (2, "", "error: no such bucket\n")
+def test_a_user_error_gives_one_line_and_exit_code_2(run: Run) -> None:
+    assert run(raising(UserError("no such bucket"))) == (2, "", "error: no such bucket\n")
 
 
-def test_a_wrapped_mistake_is_told_without_its_wrapping(monkeypatch, capsys) -> None:
+def test_a_user_error_within_another_error_gives_the_same(run: Run) -> None:
     main = raising(RuntimeError("task failed\nTraceback ..."), UserError("no such bucket"))
-    assert end(main, monkeypatch, capsys) == (2, "", "error: no such bucket\n")
+    assert run(main) == (2, "", "error: no such bucket\n")
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
-def test_a_job_ends_with_what_it_returns(monkeypatch, capsys, returned: int | None, code: int) -> None:
-    seen: list[str] = []
+def test_the_exit_code_is_the_returned_value(run: Run, returned: int | None, code: int) -> None:
+    received: list[str] = []
 
     def main(argv: list[str]) -> int | None:
-        seen.extend(argv)
+        received.extend(argv)
         return returned
 
-    assert end(main, monkeypatch, capsys, "--name", "x") == (code, "", "")
-    assert seen == ["--name", "x"]
+    assert run(main, "--name", "x") == (code, "", "")
+    assert received == ["--name", "x"]
 
 
-def test_an_interrupt_ends_with_130(monkeypatch, capsys) -> None:
-    code, _, err = end(raising(KeyboardInterrupt()), monkeypatch, capsys)
+def test_the_exit_code_of_an_interrupt_is_130(run: Run) -> None:
+    code, _, err = run(raising(KeyboardInterrupt()))
     assert code == 130
     assert err.count("\n") == 1
 
 
-def test_our_own_mistakes_keep_their_trace(monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["job"])
+def test_other_errors_keep_their_traceback(run: Run) -> None:
     with pytest.raises(ZeroDivisionError):
-        cli.run(lambda argv: 1 // 0)
+        run(raising(ZeroDivisionError()))
 
 
-def test_a_whole_process_prints_one_line_and_ends_with_2() -> None:
+def test_a_process_prints_one_line_and_exits_with_2() -> None:
     program = (
         "from pydantic import BaseModel\n"
         "from pipeline import cli\n"
@@ -339,11 +354,11 @@ def test_a_whole_process_prints_one_line_and_ends_with_2() -> None:
     assert done.stderr == "error: unknown option --nam; did you mean --name?\n"
 
 
-# --- the mistake within an exception
+# --- the user's error within an exception
 
 
 class TaskError(UserError):
-    """What Ray makes of a task's `UserError`: a subclass whose text has the trace in front."""
+    """A task's `UserError` as Ray raises it: a subclass with the traceback before the message."""
 
     def __init__(self, cause: Exception):
         super().__init__(f"Traceback ...\n{cause}")
@@ -351,7 +366,7 @@ class TaskError(UserError):
 
 
 class WorkersError(RuntimeError):
-    """What Ray Train raises."""
+    """The error that Ray Train raises for its workers."""
 
     def __init__(self, failures: dict[int, Exception]):
         super().__init__("workers failed")
@@ -359,64 +374,69 @@ class WorkersError(RuntimeError):
 
 
 class ControllerError(RuntimeError):
+    """The error that Ray Train raises for its controller."""
+
     def __init__(self, failure: Exception):
         super().__init__("controller failed")
         self.controller_failure = failure
 
 
-def caused(error: BaseException, cause: BaseException) -> BaseException:
+E = TypeVar("E", bound=BaseException)
+
+
+def caused(error: E, cause: BaseException) -> E:
     error.__cause__ = cause
     return error
 
 
-MISTAKE = UserError("the mistake")
+ERROR = UserError("the user's error")
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        MISTAKE,
-        caused(RuntimeError("outer"), MISTAKE),
-        caused(RuntimeError("outer"), caused(ValueError("middle"), MISTAKE)),
-        TaskError(MISTAKE),
-        WorkersError({0: RuntimeError("lost"), 1: MISTAKE}),
-        WorkersError({0: TaskError(MISTAKE)}),
-        ControllerError(WorkersError({3: caused(RuntimeError("actor"), TaskError(MISTAKE))})),
+        ERROR,
+        caused(RuntimeError("outer"), ERROR),
+        caused(RuntimeError("outer"), caused(ValueError("middle"), ERROR)),
+        TaskError(ERROR),
+        WorkersError({0: RuntimeError("lost"), 1: ERROR}),
+        WorkersError({0: TaskError(ERROR)}),
+        ControllerError(WorkersError({3: caused(RuntimeError("actor"), TaskError(ERROR))})),
     ],
     ids=["plain", "cause", "two causes", "task", "workers", "worker's task", "controller"],
 )
-def test_the_users_mistake_is_found_wherever_it_is(error: BaseException) -> None:
-    assert find_user_error(error) is MISTAKE
+def test_the_user_error_is_found_at_every_place(error: BaseException) -> None:
+    assert find_user_error(error) is ERROR
 
 
-def test_the_mistake_before_another_error_is_found() -> None:
+def test_the_user_error_is_found_before_a_later_error() -> None:
     def main() -> None:
         try:
-            raise MISTAKE
+            raise ERROR
         finally:
-            {}["clean-up failed"]
+            raise KeyError("clean-up failed")
 
     with pytest.raises(KeyError) as caught:
         main()
-    assert find_user_error(caught.value) is MISTAKE
+    assert find_user_error(caught.value) is ERROR
 
 
-def test_the_plain_mistake_is_preferred_to_a_wrapped_one() -> None:
-    told = UserError("told in full")
-    assert find_user_error(caused(told, TaskError(RuntimeError("lost")))) is told
+def test_a_plain_user_error_is_preferred_to_a_wrapped_one() -> None:
+    plain = UserError("plain")
+    assert find_user_error(caused(plain, TaskError(RuntimeError("lost")))) is plain
 
 
-def test_a_wrapped_mistake_whose_cause_is_lost_is_better_than_none() -> None:
+def test_a_wrapped_user_error_without_its_cause_is_better_than_none() -> None:
     wrapped = TaskError(RuntimeError("lost"))
     assert find_user_error(caused(RuntimeError("outer"), wrapped)) is wrapped
 
 
-def test_other_errors_hold_no_mistake() -> None:
+def test_other_errors_contain_no_user_error() -> None:
     assert find_user_error(caused(RuntimeError("a"), ValueError("b"))) is None
     assert find_user_error(WorkersError({0: RuntimeError("lost")})) is None
 
 
-def test_exceptions_that_refer_to_each_other_come_to_an_end() -> None:
+def test_exceptions_may_refer_to_each_other() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert find_user_error(first) is None
