@@ -108,7 +108,7 @@ def plain_loop(network: nn.Module, images: Path, output: Path) -> None:
 def cost_of_maps(network: nn.Module, takes: ClassifierInput, images: Path) -> tuple[float, float]:
     """Median seconds of a batch: scores alone, and with the best class's map, its 8 bits and its statistics."""
     torch.set_num_threads(cluster.cpu_count())
-    classifier = Classifier(network, takes=takes, preprocessing=Preprocessing(), device=torch.device("cpu"))
+    classifier = Classifier(network, classifier_input=takes, preprocessing=Preprocessing(), device=torch.device("cpu"))
     files = sorted(images.iterdir())[:BATCH]
     batch = [np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE))) for file in files]
     times: dict[bool, list[float]] = {False: [], True: []}

@@ -159,7 +159,9 @@ def classes_like(url: str | None, known: Classes, *, owner: str) -> Classes:
 
 
 def with_background(classes: Classes) -> Classes:
-    """Return a classifier's classes after a black class 'background', for masks made from its maps.
+    """Return the classes of masks made from a classifier's maps: 'background', and then the classifier's classes.
+
+    The background is black. If one of the classes is black already, all colours come from the generated palette.
 
     Raises:
         UserError: The classifier has a class 'background' itself.

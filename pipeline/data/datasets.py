@@ -168,7 +168,7 @@ def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], ND
     if (labels == INVALID).any():
         unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
         raise BadLabelError(f"{sample.label}: values outside the classes: {unknown}")
-    # Label maps are drawn on the stored pixels, whatever the image's EXIF orientation says.
+    # Label maps are drawn on the stored pixels, so the image's EXIF orientation is applied to them too.
     labels = images.to_upright(labels, orientation)
     if labels.shape != pixels.shape[:2]:
         size = "x".join(map(str, labels.shape[::-1]))

@@ -30,7 +30,9 @@ class ClassifierInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: tuple[int, int] = Field(description="height, width to which images are resized, whatever their aspect ratio")
+    size: tuple[int, int] = Field(
+        description="height, width to which images are resized; their aspect ratio may change"
+    )
     multi_label: bool = Field(description="an image has any number of classes (sigmoid), not exactly one (softmax)")
 
 

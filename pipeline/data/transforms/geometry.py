@@ -121,7 +121,7 @@ def shifted(
     ignore_index: int,
     rng: np.random.Generator,
 ) -> tuple[Pixels, Labels]:
-    """Translate all pixels alike (FRRN, section 4.2) and deform them elastically (U-Net, section 3.1)."""
+    """Translate all pixels by the same vector (FRRN, section 4.2) and deform them elastically (U-Net, section 3.1)."""
     height, width = labels.shape
     translation = rng.integers(-settings.translate, settings.translate + 1, 2).astype(np.float64)
     sources = np.indices((height, width), np.float64) - translation[:, None, None]
