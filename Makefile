@@ -1,13 +1,15 @@
-# `make demo` and `make test` need Python 3.11+ and git; each builds .venv when it is missing or out of date.
+# The targets need Python 3.11+ and git; each builds .venv if it is missing or out of date. Bytecode is compiled at once,
+# because where PYTHONDONTWRITEBYTECODE is set, as in containers, every process would compile PyTorch's sources again.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo check test lint format clean
 
 help:
 	@echo "make demo    draw scenes, train DeepLab on them, segment in bulk, query the result (into ./demo)"
-	@echo "make test    lint, type check and the whole test suite"
+	@echo "make check   lint, types, and the tests that need neither Ray nor a server"
+	@echo "make test    lint, types, and all tests, against a real Ray and a real S3 server"
 	@echo "make format  format the code"
 
 $(STAMP): pyproject.toml
@@ -16,7 +18,7 @@ $(STAMP): pyproject.toml
 	  echo "error: segpipe needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	@touch $(STAMP)
 	@echo "==> Installed."
 
@@ -29,9 +31,13 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+check: $(STAMP) lint
+	@echo "==> pytest, without Ray and servers"
+	@$(BIN)/python -m pytest --quiet --numprocesses auto -m "not ray and not s3"
+
 test: $(STAMP) lint
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -6,14 +6,16 @@ jobs/ensemble.py --deconvnet BUNDLE --fcn8s BUNDLE --output URL [--fusion produc
 jobs/segment.py takes the result like any other model.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
 from pipeline import cli, storage
-from pipeline.card import Card
 from pipeline.errors import UserError
 from pipeline.storage import Url
+
+if TYPE_CHECKING:
+    from pipeline.card import Card
 
 
 class EnsembleConfig(BaseModel):
@@ -27,7 +29,7 @@ class EnsembleConfig(BaseModel):
     )
 
 
-def join(config: EnsembleConfig) -> Card:
+def join(config: EnsembleConfig) -> "Card":
     """Write the bundle of both networks.
 
     Raises:
@@ -35,6 +37,7 @@ def join(config: EnsembleConfig) -> Card:
     """
     from pipeline import models
     from pipeline.bundle import load_bundle, save_bundle
+    from pipeline.card import Card
     from pipeline.models.deconvnet import DeconvNet
     from pipeline.models.ensemble import Ensemble
     from pipeline.models.fcn import FCN

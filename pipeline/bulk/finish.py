@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import parquet, storage
@@ -50,7 +50,7 @@ def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: Ru
     store_tables(run, report.tables)
     if report.sheet:
         storage.write_bytes(storage.join(run, SHEET), report.sheet)
-    is_error = pyarrow.dataset.field("status") == "error"
+    is_error = pc.field("status") == "error"
     counts = {"images": images.count_rows(), "errors": images.count_rows(filter=is_error)}
     columns = ["image_id", "error_stage", "error_class", "error_message"]
     page = draw_page(

@@ -1,11 +1,10 @@
 """The interface between the bulk engine and a kind of run: segmentation, localization."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from pipeline.bulk.config import BulkConfig
@@ -13,6 +12,9 @@ from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.listing import InputImage
 from pipeline.card import Card
 from pipeline.data.classes import Classes
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 
 class ImagePredictor(Protocol):
@@ -86,7 +88,7 @@ class RunKind(Protocol):
     def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
         """Return the columns of `images` that belong to this kind, for a predicted image."""
 
-    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> RunReport:
+    def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
         """Derive the report from the rows of a run.
 
         Args:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipeline import storage
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 THREADS = 16
 
@@ -21,15 +23,17 @@ class RowGroup(NamedTuple):
     rows: int
 
 
-def open_images(run: str, files: Sequence[str]) -> pa.dataset.Dataset:
+def open_images(run: str, files: Sequence[str]) -> "Dataset":
     """Open the rows of a run as a pyarrow data set, in the order of the plan.
 
     Args:
         run: Folder of the run.
         files: Paths below that folder, in order.
     """
+    from pyarrow.dataset import dataset
+
     fs, path = storage.filesystem(run)
-    return pa.dataset.dataset([f"{path}/{name}" for name in files], filesystem=fs, format="parquet")
+    return dataset([f"{path}/{name}" for name in files], filesystem=fs, format="parquet")
 
 
 def read_file(run: str, name: str, columns: list[str] | None = None) -> pa.Table:

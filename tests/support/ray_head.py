@@ -49,6 +49,8 @@ def ray_head(*, cpus: int) -> Iterator[RayHead]:
         "RAY_DATA_LOG_LEVEL": "ERROR",
         # Who else fills this machine's memory or disk is not what the tests are about.
         "RAY_memory_monitor_refresh_ms": "0",
+        # Workers start when they are needed, not one for each logical CPU at once.
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_local_fs_capacity_threshold": "1",
     }
     log = Path(folder) / "start.log"

@@ -1,10 +1,9 @@
 """The picture sheet of a localization run: best and worst images if boxes are known, otherwise some of all."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -16,10 +15,13 @@ from pipeline.cam import activation
 from pipeline.data.images import decode_heatmap, decode_image, from_upright
 from pipeline.report.map_sheet import MapPicture, draw_map_sheet
 
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
 EACH = 4  # pictures of the best and of the worst images; twice as many where no boxes are known
 
 
-def draw_gallery(run: str, files: Sequence[str], images: pa.dataset.Dataset, *, threshold: int | None) -> bytes:
+def draw_gallery(run: str, files: Sequence[str], images: "Dataset", *, threshold: int | None) -> bytes:
     """Draw the sheet; empty if no image was localized.
 
     Args:
@@ -46,7 +48,7 @@ def draw_gallery(run: str, files: Sequence[str], images: pa.dataset.Dataset, *, 
     return draw_map_sheet(pictures) if pictures else b""
 
 
-def _ious(images: pa.dataset.Dataset, threshold: int) -> NDArray[np.float64]:
+def _ious(images: "Dataset", threshold: int) -> NDArray[np.float64]:
     """Return the IoU of the largest box of each row's first known class at a threshold; NaN if there is none."""
     rows = images.to_table(columns=["scored"])["scored"].to_pylist()
     best = [next((s["iou_largest"] for s in row or [] if s["iou_largest"] is not None), None) for row in rows]

@@ -2,11 +2,10 @@
 
 import posixpath
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from pipeline import storage
@@ -25,6 +24,9 @@ from pipeline.data.annotations import read_annotations
 from pipeline.data.classes import with_background
 from pipeline.data.images import encode_heatmap, encode_mask, from_upright
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 # `classes` are those found, the most probable first, then those that the image is known to show; `maps` are their raw
 # maps, float32, of the upright image. If a CRF follows, `pixels` holds the upright image, uint8 RGB.
@@ -238,7 +240,7 @@ class LocalizationRun:
         indices = np.array([0, *(k + 1 for k in predicted["classes"][: len(heatmaps)])])
         return from_upright(indices[labels], predicted["orientation"])
 
-    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> RunReport:
+    def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
         """Draw the gallery, and derive the score tables if there is ground truth."""
         from pipeline.bulk.localization.gallery import draw_gallery
         from pipeline.bulk.localization.tables import SCORES, page_tables, run_tables

@@ -1,11 +1,10 @@
 """The score tables of a localization run: classifier, map boxes, and a box at the image's centre as the baseline."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from pipeline import storage
@@ -16,6 +15,9 @@ from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 from pipeline.metrics.localization import IOUS, BoxHits, PixelHits, box_hits, thresholds
 from pipeline.metrics.ranking import average_precision, none_if_nan, roc_auc
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 NAMES = {"largest": "map, largest region", "all": "map, all regions", "centre": "centred box"}
 SCORES = "localization_report"
@@ -53,9 +55,7 @@ CLASSIFICATION_SCHEMA = pa.schema(
 )
 
 
-def run_tables(
-    images: pa.dataset.Dataset, classes: Classes, *, step: float, threshold: float | None
-) -> dict[str, pa.Table]:
+def run_tables(images: "Dataset", classes: Classes, *, step: float, threshold: float | None) -> dict[str, pa.Table]:
     """Derive the tables by name; those of boxes only if the ground truth has boxes.
 
     Args:
@@ -82,7 +82,7 @@ def run_tables(
     return tables
 
 
-def _sum_hits(images: pa.dataset.Dataset, step: float) -> tuple[dict[str, BoxHits], PixelHits]:
+def _sum_hits(images: "Dataset", step: float) -> tuple[dict[str, BoxHits], PixelHits]:
     steps = len(thresholds(step))
     hits = {method: BoxHits.zeros(steps) for method in METHODS}
     pixels = PixelHits.zeros(steps)
@@ -129,7 +129,7 @@ def _curve(method: str, hits: BoxHits, steps: NDArray) -> list[dict[str, Any]]:
     ]
 
 
-def _classification(images: pa.dataset.Dataset, classes: Classes) -> list[dict[str, Any]]:
+def _classification(images: "Dataset", classes: Classes) -> list[dict[str, Any]]:
     table = images.to_table(columns=["known", "probabilities", "top_class", "status"])
     table = table.filter(pa.compute.equal(table["status"], "ok"))
     probabilities = np.array(table["probabilities"].combine_chunks().flatten()).reshape(-1, len(classes))

@@ -5,7 +5,6 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.dataset
 
 from pipeline import storage
 from pipeline.bulk.finish import store_tables

@@ -2,11 +2,10 @@
 
 import posixpath
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from pipeline import storage
@@ -21,6 +20,9 @@ from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
 from pipeline.data.images import encode_mask
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 # `labels` holds the bytes of the label map [height, width] on the stored pixels, with the dtype `label_dtype`. If a CRF
 # follows, `pixels` holds the upright image, uint8 RGB, and `scores` the float16 score map.
@@ -169,7 +171,7 @@ class SegmentationRun:
             columns |= {f"{name}_raw": raw[name] for name in ("tp", "pred", "confusion")}
         return columns
 
-    def report(self, run: str, files: Sequence[str], images: pa.dataset.Dataset) -> RunReport:
+    def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
         """Draw the gallery, and derive the mIoU tables if there are label maps."""
         from pipeline.bulk.segmentation.gallery import draw_gallery
         from pipeline.bulk.segmentation.tables import run_tables

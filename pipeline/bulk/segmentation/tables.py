@@ -1,15 +1,17 @@
 """The mIoU tables of a run: class_report, dataset_report and confusion, from the counts of its images."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 
 from pipeline.data.classes import Classes
 from pipeline.metrics.ranking import none_if_nan
 from pipeline.metrics.segmentation import Confusion
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 RAW = "raw"  # the network's own masks
 CRF = "crf"  # the masks as a CRF has refined them
@@ -63,7 +65,7 @@ class ImageCounts:
     label_errors: int = 0
 
 
-def run_tables(images: pa.dataset.Dataset, classes: Classes) -> dict[str, pa.Table]:
+def run_tables(images: "Dataset", classes: Classes) -> dict[str, pa.Table]:
     """Derive the tables of a run from its rows.
 
     Args:
@@ -79,18 +81,18 @@ def run_tables(images: pa.dataset.Dataset, classes: Classes) -> dict[str, pa.Tab
     return report_tables(stages, count_images(images), classes)
 
 
-def count_images(images: pa.dataset.Dataset) -> ImageCounts:
+def count_images(images: "Dataset") -> ImageCounts:
     """Count the images of a run with label maps."""
     query = "SELECT count(*), count(*) FILTER (status = 'error'), count(tp), count(label_error) FROM images"
     return ImageCounts(*_row(query, images))
 
 
-def stage_of(images: pa.dataset.Dataset) -> str:
+def stage_of(images: "Dataset") -> str:
     """Return the stage that made the masks of a run."""
     return CRF if "crf_changed_px" in images.schema.names else RAW
 
 
-def confusion_of(images: pa.dataset.Dataset, num_classes: int, *, column: str = "confusion") -> Confusion:
+def confusion_of(images: "Dataset", num_classes: int, *, column: str = "confusion") -> Confusion:
     """Sum the counts of the images of a run with label maps, in int64."""
     cells = _rows(
         f"SELECT c.gt, c.pred, sum(c.px)::BIGINT FROM (SELECT unnest({column}) AS c FROM images) GROUP BY ALL", images
@@ -104,7 +106,7 @@ def confusion_of(images: pa.dataset.Dataset, num_classes: int, *, column: str = 
     return Confusion(matrix, ignored=ignored, invalid_label=invalid)
 
 
-def _rows(query: str, images: pa.dataset.Dataset) -> list[tuple[Any, ...]]:
+def _rows(query: str, images: "Dataset") -> list[tuple[Any, ...]]:
     # A pyarrow data set reads through our own file system; DuckDB's handles for fsspec give wrong sums.
     import duckdb  # here, because the workers that import this module need none
 
@@ -113,7 +115,7 @@ def _rows(query: str, images: pa.dataset.Dataset) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def _row(query: str, images: pa.dataset.Dataset) -> tuple[Any, ...]:
+def _row(query: str, images: "Dataset") -> tuple[Any, ...]:
     return _rows(query, images)[0]
 
 

@@ -1,0 +1,181 @@
+"""A process imports what it uses: help needs no Ray, a bulk driver no PyTorch, a writer neither PyTorch nor DuckDB."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline import bundle
+from pipeline.bulk.localization.config import LocalizeConfig
+from pipeline.bulk.localization.run import LocalizationRun
+from pipeline.bulk.run import run_bulk
+from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.segmentation.run import SegmentationRun
+from pipeline.card import Card
+from pipeline.data.classes import load_classes
+from pipeline.data.preprocessing import ClassifierInput
+from pipeline.models import configure
+from tests.support.jobs import REPO
+from tests.support.ray_head import RayHead
+
+HEAVY = ("torch", "torchvision", "ray", "numba", "scipy", "pandas", "pyarrow", "duckdb", "matplotlib", "cv2", "numpy")
+JOBS = sorted(job.stem for job in (REPO / "jobs").glob("*.py"))
+
+
+@pytest.fixture
+def own_workers(ray_head: RayHead) -> Iterator[None]:
+    """A driver for one test, whose workers have served no other."""
+    ray.init(address=ray_head.address, logging_level="error", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """The heavy packages that a fresh process has loaded once it ran some code."""
+    report = f"\nimport json, sys\nprint('LOADED', json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code + report, *arguments], capture_output=True, text=True, cwd=REPO, check=True
+    )
+    return set(json.loads(result.stdout.rpartition("LOADED ")[2]))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_loads_no_heavy_package(job):
+    code = f"""
+import contextlib, runpy, sys
+sys.argv = ["jobs/{job}.py", "--help"]
+with contextlib.suppress(SystemExit):
+    runpy.run_path("jobs/{job}.py", run_name="__main__")
+"""
+    assert loaded(code) == set()
+
+
+def test_a_missing_bundle_is_refused_without_ray_and_pytorch(tmp_path):
+    code = f"""
+import contextlib, sys
+sys.argv = ["segment.py", "--model", "{tmp_path}/no", "--images", "{tmp_path}", "--output", "{tmp_path}/runs"]
+import runpy
+with contextlib.suppress(SystemExit):
+    runpy.run_path("jobs/segment.py", run_name="__main__")
+"""
+    assert loaded(code).isdisjoint({"torch", "ray", "numba", "scipy", "pandas", "duckdb", "matplotlib"})
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("pipeline.crf.params", set()),
+        ("pipeline.data.images", {"numpy"}),
+        ("pipeline.metrics.segmentation", {"numpy"}),
+        ("pipeline.metrics.ranking", {"numpy"}),
+        ("pipeline.cam.activation", {"numpy"}),
+        ("pipeline.cam.boxes", {"numpy", "scipy"}),
+        ("pipeline.crf.score_map", {"numpy", "numba", "scipy"}),
+        ("pipeline.bulk.plan", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.write", {"numpy", "pyarrow"}),
+        ("pipeline.training.examples", {"numpy", "pyarrow", "ray"}),
+        ("pipeline.training.segmentation.crops", {"numpy", "pyarrow", "ray", "scipy"}),
+    ],
+)
+def test_a_module_loads_what_it_needs(module, allowed):
+    assert loaded(f"import {module}") <= allowed
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("crf", [False, True])
+def test_the_processes_of_a_segmentation_run(crf, scenes, tmp_path, own_workers):
+    """On a real Ray: the run's own stages write down what their processes have loaded."""
+    classes = load_classes(f"{scenes}/classes.yaml")
+    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=classes)
+    card = bundle.save_bundle(
+        str(tmp_path / "model"), configure(card.architecture, card.options).build(len(classes)), card
+    )
+    images = f"{scenes}/val/images"
+    config = SegmentConfig(model=str(tmp_path / "model"), images=images, output=str(tmp_path / "runs"), crf=crf)
+    run_bulk(recording(SegmentationRun, tmp_path)(config, card, classes))
+    writer = modules_of("writer", tmp_path)
+    assert writer.isdisjoint({"torch", "torchvision", "duckdb", "matplotlib"})
+    if crf:  # Ray Data fuses the CRF stage with the writer: they are one task
+        assert modules_of("crf", tmp_path) <= writer
+    else:
+        assert writer.isdisjoint({"numba", "scipy"})
+    predictor = modules_of("predictor", tmp_path)
+    assert "torch" in predictor
+    assert predictor.isdisjoint({"torchvision", "duckdb", "matplotlib"})
+
+
+@pytest.mark.ray
+def test_the_processes_of_a_localization_run(scenes, tmp_path, own_workers):
+    classes = load_classes(f"{scenes}/classes.yaml")
+    card = Card(
+        architecture="resnet18_cam",
+        options={"width": 0.125},
+        classes=classes,
+        classifier=ClassifierInput(size=(64, 64), multi_label=False),
+    )
+    card = bundle.save_bundle(
+        str(tmp_path / "model"), configure(card.architecture, card.options).build(len(classes)), card
+    )
+    config = LocalizeConfig(model=str(tmp_path / "model"), images=f"{scenes}/val/images", output=str(tmp_path / "runs"))
+    run_bulk(recording(LocalizationRun, tmp_path)(config, card))
+    assert modules_of("writer", tmp_path).isdisjoint({"torch", "torchvision", "numba", "duckdb", "matplotlib"})
+
+
+@pytest.mark.ray
+def test_the_driver_of_a_bulk_run_loads_no_pytorch(trained_on_s3, scenes_on_s3, tmp_path, ray_head):
+    code = f"""
+import contextlib, os, runpy, sys
+os.environ.update({ray_head.environment!r})
+sys.argv = ["segment.py", "--model", "{trained_on_s3}", "--images", "{scenes_on_s3}/val/images",
+            "--output", "{tmp_path}/runs"]
+with contextlib.suppress(SystemExit):
+    runpy.run_path("jobs/segment.py", run_name="__main__")
+"""
+    packages = loaded(code)
+    assert list(Path(tmp_path).glob("runs/*/manifest.json"))
+    assert packages.isdisjoint({"torch", "torchvision", "numba", "scipy", "duckdb", "matplotlib"})
+
+
+def recording(kind: type, folder: Path) -> type:
+    """A kind of run whose stages write the heavy packages of their process to a file; pickled by value."""
+
+    def record(stage: str) -> None:
+        packages = json.dumps([m for m in HEAVY if m in sys.modules])
+        (folder / f"{stage}.json").write_text(packages)
+
+    class Recording(kind):  # type: ignore[misc]
+        def load_predictor(self):
+            predictor = super().load_predictor()
+            record("predictor")
+            return predictor
+
+        def refine(self, predicted):
+            class Spy:
+                def map_batches(self, stage, **options):
+                    def recorded(block):
+                        refined = stage(block)
+                        record("crf")
+                        return refined
+
+                    return predicted.map_batches(recorded, **options)
+
+            spy = Spy()
+            refined = super().refine(spy)
+            return predicted if refined is spy else refined
+
+        def row(self, predicted, truth):
+            row = super().row(predicted, truth)
+            record("writer")
+            return row
+
+    Recording.__module__ = kind.__module__  # the run preloads this module, which must not be that of these tests
+    return Recording
+
+
+def modules_of(stage: str, folder: Path) -> set[str]:
+    """What `recording` wrote down for a stage."""
+    return set(json.loads((folder / f"{stage}.json").read_text()))
