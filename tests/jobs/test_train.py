@@ -86,32 +86,34 @@ def registered_epoch(output: str) -> int:
     return json.loads(storage.read_bytes(url))["latest_checkpoint_result"]["metrics"]["epoch"]
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(s3: str, scenes_on_s3: str, ray_head: RayHead) -> None:
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    s3: str, scenes_on_s3: str, scenes: str, tmp_path: Path, ray_head: RayHead
+) -> None:
     """The driver is killed when the first checkpoint is registered and others are not.
 
     Ray registers one checkpoint at each health check, so epochs without a registered checkpoint may be recorded. Epochs
     with one are not repeated: their records, which contain timings, stay the same.
     """
     output = f"{s3}/killed-training"
-    options = tiny_training(scenes_on_s3, output, epochs=6)
-    slow = ray_head.environment | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # 10 s from the first to the last
+    options = tiny_training(scenes_on_s3, output, epochs=4)
+    slow = ray_head.environment | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # 6 s from the first to the last
     kill_when(lambda: registered_epoch(output) > 0, "train", environment=slow, **options)
     registered = registered_epoch(output)
     before = storage.read_bytes(f"{output}/metrics.jsonl").splitlines()
     assert 1 <= registered <= len(before)
-    assert registered < 6
+    assert registered < 4
 
     text = succeed("train", environment=ray_head.environment, **options)
     after = storage.read_bytes(f"{output}/metrics.jsonl").splitlines()
     assert "; resuming, " in text
     assert after[:registered] == before[:registered]
-    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3, 4, 5, 6]
+    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3, 4]
 
-    # An uninterrupted run ends with the same bits.
-    uninterrupted = f"{s3}/uninterrupted-training"
-    succeed("train", environment=ray_head.environment, **options | {"output": uninterrupted})
+    # An uninterrupted run, here from and to local files, ends with the same bits.
+    uninterrupted = str(tmp_path / "out")
+    succeed("train", environment=ray_head.environment, **tiny_training(scenes, uninterrupted, epochs=4))
     states = [last_state(url) for url in (output, uninterrupted)]
-    assert [state["epoch"] for state in states] == [6, 6]
+    assert [state["epoch"] for state in states] == [4, 4]
     torch.testing.assert_close(states[0]["network"], states[1]["network"], rtol=0, atol=0)
     assert read_card(output).weights_sha256 == read_card(uninterrupted).weights_sha256
 
@@ -119,7 +121,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(s3: str, scenes_on_s3: st
 def last_state(output: str) -> dict[str, Any]:
     """Return the content of the only checkpoint that is kept."""
     (file,) = [f for f in storage.list_files(f"{output}/checkpoints") if f.path.endswith("state.pt")]
-    data = storage.read_bytes(f"s3://{file.path}")
+    data = storage.read_bytes(storage.url_of(storage.filesystem(output)[0], file.path))
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
@@ -270,7 +272,8 @@ def test_a_value_outside_the_classes_stops_training_and_names_its_file(
 ) -> None:
     classes = tmp_path / "classes.yaml"
     classes.write_text("names: [sky, grass, road]\n")
-    options = tiny_training(scenes, str(tmp_path / "out"), classes=classes)
+    # Without replacement of failed workers, which the test of the loss that is not finite includes.
+    options = tiny_training(scenes, str(tmp_path / "out"), classes=classes, scaling__max_failures=0)
     line = error_line(run_job("train", environment=ray_head.environment, **options))
     assert "values outside the classes" in line
     assert "/labels/scene_" in line
