@@ -19,11 +19,10 @@ from pipeline.card import Card
 from pipeline.data.classes import load_classes
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.models import configure
-from tests.support.jobs import REPO
+from tests.support.jobs import JOBS, REPO
 from tests.support.ray_head import RayHead
 
 HEAVY = ("torch", "torchvision", "ray", "numba", "scipy", "pandas", "pyarrow", "duckdb", "matplotlib", "cv2", "numpy")
-JOBS = sorted(job.stem for job in (REPO / "jobs").glob("*.py"))
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def recording(kind: type, folder: Path) -> type:
         packages = json.dumps([m for m in HEAVY if m in sys.modules])
         (folder / f"{stage}.json").write_text(packages)
 
-    class Recording(kind):  # type: ignore[misc]
+    class Recording(kind):
         def load_predictor(self):
             predictor = super().load_predictor()
             record("predictor")

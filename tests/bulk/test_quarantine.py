@@ -32,7 +32,7 @@ def attempt(kind: SegmentationRun, run: str, result: str) -> None:
             os._exit(139)
         return segment(self, images)
 
-    Segmenter.__call__ = crash  # type: ignore[method-assign]
+    Segmenter.__call__ = crash  # type: ignore[method-assign, assignment]
     table = ShardPredictor(kind=kind, plan=PlanReader(run), quarantine=Quarantine(run))({"shard": [0]})
     with pa.OSFile(result, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -6,13 +6,14 @@ compared by the probabilities they have in the exact mode, or a small share of t
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pipeline.crf import CRFParams, crf_of_scores, dense_crf, filtering, inference
+from pipeline.crf import CRFParams, Mode, crf_of_scores, dense_crf, filtering, inference
 from pipeline.crf.dense import image_tiles
 from pipeline.crf.mean_field import Settling
 from pipeline.crf.memory import kept_buffers
@@ -95,7 +96,7 @@ def test_energies_give_the_result_of_their_probabilities(mode: str) -> None:
     """A few samples may differ by more than rounding if a probability lies at one of the modes' thresholds."""
     image, scores = street()
     probabilities = probabilities_of(scores, image.shape)
-    options = {"params": PARAMS, "mode": mode, "output": "probabilities"}
+    options: dict[str, Any] = {"params": PARAMS, "mode": mode, "output": "probabilities"}
     expected = dense_crf(image, probabilities=probabilities, **options)
     assert (expected == 0).all(axis=(1, 2)).any(), "a class is pruned"
     found = dense_crf(image, unary=2 - np.log(probabilities.astype(np.float64)), **options)
@@ -154,7 +155,11 @@ def test_squares_grow_with_the_distance_from_unclear_labels() -> None:
 
 def test_settled_pixels_are_skipped_and_the_result_stays(monkeypatch) -> None:
     image, scores = street(200, 240)
-    options = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "output": "probabilities"}
+    options: dict[str, Any] = {
+        "probabilities": probabilities_of(scores, image.shape),
+        "params": PARAMS,
+        "output": "probabilities",
+    }
     visits = []
     mean_field_step = filtering.mean_field_step
 
@@ -191,7 +196,7 @@ def test_results_outlive_the_next_image() -> None:
 @pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
 def test_the_result_does_not_depend_on_working_memory(mode: str) -> None:
     image, scores = street(67, 73)
-    options = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "mode": mode}
+    options: dict[str, Any] = {"probabilities": probabilities_of(scores, image.shape), "params": PARAMS, "mode": mode}
     results = []
     for byte in (0, 0, 0xFF):  # 0xFF: NaN as float32, -1 as an integer. The first round only allocates the memory.
         for buffer in kept_buffers():
@@ -203,7 +208,7 @@ def test_the_result_does_not_depend_on_working_memory(mode: str) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 35), (70, 41)])
 @pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
-def test_images_of_any_size(size: tuple[int, int], mode: str) -> None:
+def test_images_of_any_size(size: tuple[int, int], mode: Mode) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     scores = np.random.default_rng(1).normal(size=(12, -(-size[0] // STRIDE), -(-size[1] // STRIDE)))
     found = crf_of_scores(image, scores, stride=STRIDE, mode=mode)
@@ -235,7 +240,11 @@ def test_a_large_image_is_refined_in_tiles() -> None:
     tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=max_bytes)
     assert (tiled.labels != whole.labels).mean() < 0.002
     assert abs(tiled.changed - whole.changed) < 0.002 * image.size
-    options = {"probabilities": probabilities_of(scores, image.shape), "params": params, "max_bytes": max_bytes}
+    options: dict[str, Any] = {
+        "probabilities": probabilities_of(scores, image.shape),
+        "params": params,
+        "max_bytes": max_bytes,
+    }
     assert_best(dense_crf(image, **options), dense_crf(image, **options, output="probabilities"), tolerance=ROUNDING)
 
 

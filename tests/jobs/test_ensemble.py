@@ -1,7 +1,8 @@
-"""`jobs/ensemble.py`: two trained bundles become one that gives what both give together."""
+"""`jobs/ensemble.py`: two trained bundles become one that gives the fused scores of both."""
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from tests.support.jobs import REPO, succeed
 CLASSES = Classes(names=("sky", "road", "car"))
 
 
-def store(folder: Path, name: str, *, classes: Classes = CLASSES, **options: object) -> torch.nn.Module:
-    """A bundle of a narrow network with random scores."""
+def store(folder: Path, name: str, *, classes: Classes = CLASSES, **options: object) -> Any:
+    """Store a bundle of a narrow network with random scores, and return the network."""
     model = configure(name, {"width": 0.125} | options).build(len(classes)).eval()
     for parameter in (p for key, p in model.named_parameters() if "score" in key):
         torch.nn.init.normal_(parameter, std=0.1)
@@ -43,7 +44,7 @@ def test_the_ensemble_of_two_bundles(tmp_path: Path) -> None:
     torch.testing.assert_close(found, a.clamp(min=0) * b.clamp(min=0), rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+def test_bundles_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     job = runpy.run_path(str(REPO / "jobs" / "ensemble.py"))
     store(tmp_path / "deconvnet", "deconvnet")
     store(tmp_path / "fcn16s", "fcn16s")
@@ -51,24 +52,24 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     store(tmp_path / "other", "fcn8s", classes=Classes(names=("sky", "road", "bus")))
     for fcn8s, message in (
         ("deconvnet", "expected a FCN"),
-        ("fcn16s", "do not go together"),
-        ("wide", "do not go together"),
+        ("fcn16s", "do not fit together"),
+        ("wide", "do not fit together"),
         ("other", "different classes"),
     ):
-        told = {
+        options = {
             "deconvnet": str(tmp_path / "deconvnet"),
             "fcn8s": str(tmp_path / fcn8s),
             "output": str(tmp_path / "out"),
         }
         with pytest.raises(UserError, match=message):
-            job["join"](job["EnsembleJob"](**told))
+            job["join"](job["EnsembleConfig"](**options))
     assert not (tmp_path / "out").exists()
 
 
 def test_staged_training_starts_from_a_bundle(tmp_path: Path) -> None:
-    """FCN-16s takes all of a trained FCN-32s, whose file name nobody has to know."""
+    """FCN-16s takes all weights of a trained FCN-32s, given as the folder of its bundle."""
     coarse = store(tmp_path / "a", "fcn32s")
-    fine = configure("fcn16s", {"width": 0.125}).build(3).eval()
+    fine: Any = configure("fcn16s", {"width": 0.125}).build(3).eval()
     report = load_pretrained(fine, bundle.read_checkpoint(str(tmp_path / "a")))
     assert sorted(report.fresh) == ["score_pool4.bias", "score_pool4.weight", "upscore_pool5.weight"]
     assert report.unused == []

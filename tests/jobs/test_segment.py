@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -35,7 +36,7 @@ TIMINGS = ["t_fetch_ms", "t_decode_ms", "t_infer_ms"]
 
 @pytest.fixture(scope="module")
 def s3_run(trained_on_s3, scenes_on_s3, s3, ray_head) -> tuple[str, str]:
-    """A labelled run over the night's images, good and broken, all on S3; and what the job printed."""
+    """A run with label maps over the night's images, good and broken, all on S3; and the output of the job."""
     text = succeed(
         "segment",
         environment=ray_head.environment,
@@ -69,12 +70,12 @@ def test_masks_are_the_networks(s3_run, scenes, trained_on_s3):
         (expected,) = segmenter([pixels])
         mask = decode_mask(row["mask"]["bytes"])
         assert mask.shape == (row["height"], row["width"]) == pixels.shape[:2]
-        assert (mask == expected.labels).mean() > 0.999  # batches may round otherwise
+        assert (mask == expected.labels).mean() > 0.999  # batches may round differently
         assert [row[f"px_{slug}"] for slug in card.classes.slugs] == np.bincount(mask.ravel(), minlength=6).tolist()
         assert row["mean_confidence"] == pytest.approx(expected.confidence, abs=1e-4)
 
 
-def test_tables_count_what_the_masks_say(s3_run, scenes):
+def test_tables_add_up_the_masks(s3_run, scenes):
     run, text = s3_run
     total = Confusion.zeros(6)
     for row in rows_of(run).to_pylist():
@@ -97,8 +98,8 @@ def test_tables_count_what_the_masks_say(s3_run, scenes):
 
 def test_evaluate_gives_the_same_tables_without_the_network(s3_run, scenes_on_s3, tmp_path, ray_head):
     run, _ = s3_run
-    told = {"run": run, "labels": f"{scenes_on_s3}/night/labels", "output": tmp_path / "tables"}
-    succeed("evaluate", environment=ray_head.environment, **told)
+    labels = f"{scenes_on_s3}/night/labels"
+    succeed("evaluate", environment=ray_head.environment, run=run, labels=labels, output=tmp_path / "tables")
     for name in ("class_report", "dataset_report", "confusion"):
         assert pq.read_table(tmp_path / "tables" / name).equals(read_file(run, f"{name}/{name}.parquet"))
 
@@ -130,6 +131,7 @@ def test_credentials_are_nowhere_in_the_outputs(s3_run, swift):
 
 @pytest.fixture
 def local_bundle(trained_on_s3, tmp_path) -> str:
+    """A copy of the trained bundle on local disk."""
     for file in storage.list_files(trained_on_s3):
         name = file.path.rsplit("/", 1)[-1]
         if name == "card.json" or name.startswith("weights-"):
@@ -138,12 +140,12 @@ def local_bundle(trained_on_s3, tmp_path) -> str:
 
 
 def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, scenes, tmp_path, ray_head):
-    """Byte for byte, timings aside; the timings tell that no finished shard was done again."""
+    """Equal byte for byte, except for the timings, which show that no finished shard was done again."""
     images = Path(shutil.copytree(f"{scenes}/night/images", tmp_path / "images"))
     last = images / "zz_last.jpg"
-    os.mkfifo(last)  # whoever opens it waits for ever: the run cannot end before it is killed
+    os.mkfifo(last)  # opening it blocks for ever, so that the run cannot end before it is killed
     (images / "list.txt").write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
-    told = {
+    options = {
         "model": local_bundle,
         "images": images / "list.txt",
         "labels": f"{scenes}/night/labels",
@@ -155,19 +157,19 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, sce
     def some_parts() -> list[Path]:
         return sorted(killed.glob("run_id=*/images/part-*.parquet"))
 
-    kill_when(lambda: len(some_parts()) >= 2, "segment", environment=ray_head.environment, output=killed, **told)
+    kill_when(lambda: len(some_parts()) >= 2, "segment", environment=ray_head.environment, output=killed, **options)
     before = pa.concat_tables(pq.read_table(path, partitioning=None) for path in some_parts())
     assert not list(killed.glob("run_id=*/manifest.json"))
     last.unlink()
     shutil.copy(images / "scene_00000.jpg", last)
-    text = succeed("segment", environment=ray_head.environment, output=killed, **told)
+    text = succeed("segment", environment=ray_head.environment, output=killed, **options)
     assert "resuming: " in text
     one = the_run(str(killed))
     rows = rows_of(one)
     assert rows.filter(pc.is_in(rows["image_id"], before["image_id"])).equals(before)
 
     undisturbed = tmp_path / "undisturbed"
-    succeed("segment", environment=ray_head.environment, output=undisturbed, **told)
+    succeed("segment", environment=ray_head.environment, output=undisturbed, **options)
     other = the_run(str(undisturbed))
     assert read_manifest(one)["files"] == read_manifest(other)["files"]
     assert without_timings(one) == without_timings(other)
@@ -177,21 +179,21 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, sce
 
 
 def without_timings(run: str) -> bytes:
-    """The rows of a run as one Parquet file, but for the timings."""
+    """Return the rows of a run without their timings, as one Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(rows_of(run).drop_columns(TIMINGS), buffer)
     return buffer.getvalue()
 
 
-def segment_here(**options: object) -> str:
-    """A run within the test's process; the session's head does the work."""
+def segment_here(**options: Any) -> str:
+    """Segment with the test's process as the driver, and return the folder of the run."""
     run = segment(SegmentConfig(**options))
     assert run is not None
     return run
 
 
 def test_every_kind_of_image(local_bundle, tmp_path, ray_driver):
-    """The right result for each, or an error row that says why."""
+    """Each ends in the right mask, or in an error row that says why."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -217,7 +219,7 @@ def test_every_kind_of_image(local_bundle, tmp_path, ray_driver):
     assert {masks[name].shape for name in masks if name not in ("rotated.png", "one_pixel.png")} == {(48, 80)}
     assert (masks["alpha.png"] == masks["plain.png"]).all()
     assert (masks["grey16.png"] == masks["grey.png"]).all()
-    # Stored on its side: the network sees it upright, the mask lies on the stored pixels.
+    # It is stored on its side: the network gets it upright, and the mask lies on the stored pixels.
     assert (masks["rotated.png"] == np.rot90(masks["plain.png"])).all()
 
 
@@ -246,17 +248,17 @@ def test_the_next_night_plans_what_is_new_and_a_retry_what_failed(local_bundle, 
     for name in ("a.png", "b.png"):
         Image.new("RGB", (20, 20), "red").save(folder / name)
     (folder / "c.png").write_bytes(b"half an upload")
-    told = {"model": local_bundle, "images": str(folder), "output": str(tmp_path / "runs")}
-    first = segment_here(**told, run_id="night-1")
+    options = {"model": local_bundle, "images": str(folder), "output": str(tmp_path / "runs")}
+    first = segment_here(**options, run_id="night-1")
     assert read_manifest(first)["errors"] == 1
     Image.new("RGB", (20, 20), "blue").save(folder / "d.png")
     Image.new("RGB", (24, 24), "green").save(folder / "b.png")
-    second = segment_here(**told, run_id="night-2", since=first)
+    second = segment_here(**options, run_id="night-2", since=first)
     assert rows_of(second)["image_id"].to_pylist() == ["b.png", "d.png"]
     Image.new("RGB", (20, 20), "white").save(folder / "c.png")
-    third = segment_here(**told, run_id="night-3", retry_errors=first)
+    third = segment_here(**options, run_id="night-3", retry_errors=first)
     assert rows_of(third).select(["image_id", "status"]).to_pylist() == [{"image_id": "c.png", "status": "ok"}]
-    fourth = segment_here(**told, run_id="night-4", retry_errors=third)
+    fourth = segment_here(**options, run_id="night-4", retry_errors=third)
     assert rows_of(fourth).num_rows == 0
     query = f"SELECT run_id, count(*) FROM read_parquet('{tmp_path}/runs/*/images/*.parquet', hive_partitioning=true) "
     counted = duckdb.connect().execute(query + "GROUP BY run_id ORDER BY run_id").fetchall()
@@ -310,42 +312,44 @@ def test_refused_before_any_worker_starts(local_bundle, scenes, tmp_path):
         ({"since": str(tmp_path / "empty")}, "is not a finished run"),
     ]
     for changes, expected in cases:
-        told = {"model": local_bundle, "images": night, "output": str(tmp_path / "runs")} | changes
+        options: Any = {"model": local_bundle, "images": night, "output": str(tmp_path / "runs")} | changes
         with pytest.raises(UserError) as caught:
-            segment(SegmentConfig(**told))
+            segment(SegmentConfig(**options))
         assert expected in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(local_bundle, scenes, tmp_path, capsys):
-    told = {"model": local_bundle, "images": f"{scenes}/night/images", "output": str(tmp_path / "runs")}
-    assert segment(SegmentConfig(**told, dry_run=True)) is None
+    images, output = f"{scenes}/night/images", str(tmp_path / "runs")
+    assert segment(SegmentConfig(model=local_bundle, images=images, output=output, dry_run=True)) is None
     assert "45 images" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
 
 def test_another_configuration_under_the_same_run_id_is_refused(local_bundle, scenes, tmp_path, ray_driver):
-    told = {"model": local_bundle, "images": f"{scenes}/val/images", "output": str(tmp_path / "runs"), "run_id": "x"}
-    run = segment_here(**told)
+    images, output = f"{scenes}/val/images", str(tmp_path / "runs")
+    config = SegmentConfig(model=local_bundle, images=images, output=output, run_id="x")
+    run = segment(config)
+    assert run is not None
     assert read_plan(run).num_rows == 8
     with pytest.raises(UserError, match="made with another dtype"):
-        segment(SegmentConfig(**told, dtype="bfloat16"))
+        segment(config.model_copy(update={"dtype": "bfloat16"}))
 
 
 def test_a_cluster_too_small_is_refused_at_once(local_bundle, scenes, tmp_path, ray_head):
-    told = {"model": local_bundle, "images": f"{scenes}/val/images", "output": tmp_path / "runs"}
-    result = run_job("segment", environment=ray_head.environment, **told, scaling__actors=40)
+    options = {"model": local_bundle, "images": f"{scenes}/val/images", "output": tmp_path / "runs"}
+    result = run_job("segment", environment=ray_head.environment, **options, scaling__actors=40)
     assert result.returncode == 2
     assert "the run needs 41 CPUs" in result.stderr
-    result = run_job("segment", environment=ray_head.environment, **told, scaling__use_gpu=True, scaling__actors=1)
+    result = run_job("segment", environment=ray_head.environment, **options, scaling__use_gpu=True, scaling__actors=1)
     assert result.returncode == 2
     assert "needs 1 GPUs, and the cluster has 0" in result.stderr
 
 
 def test_a_store_that_fails_stops_the_run_instead_of_filling_it_with_errors(local_bundle, tmp_path, ray_head):
     (tmp_path / "list.txt").write_text("".join(f"http://127.0.0.1:9/{i}.jpg\n" for i in range(5)))
-    told = {"model": local_bundle, "images": tmp_path / "list.txt", "output": tmp_path / "runs"}
-    result = run_job("segment", environment=ray_head.environment, **told)
+    options = {"model": local_bundle, "images": tmp_path / "list.txt", "output": tmp_path / "runs"}
+    result = run_job("segment", environment=ray_head.environment, **options)
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert "none of the 5 images of a shard can be fetched" in line

@@ -1,10 +1,10 @@
-"""The jobs as users start them: `ray job submit`, exit codes, messages fit for a script."""
+"""The jobs as users start them: executables, `ray job submit`, exit codes, messages that scripts can read."""
 
 import json
 import os
+import re
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.jobs import REPO, run_job
+from tests.support.jobs import JOBS, REPO, run_job, succeed
 from tests.support.ray_head import BIN, RayHead
 
 pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
 
 
 def submit(head: RayHead, *arguments: str) -> str:
-    """`ray job submit …`, waiting for the job; what it printed."""
+    """Run `ray job submit …`, wait for the job, and return its output."""
     command = [str(BIN / "ray"), "job", "submit", "--address", head.jobs, *arguments]
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     for _ in range(30):
@@ -32,9 +32,9 @@ def submit(head: RayHead, *arguments: str) -> str:
 
 
 def test_submitted_with_its_working_directory(trained_on_s3, scenes_on_s3, tmp_path, ray_head):
-    """`ray job submit --working-dir . -- python jobs/segment.py …`; the Parquet is read where it was written."""
-    told = ["--model", trained_on_s3, "--images", f"{scenes_on_s3}/val/images", "--output", str(tmp_path / "runs")]
-    text = submit(ray_head, "--working-dir", ".", "--", "python", "jobs/segment.py", *told)
+    """The command is `ray job submit --working-dir . -- python jobs/segment.py …`."""
+    options = ["--model", trained_on_s3, "--images", f"{scenes_on_s3}/val/images", "--output", str(tmp_path / "runs")]
+    text = submit(ray_head, "--working-dir", ".", "--", "python", "jobs/segment.py", *options)
     assert "8 images, 0 errors" in text
     count = duckdb.connect().execute(
         f"SELECT count(*), sum(px_sky + px_grass + px_road + px_house + px_tree + px_car - width * height) "
@@ -47,31 +47,38 @@ def test_submitted_as_a_script_where_the_head_runs_in_the_repository(ray_head):
     assert "the output folder of the job that trained it" in submit(ray_head, "--", "jobs/segment.py", "--help")
 
 
-def test_every_job_is_executable_and_thin():
-    jobs = sorted(REPO.glob("jobs/*.py"))
-    assert len(jobs) >= 6
-    for job in jobs:
-        assert os.access(job, os.X_OK), job
-        lines = job.read_text().splitlines()
-        assert lines[0] == "#!/usr/bin/env python3"
-        assert len(lines) <= 100
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_runs_as_an_executable_and_explains_its_options(job):
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "1000"}
+    result = subprocess.run([REPO / "jobs" / f"{job}.py", "--help"], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    options = re.findall(r"^  (--[\w.-]+)[^\n]*$", result.stdout, flags=re.MULTILINE)
+    unexplained = re.findall(r"^  (--[\w.-]+(?:, --no-[\w.-]+)?(?: [^ \n]+)?)$", result.stdout, flags=re.MULTILINE)
+    assert unexplained == []
+    assert options or job == "demo"
 
 
-def test_an_unknown_option_is_one_line_and_exit_code_2():
-    jobs = ["train", "train_deeplab", "segment", "evaluate", "validate"]
-    with ThreadPoolExecutor() as pool:  # each takes seconds, most of them for the imports
-        results = list(pool.map(lambda job: run_job(job, qqq="x"), jobs))
-    for job, result in zip(jobs, results, strict=True):
-        assert (result.returncode, result.stderr.strip()) == (2, "error: unknown option --qqq; see --help"), job
+@pytest.mark.parametrize("job", JOBS)
+def test_an_unknown_option_is_one_line_and_exit_code_2(job):
+    result = run_job(job, qqq="x")
+    assert (result.returncode, result.stderr.strip()) == (2, "error: unknown option --qqq; see --help")
+
+
+def test_the_demo_goes_all_the_way(tmp_path, ray_head):
+    text = succeed("demo", environment=ray_head.environment, output=tmp_path / "demo", epochs=1)
+    assert "200 of 205 images scored, 5 errors" in text
+    assert "broken_empty.jpg" in text  # the answer to a query
+    assert len(list(tmp_path.glob("demo/runs/*/report.html"))) == 1
 
 
 def test_validate_finds_nothing_wrong_with_the_scenes(scenes, tmp_path, ray_head):
-    """And draws crops of them: other ones for another recipe, the same for the same."""
-    told = {"images": f"{scenes}/train/images", "labels": f"{scenes}/train/labels", "classes": f"{scenes}/classes.yaml"}
+    """It also draws crops of them, which differ between recipes."""
+    options: dict[str, object] = {name: f"{scenes}/train/{name}" for name in ("images", "labels")}
+    options["classes"] = f"{scenes}/classes.yaml"
     sheets = []
     for name, recipe in (("one", "frrn_a"), ("two", "pspnet")):
-        told |= {"preview": tmp_path / f"{name}.png", "recipe": REPO / "recipes" / f"{recipe}.yaml"}
-        result = run_job("validate", environment=ray_head.environment, **told)
+        options |= {"preview": tmp_path / f"{name}.png", "recipe": REPO / "recipes" / f"{recipe}.yaml"}
+        result = run_job("validate", environment=ray_head.environment, **options)
         assert result.returncode == 0
         assert "24 pairs of image and label: no problems" in result.stdout
         sheets.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
@@ -94,13 +101,13 @@ def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_he
         Image.new("L", label.size, 77).save(tmp_path / "labels" / "scene_00005.png")
     with Image.open(tmp_path / "labels" / "scene_00006.png") as label:
         Image.new("L", label.size, 255).save(tmp_path / "labels" / "scene_00006.png")
-    told = {
+    options = {
         "images": tmp_path / "images",
         "labels": tmp_path / "labels",
         "classes": f"{scenes}/classes.yaml",
         "report": tmp_path / "report.json",
     }
-    result = run_job("validate", environment=ray_head.environment, **told)
+    result = run_job("validate", environment=ray_head.environment, **options)
     assert result.returncode == 1
     found = {
         (p["kind"], Path(p["where"]).stem): p["what"]

@@ -11,26 +11,27 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
+JOBS = sorted(job.stem for job in (REPO / "jobs").glob("*.py"))
 
 
 def command(job: str, **options: object) -> list[str]:
-    """`jobs/JOB.py --option value …`; a dot in an option is written as two underscores, True is a bare flag."""
+    """Return the command `jobs/JOB.py --option value …`; two underscores stand for a dot, and True for a bare flag."""
     arguments = [sys.executable, str(REPO / "jobs" / f"{job}.py")]
     for name, value in options.items():
-        flag = "--" + name.replace("__", ".")
+        flag = "--" + name.replace("__", ".").replace("_", "-")
         arguments += [flag] if value is True else [flag, str(value)]
     return arguments
 
 
 def run_job(job: str, *, environment: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess:
-    """Run a job to its end; its output is text."""
+    """Run a job to its end; its output is captured as text."""
     return subprocess.run(
         command(job, **options), env=os.environ | (environment or {}), capture_output=True, text=True, cwd=REPO
     )
 
 
 def succeed(job: str, *, environment: dict[str, str] | None = None, **options: object) -> str:
-    """Run a job that must exit with 0; its standard output."""
+    """Run a job that must exit with 0, and return its standard output."""
     result = run_job(job, environment=environment, **options)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result.stdout
@@ -56,7 +57,7 @@ def kill_when(
 
 
 def tiny_training(scenes: str, output: str, **changes: object) -> dict[str, object]:
-    """Options of `jobs/train.py` for a tiny network on the scenes."""
+    """Return options of `jobs/train.py` that train a tiny network on the scenes."""
     return {
         "model": "deeplabv3_resnet18",
         "model_options": "width=0.125",

@@ -1,4 +1,4 @@
-"""Reading what a bulk run left."""
+"""Reading the outputs of a bulk run."""
 
 import pyarrow as pa
 
@@ -8,12 +8,12 @@ from pipeline.bulk.results import read_file
 
 
 def the_run(output: str) -> str:
-    """The folder of the only run below an output."""
+    """Return the folder of the only run below an output."""
     fs, path = storage.filesystem(output)
     (folder,) = [entry for entry in fs.ls(path, detail=False) if "run_id=" in entry]
     return storage.url_of(fs, folder)
 
 
 def rows_of(run: str) -> pa.Table:
-    """The rows of a finished run, in the order of its plan."""
+    """Return the rows of a finished run, in the order of its plan."""
     return pa.concat_tables(read_file(run, file["path"]) for file in read_manifest(run)["files"])

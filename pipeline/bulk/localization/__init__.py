@@ -1,0 +1,1 @@
+"""Bulk localization: what images show and where, by class activation maps."""

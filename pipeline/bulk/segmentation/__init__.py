@@ -1,0 +1,1 @@
+"""Bulk segmentation: masks, and mIoU where there are label maps."""
