@@ -45,9 +45,9 @@ def street(height: int = 90, width: int = 132, *, classes: int = 12, seed: int =
     return image, scores.astype(np.float16)
 
 
-def probabilities_of(scores: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def probabilities_of(scores: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return the softmax of the upsampled scores."""
-    full = upsample(torch.from_numpy(scores.astype(np.float32))[None], size[:2], stride=STRIDE)
+    full = upsample(torch.from_numpy(scores.astype(np.float32))[None], (shape[0], shape[1]), stride=STRIDE)
     return torch.softmax(full[0], dim=0).numpy()
 
 
@@ -61,7 +61,8 @@ def test_a_score_map_gives_the_labels_of_its_probabilities(seed: int) -> None:
     q = dense_crf(image, probabilities=probabilities, params=PARAMS, output="probabilities")
     assert_best(exact, q, tolerance=ROUNDING)
     assert (exact != before).mean() > 0.01, "the CRF changes labels"
-    for mode, share in (("exact", 0), ("pruned", 5e-4), ("fast", 5e-3)):
+    shares: dict[Mode, float] = {"exact": 0, "pruned": 5e-4, "fast": 5e-3}
+    for mode, share in shares.items():
         found = crf_of_scores(image, scores, stride=STRIDE, params=PARAMS, mode=mode)
         dense = dense_crf(image, probabilities=probabilities, params=PARAMS, mode=mode)
         for labels in (found.labels, dense):
@@ -82,9 +83,9 @@ def test_pruning_keeps_the_weight_of_the_pruned_classes() -> None:
     params = CRFParams(w1=1, w2=1, sigma_alpha=20, sigma_beta=12)
     exact = dense_crf(image, probabilities=probabilities, params=params)
     assert set(np.unique(exact)) <= {0, 1}
+    cases: list[tuple[np.ndarray, Mode]] = [(probabilities, "pruned"), (two, "exact")]
     pruned, only_two = (
-        dense_crf(image, probabilities=p, params=params, mode=mode, output="probabilities")[:2]
-        for p, mode in ((probabilities, "pruned"), (two, "exact"))
+        dense_crf(image, probabilities=p, params=params, mode=mode, output="probabilities")[:2] for p, mode in cases
     )
     expected = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")[:2]
     assert np.abs(pruned - expected).mean() < 0.1 * np.abs(only_two - expected).mean()
