@@ -113,7 +113,7 @@ def map_tasks(
     Yields:
         The results, in the order of the calls.
     """
-    task = ray.remote(num_cpus=1)(function)
+    task, shared = ray.remote(num_cpus=1)(_call), ray.put(function)
     in_flight = max(1, available().cpus) * TASKS_PER_CPU
     waiting = deque(enumerate(calls))
     running: deque[tuple[int, Any]] = deque()
@@ -122,11 +122,16 @@ def map_tasks(
         while waiting or running:
             while waiting and len(running) < in_flight:
                 i, arguments = waiting.popleft()
-                running.append((i, task.remote(*arguments)))
+                running.append((i, task.remote(shared, *arguments)))
             i, reference = running.popleft()
             result = ray.get(reference)
             bar.update(1 if sizes is None else sizes[i])
             yield result
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, which may be a method: Ray itself takes plain functions only."""
+    return function(*arguments)
 
 
 @dataclass(frozen=True)

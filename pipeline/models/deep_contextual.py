@@ -10,7 +10,7 @@ Chen, Qi, Cheng & Heng, "Deep Contextual Networks for Neuronal Structure Segment
 
 What it introduced: three depths of one network, each upsampled to full resolution in one step, each with its own loss
 (deep supervision), fused by their *sum*. The weights of the auxiliary losses decay during training
-(`--loss.auxiliary_decay`).
+(`--loss.auxiliary-decay`).
 
 Parameters: 7,934,410 at 2 classes (1,152 fewer with the paper's grey input), 10.79 M at 21. Output stride 1. The trunk
 is VGG16's up to conv4_3, so it takes torchvision's `vgg16`. It has no batch normalisation.

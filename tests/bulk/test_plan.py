@@ -51,7 +51,7 @@ def test_a_folder_whose_name_looks_like_a_glob(tmp_path):
     assert ids(tmp_path / "set[1]") == ["a.jpg", "sub/b.jpg"]
 
 
-def test_a_list_takes_urls_and_keys_beside_it(tmp_path):
+def test_a_list_takes_urls_and_keys_relative_to_it(tmp_path):
     (tmp_path / "list.txt").write_text("# night\nsub/b.jpg\n\n/data/a.jpg\ns3://bucket/key.png\n")
     found = {image.image_id: image.uri for image in list_input(str(tmp_path / "list.txt"))}
     assert found == {
@@ -74,7 +74,7 @@ def test_the_same_id_twice_is_refused(tmp_path):
         list_input(str(tmp_path / "list.txt"))
 
 
-def test_a_table_without_images_is_refused(tmp_path):
+def test_a_table_without_an_image_column_is_refused(tmp_path):
     pq.write_table(pa.table({"name": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"no column 'uri'.*it has name"):
         list_input(str(tmp_path / "t.parquet"))
@@ -107,7 +107,7 @@ def test_shards_keep_order_and_bounds():
             assert sum(members) <= bounds.max_bytes or len(members) == 1
 
 
-def test_a_plan_survives_storage_and_knows_its_shards(tmp_path):
+def test_a_stored_plan_is_read_back_whole_and_by_shard(tmp_path):
     touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(7)))
     config = SegmentConfig(
         model="m",
@@ -146,7 +146,7 @@ def test_a_shard_is_found_wherever_the_row_groups_of_the_plan_end(tmp_path, monk
         assert first == 3 * shard
 
 
-def test_files_tell_their_shards(tmp_path):
+def test_file_names_give_the_shards(tmp_path):
     names = [part_name(0), part_name(1, 1), part_name(2, 7), "other.parquet", "part-3.txt"]
     touch(tmp_path / "images", *names)
     assert parts(str(tmp_path)) == {

@@ -1,4 +1,4 @@
-"""An image that kills its process is found out and left out, and nothing else is lost."""
+"""An image that kills its process is identified and left out, and nothing else is lost."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ DEADLY = (255, 0, 0)
 
 
 def attempt(kind: SegmentationRun, run: str, result: str) -> None:
-    """One process's try at the shard, as Ray makes it; it dies of a red image as of a crash in a C library."""
+    """Compute the shard as a process of Ray does; a red image ends the process, as a crash in a C library would."""
     from pipeline.bulk.predict import ShardPredictor
     from pipeline.predict.segmenter import Segmenter
 
@@ -69,8 +69,8 @@ def test_a_deadly_image_becomes_an_error_row(tmp_path):
     assert deaths == ATTEMPTS_BEFORE_CARE + DEATHS_TO_CONVICT
 
 
-def test_a_driver_killed_twice_convicts_nobody(tmp_path):
-    """Marks of attempts alone lead to care, not to error rows."""
+def test_attempts_alone_convict_no_image(tmp_path):
+    """After attempts without a result the shard is computed image by image, because drivers and nodes die too."""
     quarantine = Quarantine(str(tmp_path))
     assert [quarantine.begin(0) for _ in range(ATTEMPTS_BEFORE_CARE)] == [None] * ATTEMPTS_BEFORE_CARE
     assert quarantine.begin(0) == {}

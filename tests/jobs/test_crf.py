@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline import bundle
+from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.results import read_file
 from pipeline.bulk.run import format_run
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -50,7 +51,13 @@ def night(scenes, tmp_path_factory) -> Path:
 def runs(night, trained_on_s3, tmp_path_factory, ray_driver) -> tuple[str, str]:
     """The same images without and with a CRF."""
     output = str(tmp_path_factory.mktemp("runs"))
-    config = SegmentConfig(model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=output)
+    config = SegmentConfig(
+        model=trained_on_s3,
+        images=f"{night}/images",
+        labels=f"{night}/labels",
+        output=output,
+        scaling=BulkScaling(actors=1),
+    )
     plain, refined = segment(config), segment(config.model_copy(update={"crf": True, "crf_params": PARAMS}))
     assert plain
     assert refined

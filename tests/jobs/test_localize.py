@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline import bundle, parquet, storage
+from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import localize
 from pipeline.bulk.localization.scores import score_map
@@ -93,6 +94,7 @@ def run(classifier: str, shapes: str, s3: str, ray_head: RayHead) -> str:
         output=f"{s3}/localized",
         run_id="all",
         sharding__max_images=16,
+        scaling__actors=1,
         mask="threshold",
         min_probability=MIN_PROBABILITY,
     )
@@ -213,6 +215,7 @@ def test_a_threshold_is_carried_over_and_crf_masks_are_scored(
         output=f"{s3}/localized",
         mask="crf",
         threshold_from=run,
+        scaling=BulkScaling(actors=1),
         maps=MapOptions(flip=True),
     )
     other = localize(config)
@@ -264,6 +267,7 @@ def test_a_target_detector_is_checked_in_grey(
         target="disc",
         truth=f"{shapes}/val/boxes.csv",
         views="grey",
+        scaling__actors=1,
         **options,
     )
     (row,) = parquet.read_table(f"{s3}/check/detector_report.parquet").to_pylist()
@@ -364,4 +368,4 @@ def test_a_wrong_network_is_refused(shapes: str, tmp_path: Path) -> None:
         val__negative=f"{shapes}/val/images",
     )
     assert result.returncode == 2
-    assert "deeplabv3_resnet18 is a segmentation network; a classifier is one of alexnet_cam" in result.stderr
+    assert "deeplabv3_resnet18 is a segmentation network; classifiers are alexnet_cam" in result.stderr

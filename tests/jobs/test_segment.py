@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline import bundle, storage
+from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.plan import read_manifest, read_plan
 from pipeline.bulk.results import read_file
 from pipeline.bulk.schema import METADATA_KEY
@@ -187,7 +188,7 @@ def without_timings(run: str) -> bytes:
 
 def segment_here(**options: Any) -> str:
     """Segment with the test's process as the driver, and return the folder of the run."""
-    run = segment(SegmentConfig(**options))
+    run = segment(SegmentConfig(**options, scaling=BulkScaling(actors=1)))
     assert run is not None
     return run
 
@@ -328,7 +329,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(local_bundle, scenes, tmp_
 
 def test_another_configuration_under_the_same_run_id_is_refused(local_bundle, scenes, tmp_path, ray_driver):
     images, output = f"{scenes}/val/images", str(tmp_path / "runs")
-    config = SegmentConfig(model=local_bundle, images=images, output=output, run_id="x")
+    scaling = BulkScaling(actors=1)
+    config = SegmentConfig(model=local_bundle, images=images, output=output, run_id="x", scaling=scaling)
     run = segment(config)
     assert run is not None
     assert read_plan(run).num_rows == 8
