@@ -1,9 +1,9 @@
-"""A bulk run against a plain loop: `python -m benchmarks.bulk [--images 1000]`.
+"""A bulk run compared with a plain loop: `python -m benchmarks.bulk [--images 1000]`.
 
-The loop is what one writes without segpipe: one process with all threads; decode, forward, argmax, PNG, for one
-image after the other. Both segment the same drawn scenes with the same network and weights. A bulk run has fixed
-costs (starting Ray, its actors, the reports) that do not grow with the images, so it is timed at two sizes: the
-rate of the images between them is what a large collection sees.
+The plain loop is the usual script without segpipe: one process with all threads decodes one image after the other,
+runs the network, takes the argmax and writes a PNG. Both segment the same drawn scenes with the same network and
+weights. A bulk run has fixed costs (Ray, its actors, the reports) that do not grow with the number of images. It is
+therefore timed at two sizes, and the rate of the images between them is the rate of a large collection.
 """
 
 import argparse
@@ -30,9 +30,10 @@ WIDTH, HEIGHT = 480, 360
 
 
 def main() -> None:
+    """Draw the scenes, time the loop and both runs, and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="images of the large run (the small one has a fifth)")
-    parser.add_argument("--model", default="deeplabv3_resnet18")
+    parser.add_argument("--model", default="deeplabv3_resnet18", help="architecture")
     parser.add_argument("--width", type=float, default=0.5, help="width multiplier of the network")
     arguments = parser.parse_args()
     small, large = arguments.images // 5, arguments.images
@@ -68,6 +69,7 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int) -> None:
+    """Write drawn scenes as JPEG files; the scenes repeat after 50."""
     folder.mkdir()
     for i in range(count):
         pixels, _ = draw_scene(np.random.default_rng(i % 50), WIDTH, HEIGHT)
@@ -76,7 +78,7 @@ def draw(folder: Path, count: int) -> None:
 
 @torch.inference_mode()
 def plain_loop(model: Path, images: Path, output: Path) -> None:
-    """Decode, forward, argmax, PNG."""
+    """Segment the images one after the other, and write each mask as a PNG."""
     output.mkdir(exist_ok=True)
     torch.set_num_threads(cluster.cpu_count())
     network, _ = bundle.load_bundle(str(model))
@@ -92,6 +94,7 @@ def plain_loop(model: Path, images: Path, output: Path) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that a piece of work takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

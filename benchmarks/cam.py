@@ -1,9 +1,10 @@
-"""Class activation maps in bulk against torch-cam in a plain loop: `python -m benchmarks.cam [--images 1000]`.
+"""Class activation maps in bulk compared with torch-cam in a plain loop: `python -m benchmarks.cam [--images 1000]`.
 
-The loop is torch-cam's own example: one process with all threads; open, resize, forward, extract the map of the most
-probable class, resize it to the image and store it. Both show the same drawn scenes to the same network and weights.
-A bulk run is timed at two sizes, because its fixed costs do not grow with the images. Then, on one batch after the
-other: what maps cost on top of classification, with and without, in turn. Needs the extra 'test' (torchcam).
+The plain loop follows torch-cam's example: one process with all threads opens and resizes an image, runs the network,
+extracts the map of the most probable class, resizes it to the image and stores it. Both use the same drawn scenes,
+network and weights. A bulk run is timed at two sizes, because its fixed costs do not grow with the number of images.
+The cost of maps on top of classification is then measured on one batch, with and without maps in turn. Needs the extra
+'test' (torchcam).
 """
 
 import argparse
@@ -36,21 +37,22 @@ ROUNDS = 12
 
 
 def main() -> None:
+    """Time the loop, the bulk runs and the maps of a batch, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="images of the large run (the small one has a fifth)")
-    parser.add_argument("--model", default="resnet18_cam")
-    parser.add_argument("--classes", type=int, default=20)
-    told = parser.parse_args()
-    small, large = told.images // 5, told.images
+    parser.add_argument("--model", default="resnet18_cam", help="classifier")
+    parser.add_argument("--classes", type=int, default=20, help="number of classes")
+    arguments = parser.parse_args()
+    small, large = arguments.images // 5, arguments.images
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         for count in (small, large):
             draw(home / str(count), count)
-        takes = ClassifierInput(size=(SIDE, SIDE), multi_label=False)
-        names = tuple(f"class {k}" for k in range(told.classes))
-        card = Card(architecture=told.model, options={}, classes=Classes(names=names), classifier=takes)
+        classifier_input = ClassifierInput(size=(SIDE, SIDE), multi_label=False)
+        names = tuple(f"class {k}" for k in range(arguments.classes))
+        card = Card(architecture=arguments.model, options={}, classes=Classes(names=names), classifier=classifier_input)
         torch.manual_seed(0)
-        network = configure(told.model, {}).build(told.classes).eval()
+        network = configure(arguments.model, {}).build(arguments.classes).eval()
         bundle.save_bundle(str(home / "model"), network, card)
 
         loop = timed(lambda: plain_loop(network, home / str(small), home / "loop"))
@@ -61,11 +63,11 @@ def main() -> None:
             config = LocalizeConfig(model=str(home / "model"), images=str(home / str(count)), output=output)
             runs[count] = timed(lambda config=config: localize(config))  # type: ignore[misc]
         loop += timed(lambda: plain_loop(network, home / str(small), home / "loop"))
-        without, with_maps = cost_of_maps(network, takes, home / str(small))
+        without, with_maps = cost_of_maps(network, classifier_input, home / str(small))
 
     loop_rate = 2 * small / loop
     rate = (large - small) / (runs[large] - runs[small])
-    print(f"\n{told.model}, {SIDE}x{SIDE}, {cluster.cpu_count()} cores")
+    print(f"\n{arguments.model}, {SIDE}x{SIDE}, {cluster.cpu_count()} cores")
     print(f"torch-cam, plain loop         {loop_rate:7.1f} images/s")
     print(f"bulk run, beyond fixed costs  {rate:7.1f} images/s   {rate / loop_rate:.2f} x the loop")
     print(f"classification                {1000 * without:7.1f} ms a batch of {BATCH}")
@@ -73,23 +75,24 @@ def main() -> None:
 
 
 class Logits(nn.Module):
-    """torch-cam wants a network that returns a tensor."""
+    """A classifier that returns its scores as a tensor, as torch-cam requires."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the scores of normalised images."""
         return self.network(images).logits
 
 
 def layer_of(network: nn.Module) -> str:
-    """The layer whose output is pooled."""
+    """Return the name of the layer whose output is pooled."""
     return "backbone.layer4" if hasattr(network.backbone, "layer4") else "added"
 
 
 def plain_loop(network: nn.Module, images: Path, output: Path) -> None:
-    """Open, resize, forward, the map of the most probable class, resize, PNG."""
+    """Store the map of the most probable class of each image, one image after the other."""
     output.mkdir(exist_ok=True)
     torch.set_num_threads(cluster.cpu_count())
     model = Logits(network.to(memory_format=torch.channels_last)).eval()
@@ -105,20 +108,22 @@ def plain_loop(network: nn.Module, images: Path, output: Path) -> None:
             grey.resize(image.size, Image.Resampling.BICUBIC).save(output / f"{file.stem}.png")
 
 
-def cost_of_maps(network: nn.Module, takes: ClassifierInput, images: Path) -> tuple[float, float]:
-    """Median seconds of a batch: scores alone, and with the best class's map, its 8 bits and its statistics."""
+def cost_of_maps(network: nn.Module, classifier_input: ClassifierInput, images: Path) -> tuple[float, float]:
+    """Return the median seconds of a batch: scores alone, and with the best class's map, normalised and in 8 bits."""
     torch.set_num_threads(cluster.cpu_count())
-    classifier = Classifier(network, classifier_input=takes, preprocessing=Preprocessing(), device=torch.device("cpu"))
+    classifier = Classifier(
+        network, classifier_input=classifier_input, preprocessing=Preprocessing(), device=torch.device("cpu")
+    )
     files = sorted(images.iterdir())[:BATCH]
     batch = [np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE))) for file in files]
     times: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(2 * ROUNDS):
         maps = bool(turn % 2)
         start = time.perf_counter()
-        for answer in classifier(batch):
-            best = int(answer.probabilities.argmax())
+        for result in classifier(batch):
+            best = int(result.probabilities.argmax())
             if maps:
-                raw = answer.maps([best])
+                raw = result.maps([best])
                 activation.normalise(raw, "relu_max")
                 encode_heatmap(raw[0])
         times[maps].append(time.perf_counter() - start)

@@ -1,13 +1,13 @@
-"""Our networks beside other libraries' in one run: `python -m benchmarks.models [--rounds 7] [--device cuda]`.
+"""Our networks compared with those of other libraries: `python -m benchmarks.models [--rounds 7] [--device cuda]`.
 
-Needs the extra `benchmark` (segmentation_models.pytorch). Both networks of a pair see the same images in the same
-memory format and give scores at the images' size; forward passes are in inference mode, forward + backward in train
-mode with a plain sum as loss. Times are medians of interleaved rounds, memory is what a process grows by in a training
-step (on Linux). A ratio is theirs over ours: above 1, ours is faster or smaller. Where two networks of one name are not
-the same (their U-Net has another decoder, their pyramid is followed by 1x1 where the paper has 3x3), operations differ,
-and the ratio per multiply-accumulate says what the code costs.
+Needs the extra `benchmark` (segmentation_models.pytorch). Both networks of a pair take the same images in the same
+memory format and return scores at the size of the images. Forward passes run in inference mode, forward + backward in
+train mode with the sum of the scores as the loss. Times are medians of interleaved rounds; memory is the growth of a
+process in a training step (on Linux). A ratio is theirs over ours: above 1, ours is faster or smaller. Some networks of
+the same name differ (their U-Net has another decoder; their pyramid is followed by a 1x1 convolution, in the paper by a
+3x3), so their operations differ, and the ratio per multiply-accumulate shows the cost of the code.
 
-The last line is the course notes' comparison: a classifier slid over the image against the same one convolutionalized.
+The last line compares a classifier that slides over the image with its convolutional form.
 """
 
 import argparse
@@ -35,19 +35,20 @@ PAIRS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 class Ours(nn.Module):
-    """One of our networks, with scores at the images' size."""
+    """One of our networks, with scores at the size of the images."""
 
     def __init__(self, name: str, options: dict[str, object]):
         super().__init__()
         self.network = configure(name, options).build(CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of normalised images."""
         size = (images.shape[-2], images.shape[-1])
         return upsample(self.network(images).logits, size, stride=self.network.output_stride)  # type: ignore[arg-type]
 
 
 class SmpPSPNet(nn.Module):
-    """smp's encoder at output stride 8 and its PSPNet decoder; its own PSPNet ends the ResNet after layer2."""
+    """The encoder of smp at output stride 8 and its PSPNet decoder; its own PSPNet ends the ResNet after layer2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,11 +60,12 @@ class SmpPSPNet(nn.Module):
         self.head = nn.Conv2d(512, CLASSES, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of normalised images."""
         return upsample(self.head(self.decoder(self.encoder(images))), (images.shape[-2], images.shape[-1]), stride=8)
 
 
 class Torchvision(nn.Module):
-    """torchvision's DeepLabV3 without its dictionary."""
+    """The DeepLabV3 of torchvision, which returns a tensor in place of a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,11 +74,12 @@ class Torchvision(nn.Module):
         self.network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of normalised images."""
         return self.network(images)["out"]
 
 
 def theirs(pair: str) -> nn.Module:
-    """The other library's network of a pair."""
+    """Return the other library's network of a pair."""
     import segmentation_models_pytorch as smp
 
     if pair.startswith("DeepLabV3-R50 /8"):
@@ -93,25 +96,29 @@ def theirs(pair: str) -> nn.Module:
 
 
 def build(pair: str, side: str) -> nn.Module:
+    """Return a network of a pair; `side` is "ours" or "theirs"."""
     return Ours(*PAIRS[pair]) if side == "ours" else theirs(pair)
 
 
 def forward(network: nn.Module, images: Tensor) -> None:
+    """Run a forward pass in inference mode."""
     with torch.inference_mode():
         network.eval()(images)
 
 
 def both(network: nn.Module, images: Tensor) -> None:
+    """Run a forward and a backward pass in train mode."""
     network.train()(images).float().sum().backward()
     network.zero_grad(set_to_none=True)
 
 
 def main() -> None:
+    """Compare each pair, then the sliding window, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--size", type=int, default=256, help="side of the images")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of which the median is printed")
+    parser.add_argument("--size", type=int, default=256, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=2, help="images in a batch")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="bfloat16: autocast")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -126,6 +133,7 @@ def main() -> None:
 
 
 def compare(pair: str, images: Tensor, rounds: int) -> None:
+    """Measure both networks of a pair, and print a line."""
     networks = {side: build(pair, side).to(images.device) for side in ("ours", "theirs")}
     for network in networks.values():
         network.to(memory_format=torch.channels_last)
@@ -143,7 +151,7 @@ def compare(pair: str, images: Tensor, rounds: int) -> None:
 
 
 def interleaved(works: list[Callable[[], None]], rounds: int) -> list[float]:
-    """The median seconds of each, done in turn; a first round warms up."""
+    """Return the median seconds of each piece of work, done in turn; a first round warms up."""
     times: list[list[float]] = [[] for _ in works]
     for i in range(rounds + 1):
         for work, seconds in zip(works, times, strict=True):
@@ -157,13 +165,14 @@ def interleaved(works: list[Callable[[], None]], rounds: int) -> list[float]:
 
 
 def operations(network: nn.Module, images: Tensor) -> int:
+    """Return the multiply-accumulate operations of a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
     return counter.get_total_flops() // 2
 
 
 def peak_memory(pair: str, side: str, images: Tensor) -> int:
-    """Bytes that a training step adds at its peak, in a process of its own."""
+    """Return the bytes that a training step adds at its peak, measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak, (pair, side, tuple(images.shape), str(images.device)))
@@ -179,7 +188,7 @@ def _peak(pair: str, side: str, shape: tuple[int, ...], device: str) -> int:
 
 
 def slide(rounds: int) -> None:
-    """AlexNet over 256x256, window by window and at once; the same scores."""
+    """Compare AlexNet over 256x256, window by window, with its convolutional form, which gives the same scores."""
     sliding = configure("sliding_window_alexnet", {"width": 0.5}).build(CLASSES).eval()
     dense = configure("sliding_window_alexnet", {"width": 0.5, "dense": True}).build(CLASSES).eval()
     dense.load_state_dict(sliding.state_dict())
