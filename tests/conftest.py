@@ -28,7 +28,7 @@ from tests.support.swift import SwiftServer, swift_server
 
 BUCKET = "test-bucket"
 # Logical CPUs of the head: enough for the runs of two tests at a time, which would otherwise wait for each other.
-HEAD_CPUS = 8
+HEAD_CPUS = 6
 SERVERS = "SEGPIPE_TEST_SERVERS"  # environment variable with the servers that the controlling process started
 _STARTED = pytest.StashKey[ExitStack]()
 

@@ -1,0 +1,87 @@
+"""Starting Ray on a busy machine, and mapping work over a cluster."""
+
+import functools
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline import cluster
+from pipeline.errors import UserError
+
+
+class Starts:
+    """A stand-in for `ray.init` that fails some times, as on a machine that is too busy to start Ray in time."""
+
+    def __init__(self, failures: int):
+        self.failures = failures
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, **options: Any) -> None:
+        self.calls.append(options)
+        if len(self.calls) <= self.failures:
+            raise Exception("The current node timed out during startup.\nThis could happen because …")
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names no cluster and keeps what `connect` sets."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_DATA_LOG_LEVEL", "RAY_BACKEND_LOG_LEVEL", "RAY_DATA_USAGE_DISABLED"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return monkeypatch
+
+
+def test_a_start_that_times_out_is_tried_once_more(no_cluster, capsys):
+    starts = Starts(failures=1)
+    no_cluster.setattr(ray, "init", starts)
+    cluster.connect()
+    assert len(starts.calls) == 2
+    assert starts.calls[0] == starts.calls[1]
+    assert starts.calls[0]["num_cpus"] == cluster.cpu_count() + cluster.SPARE_CPUS
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_starts_that_time_out_are_one_line(no_cluster, capsys):
+    starts = Starts(failures=2)
+    no_cluster.setattr(ray, "init", starts)
+    with pytest.raises(UserError, match=r"Ray does not start on this machine: .* run the same command again") as caught:
+        cluster.connect()
+    assert len(starts.calls) == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_does_not_answer_is_named(no_cluster):
+    no_cluster.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    no_cluster.setattr(ray, "init", Starts(failures=1))
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379: The current node timed out"):
+        cluster.connect()
+
+
+class Scale:
+    """Multiplies by a factor, as a method."""
+
+    def __init__(self, factor: int):
+        self.factor = factor
+
+    def times(self, value: int, shift: int) -> int:
+        return self.factor * value + shift
+
+
+def test_results_come_in_the_order_of_the_calls(ray_driver, monkeypatch):
+    """Functions, methods and partial functions are called, with more calls than are submitted at a time."""
+    monkeypatch.setattr(cluster, "TASKS_PER_CPU", 1)
+    shared = ray.put(5)
+    calls = [(i, shared) for i in range(cluster.available().cpus * 2 + 1)]
+    expected = [3 * i + 5 for i, _ in calls]
+    assert list(cluster.map_tasks(Scale(3).times, calls)) == expected
+    partial = functools.partial(Scale(3).times, shift=5)
+    assert list(cluster.map_tasks(partial, [(i,) for i, _ in calls], sizes=[2] * len(calls))) == expected
+    assert list(cluster.map_tasks(partial, [])) == []
+
+
+def test_an_error_of_a_call_reaches_the_caller(ray_driver):
+    with pytest.raises(ZeroDivisionError):
+        list(cluster.map_tasks(divmod, [(1, 1), (1, 0)]))
