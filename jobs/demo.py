@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     write_broken(data / "night")
     (data / "classes.yaml").write_text(CLASS_FILE)
 
-    print("\n==> Training DeepLab v3 on Ray Train (jobs/train_deeplab.py)", flush=True)
+    print("\n==> Training DeepLab v3 on Ray Train (jobs/train.py)", flush=True)
     splits = {
         name: Split(images=str(data / name / "images"), labels=str(data / name / "labels")) for name in ("train", "val")
     }

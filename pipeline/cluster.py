@@ -3,7 +3,6 @@
 Ray itself waits for ever for resources that it does not have.
 """
 
-import importlib
 import logging
 import os
 import sys
@@ -43,9 +42,9 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
         return
     show = ray_logs or os.environ.get("SEGPIPE_RAY_LOGS") == "1"
     if not show:
-        for name in ("ray.train", "ray._private.authentication"):
+        for name in ("ray.data", "ray.train", "ray._private.authentication"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # read when ray.data is imported
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # ray.data sets its level again when it is imported
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ code warns on stderr about itself
     options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": show}
     address = os.environ.get("RAY_ADDRESS")
@@ -74,23 +73,6 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
                 f"Ray does not start on this machine: {one_line(second)} If the machine is busy, run the same command "
                 "again later; SEGPIPE_RAY_LOGS=1 shows what Ray logs"
             ) from None
-
-
-def preload(*modules: str, workers: int) -> None:
-    """Let worker processes import modules for tasks that are still to come, while the driver prepares them.
-
-    Args:
-        modules: Names of modules.
-        workers: Number of processes; Ray uses them for tasks later, but not for actors.
-    """
-    task = ray.remote(num_cpus=0)(_import)
-    for _ in range(workers):
-        task.remote(modules)
-
-
-def _import(modules: tuple[str, ...]) -> None:
-    for module in modules:
-        importlib.import_module(module)
 
 
 def map_tasks(

@@ -171,7 +171,6 @@ def recording(kind: type, folder: Path) -> type:
             record("writer")
             return row
 
-    Recording.__module__ = kind.__module__  # the run preloads this module, which must not be that of these tests
     return Recording
 
 

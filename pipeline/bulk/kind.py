@@ -82,6 +82,9 @@ class RunKind(Protocol):
     def load_predictor(self) -> ImagePredictor:
         """Load the model onto this process's device."""
 
+    def warm_up(self) -> None:
+        """Import and compile what the tasks after the predictors need; called in a worker while the run starts."""
+
     def refine(self, predicted: Any) -> Any:
         """Append the stages between predictors and writers to a Ray data set of predicted blocks."""
 

@@ -86,11 +86,19 @@ def _plan_beside_ray(kind: RunKind, run: str, identity: dict[str, Any]) -> pa.Ta
 
 
 def _start_ray(kind: RunKind) -> None:
-    """Start or join Ray, and a process that writers will use."""
+    """Start or join Ray, and let a process for tasks import and compile what the first of them will need."""
+    import ray
+
     from pipeline import cluster
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
-    cluster.preload("ray.data", "pipeline.bulk.write", type(kind).__module__, workers=1)
+    ray.remote(num_cpus=0)(_warm_up).remote(kind)
+
+
+def _warm_up(kind: RunKind) -> None:
+    for module in ("ray.data", "pipeline.bulk.write"):
+        importlib.import_module(module)
+    kind.warm_up()
 
 
 def format_plan(plan: pa.Table, run: str) -> str:

@@ -147,6 +147,9 @@ class LocalizationRun:
 
         return LocalizationPredictor(self.config)
 
+    def warm_up(self) -> None:
+        """Do nothing: the module has imported what the writers need."""
+
     def refine(self, predicted: Any) -> Any:
         """Append no stage: masks are made by the writers."""
         return predicted

@@ -135,6 +135,13 @@ class SegmentationRun:
 
         return SegmentationPredictor(self.config)
 
+    def warm_up(self) -> None:
+        """Compile the CRF, if the run has one."""
+        if self.config.crf:
+            from pipeline.crf.warm import warm
+
+            warm(classes=len(self.classes), params=self.config.crf_params, mode=self.config.crf_mode)
+
     def refine(self, predicted: Any) -> Any:
         """Append the CRF stage, if the run has one."""
         if not self.config.crf:
