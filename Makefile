@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
+	@echo "==> Compiling the dense CRF (half a minute) ..."
+	@$(BIN)/python -m pipeline.crf.warm
 	@touch $(STAMP)
 	@echo "==> Installed."
 
