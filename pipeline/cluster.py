@@ -135,7 +135,7 @@ def available() -> Resources:
     )
 
 
-def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: int, noun: str) -> None:
+def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: int, noun: str, flag: str) -> None:
     """Refuse a run whose workers the cluster cannot hold beside the tasks that feed them.
 
     Args:
@@ -144,6 +144,7 @@ def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: 
         use_gpu: Whether each worker holds a GPU as well.
         spare_cpus: CPUs that must stay free for the other stages.
         noun: What the run is to the user, as in "training".
+        flag: Option that sets the number of workers.
 
     Raises:
         UserError: The cluster is too small; the message names what is missing.
@@ -155,15 +156,17 @@ def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: 
         fit = int(node.get("CPU", 0) // cpus_per_worker) if cpus_per_worker else workers
         places += min(fit, int(node.get("GPU", 0))) if use_gpu else fit
     needed = workers * cpus_per_worker + spare_cpus
-    wait = "pass --scaling.wait-for-nodes if an autoscaler will add them"
+    wait = f"lower {flag}, add nodes, or pass --scaling.wait-for-nodes if an autoscaler will add them"
     if use_gpu and have.gpus < workers:
+        raise UserError(f"{noun} needs {workers} GPUs, and the cluster has {have.gpus}; {wait}")
+    if places < workers and have.cpus >= needed:
+        gpu = " and a GPU" if use_gpu else ""
         raise UserError(
-            f"{noun} needs {workers} GPUs, and the cluster has {have.gpus}; add GPU nodes, ask for fewer workers, "
-            f"or {wait}"
+            f"{noun} needs {workers} workers with {cpus_per_worker:g} CPUs{gpu} on one node each, and the nodes have "
+            f"room for {places}; {wait}"
         )
-    if places < workers or have.cpus < needed:
+    if have.cpus < needed:
         raise UserError(
             f"{noun} needs {needed:g} CPUs ({workers} x {cpus_per_worker:g} for its workers, {spare_cpus} for the "
-            f"other stages), and the cluster has {have.cpus} (largest node {have.largest_node_cpus}); "
-            f"ask for fewer workers or add nodes, or {wait}"
+            f"other stages), and the cluster has {have.cpus} (largest node {have.largest_node_cpus}); {wait}"
         )

@@ -21,7 +21,9 @@ class BulkScaling(BaseModel):
         ge=1,
         description="predictor processes (default: one per GPU; without GPUs, all CPUs but two)",
     )
-    cpus_per_actor: int = Field(default=1, ge=1, description="CPUs (threads) of each predictor")
+    cpus_per_actor: int = Field(
+        default=1, ge=1, description="CPUs that Ray reserves for each predictor, and number of its PyTorch threads"
+    )
     use_gpu: bool | None = Field(default=None, description="predict on GPUs (default: if the cluster has any)")
     fetch_threads: int = Field(default=16, ge=1, description="files that each predictor fetches at a time")
     wait_for_nodes: bool = Field(
@@ -35,9 +37,15 @@ class Sharding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_images: int | None = Field(
-        default=None, ge=1, description="images in a shard (default: 16 to 256, depending on the number of images)"
+        default=None,
+        ge=1,
+        description="largest number of images in a shard (default: 16 to 256, depending on the number of images)",
     )
-    max_bytes: int = Field(default=32 * 2**20, ge=1, description="encoded bytes in a shard")
+    max_bytes: int = Field(
+        default=32 * 2**20,
+        ge=1,
+        description="largest sum of file sizes in a shard, in bytes; a larger image is a shard of its own",
+    )
 
     def images_for(self, total: int) -> int:
         """Return the number of images in a shard, for `total` images.
@@ -63,14 +71,24 @@ class BulkConfig(BaseModel):
         description="name of the run (default: derived from the model and the options)",
     )
     since: Url | None = Field(
-        default=None, description="folder of a finished run: process only images that are new or changed since"
+        default=None,
+        description="folder of a finished run; process only images that are new or have changed since that run",
     )
     retry_errors: Url | None = Field(
-        default=None, description="folder of a finished run: process only images that failed in it"
+        default=None, description="folder of a finished run; process only images that failed in that run"
     )
-    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")
-    batch_pixels: int = Field(default=1_000_000, ge=1, description="pixels in a micro-batch of images of one shape")
-    max_image_pixels: int = Field(default=50_000_000, ge=1, description="larger images become error rows")
+    dtype: DType = Field(
+        default="float32", description="precision of the network: float32, or bfloat16 or float16 by autocast"
+    )
+    batch_pixels: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="largest number of pixels in a forward pass over images of one shape; a larger image is "
+        "computed alone",
+    )
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=1, description="largest number of pixels in an image; larger images become error rows"
+    )
     sharding: Sharding = Sharding()
     scaling: BulkScaling = BulkScaling()
     dry_run: bool = Field(default=False, description="print the plan and stop")

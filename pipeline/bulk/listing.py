@@ -127,5 +127,5 @@ def _linked_image(row: dict[str, Any], i: int, uris: str, place: str) -> InputIm
     """Return the image that row `i` of a table of URLs names."""
     uri = row[uris]
     if not uri:
-        raise UserError(f"{storage.redact(place)}: row {i} has no {uris}")
+        raise UserError(f"{storage.redact(place)}: row {i} (counted from 0) has no {uris}")
     return InputImage(row.get(ID_COLUMN) or storage.redact(uri), uri, NO_ROW, 0, "", "")

@@ -93,14 +93,16 @@ def _errors_of(found: list[InputImage], run: str) -> list[InputImage]:
 
 def _require_finished(run: str) -> None:
     if not storage.exists(storage.join(run, MANIFEST)):
-        raise UserError(f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}")
+        raise UserError(
+            f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}; its own command finishes it"
+        )
 
 
 def run_identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, Any]:
     """Return all that decides a run's rows besides the images themselves."""
     options = config.deciding_options()
     return {
-        # The configuration is stored with every row, and a URL may hold a password or a signature.
+        # The configuration is stored in every file of the run, and a URL may hold a password or a signature.
         "config": {name: storage.redact(value) if isinstance(value, str) else value for name, value in options.items()},
         "model_fingerprint": card.fingerprint,
         "classes": classes.model_dump(mode="json"),
@@ -109,13 +111,13 @@ def run_identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, 
 
 
 def default_run_id(identity: dict[str, Any], card: Card) -> str:
-    """Return the name of a run: the same for the same model and options, so that a repeated command finds its run."""
+    """Return the default name of a run, which depends on model and options alone: a repeated command finds its run."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{card.architecture}-{digest[:8]}"
 
 
 def store_plan(run: str, plan: pa.Table, identity: dict[str, Any]) -> None:
-    """Write the plan, then the configuration: where the configuration lies, the plan is whole."""
+    """Write the plan, then the configuration: if the configuration exists, the plan is complete."""
     parquet.write_table(storage.join(run, PLAN), plan, row_group_size=ROW_GROUP)
     storage.write_bytes(storage.join(run, CONFIG), json.dumps(identity, indent=2).encode())
 
@@ -145,7 +147,7 @@ class PlanReader:
 
     def __init__(self, run: str):
         self._url = storage.join(run, PLAN)
-        self._key = uuid.uuid4().hex  # a run's folder may be removed and made again during the life of a process
+        self._key = uuid.uuid4().hex  # tells cache entries apart if a run's folder is removed and made again
 
     def shard(self, shard: int) -> PlannedShard:
         """Read the plan's rows of a shard."""
@@ -202,10 +204,11 @@ def existing_plan(run: str, identity: dict[str, Any]) -> pa.Table | None:
     stored = json.loads(storage.read_text(url, noun="run's configuration"))
     if stored != identity:
         mine = identity["config"]
-        differing = sorted(k for k in mine if stored["config"].get(k) != mine[k])
-        differing += [k for k in identity if k != "config" and stored.get(k) != identity[k]]
+        differing = sorted(f"--{k.replace('_', '-')}" for k in mine if stored["config"].get(k) != mine[k])
+        differing += [k.replace("_", " ") for k in identity if k != "config" and stored.get(k) != identity[k]]
         raise UserError(
-            f"{storage.redact(run)} was made with another {', '.join(differing)}; choose another --run-id or --output"
+            f"{storage.redact(run)} was begun with another {', '.join(differing)}; repeat the original command, or "
+            "choose another --run-id or --output"
         )
     return read_plan(run)
 

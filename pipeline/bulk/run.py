@@ -65,7 +65,7 @@ def run_bulk(kind: RunKind) -> str | None:
 
 
 def _plan_beside_ray(kind: RunKind, run: str, identity: dict[str, Any]) -> pa.Table:
-    """Make and store the plan while Ray starts; a mistake that shows at once is reported without Ray."""
+    """Make and store the plan while Ray starts; a mistake that shows before Ray is imported is reported without it."""
     images = planning.list_wanted(kind.config)
 
     def make_and_store() -> pa.Table:
@@ -92,7 +92,7 @@ def _start_ray(kind: RunKind) -> None:
     from pipeline import cluster
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
-    ray.remote(num_cpus=0)(_warm_up).remote(kind)
+    ray.remote(num_cpus=0)(_warm_up).remote(kind)  # nobody waits for it: if it fails, the first task does its work
 
 
 def _warm_up(kind: RunKind) -> None:

@@ -1,4 +1,4 @@
-"""The Ray Data pipeline of a bulk run: a row is a shard and a block is a shard, from predictor to writer."""
+"""The Ray Data pipeline of a bulk run. Its rows are shard numbers; after the predictors, a block holds one shard."""
 
 import sys
 from typing import Any
@@ -35,7 +35,12 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
     actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(scaling, have.cpus)))
     if not scaling.wait_for_nodes:
         cluster.require(
-            workers=actors, cpus_per_worker=scaling.cpus_per_actor, use_gpu=use_gpu, spare_cpus=1, noun="the run"
+            workers=actors,
+            cpus_per_worker=scaling.cpus_per_actor,
+            use_gpu=use_gpu,
+            spare_cpus=1,  # for the writer
+            noun="the run",
+            flag="--scaling.actors",
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -63,6 +68,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
 
 
 def _cpu_actors(scaling: BulkScaling, cpus: int) -> int:
+    """Return the number of predictors that leave CPUs for the light tasks."""
     return (cpus - cluster.SPARE_CPUS) // scaling.cpus_per_actor
 
 

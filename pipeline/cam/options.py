@@ -42,7 +42,12 @@ class BoxOptions(BaseModel):
         description="largest: a box around the largest connected region above the threshold (the CAM paper). all: a "
         "box around each region. distance: the three levels of the CAM paper's released code",
     )
-    threshold: float = Field(default=0.2, ge=0, le=1, description="threshold as a share of the map's maximum")
+    threshold: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="threshold as a share of the map's maximum; --boxes.regions distance has its own",
+    )
     min_share: float = Field(
         default=0.0,
         ge=0,

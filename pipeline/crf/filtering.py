@@ -37,8 +37,8 @@ GROUP_LANES = (0,) * GROUP_SAMPLES  # for vectors with one lane for each sample 
 ZERO = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
-MIN_DOUBT = np.float32(1e-7)  # added to 1 - max Q, which float32 cannot resolve further
-CONTESTED = np.float32(1.7)  # samples with 1 / max Q of at least this never settle
+MIN_DOUBT = np.float32(1e-7)  # added to 1 / max Q - 1, so that it is never 0; float32 resolves no smaller doubt
+CONTESTED = np.float32(1.7)  # a sample with 1 / max Q of at least this has not settled, whatever its pace
 
 
 class LatticeState(NamedTuple):
@@ -90,6 +90,7 @@ def blur(values, chain, width, lanes):
         lanes: tuple as long as a part of a row.
     """
     for part in range(0, len(values), len(values) // width * len(lanes)):
+        # A chain's end is stored as ~i: a negative j stands for the point ~j, here without a branch.
         j = np.int64(peek(chain, 0))
         i = j ^ (j >> 63)
         here = load(values, i * len(lanes) + part, lanes)

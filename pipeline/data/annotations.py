@@ -118,13 +118,13 @@ def _from_table(url: str) -> Annotations:
     by_key: dict[str, tuple[dict[str, None], list[Box]]] = {}  # a dictionary is an ordered set of labels
     for i, row in enumerate(table.select([image, label, *(BOX_COLUMNS if has_boxes else ())]).to_pylist()):
         if not row[image]:
-            raise UserError(f"{storage.redact(url)}: row {i} names no image")
+            raise UserError(f"{storage.redact(url)}: row {i} (counted from 0) names no image")
         labels, boxes = by_key.setdefault(datasets.without_image_suffix(str(row[image])), ({}, []))
         names = _split_labels(row[label])
         labels.update(dict.fromkeys(names))
         corners = [row.get(name) for name in BOX_COLUMNS]
         if has_boxes and names and None not in corners:
-            boxes.append(_box(names[0], corners, f"{storage.redact(url)}, row {i}"))
+            boxes.append(_box(names[0], corners, f"{storage.redact(url)}, row {i} (counted from 0)"))
     return Annotations({key: Annotation(tuple(labels), tuple(boxes)) for key, (labels, boxes) in by_key.items()})
 
 

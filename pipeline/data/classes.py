@@ -167,7 +167,10 @@ def with_background(classes: Classes) -> Classes:
         UserError: The classifier has a class 'background' itself.
     """
     if "background" in classes.slugs:
-        raise UserError("the model has a class 'background', which masks add themselves; rename it in --classes")
+        raise UserError(
+            "the model has a class 'background', which masks add themselves; train the classifier with another "
+            "name for it (--classes)"
+        )
     black = (0, 0, 0)
     colours = [tuple(colour) for colour in classes.palette.tolist()]
     names = ("background", *classes.names)

@@ -32,7 +32,7 @@ class MaskPicture(NamedTuple):
 
 
 def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str = "prediction") -> bytes:
-    """Draw a PNG with a row for each picture. Ignored pixels are black.
+    """Draw a PNG with a row for each picture. Ignored and invalid pixels are black.
 
     The sheet has a column for the ground truth only if one of the pictures has ground truth.
 

@@ -18,11 +18,17 @@ class OptionGroup(BaseModel):
 class Optimiser(OptionGroup):
     """How the optimiser updates the weights."""
 
-    kind: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="optimiser; sgd has momentum")
-    lr: float = Field(default=0.01, gt=0, description="learning rate before the schedule")
+    kind: Literal["sgd", "adam", "adamw"] = Field(
+        default="sgd", description="optimiser: sgd (with momentum), adam or adamw"
+    )
+    lr: float = Field(default=0.01, gt=0, description="learning rate, which the schedule multiplies by a factor")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
     nesterov: bool = Field(default=False, description="Nesterov's momentum for sgd")
-    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay")
+    weight_decay: float = Field(
+        default=1e-4,
+        ge=0,
+        description="factor of the weight decay, an L2 penalty (decoupled from the gradient with adamw)",
+    )
     lr_of: dict[str, float] = Field(
         default={},
         description="learning rate multipliers, PART=FACTOR. A part is backbone, head (all but the backbone), score "
@@ -32,9 +38,16 @@ class Optimiser(OptionGroup):
     decay_of: dict[str, float] = Field(
         default={}, description="weight decay multipliers, PART=FACTOR, with the parts of --optimiser.lr-of"
     )
-    clip: float | None = Field(default=None, gt=0, description="largest norm of a step's gradient")
+    clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest L2 norm of a step's gradient; a larger gradient is scaled down (default: no limit)",
+    )
     accumulate: int = Field(
-        default=1, ge=1, description="parts into which a worker cuts its batch if memory does not hold it"
+        default=1,
+        ge=1,
+        description="parts of its batch that a worker computes one after the other to save memory; the gradient stays "
+        "that of the whole batch",
     )
     ema: float | None = Field(
         default=None,
@@ -49,13 +62,31 @@ class Schedule(OptionGroup):
     """How the learning rate changes over the steps of a run."""
 
     kind: Literal["poly", "step", "cosine", "exponential", "constant"] = Field(
-        default="poly", description="shape; poly is (1 - step / steps)^power (DeepLab v2, section 4.1)"
+        default="poly",
+        description="how the learning rate falls. poly: (1 - step / steps)^power (DeepLab v2, section 4.1). step: in "
+        "drops, at --schedule.every or --schedule.at. exponential: continuously. cosine: over half a period. constant: "
+        "not at all",
     )
-    power: float = Field(default=0.9, ge=0, description="power of poly")
-    gamma: float = Field(default=0.1, gt=0, le=1, description="factor of a drop of step and exponential")
-    every: int | None = Field(default=None, ge=1, description="steps between the drops of step and exponential")
-    at: tuple[float, ...] = Field(default=(), description="drops of step, as shares of the run: 0.3,0.6,0.8")
-    floor: float = Field(default=0.0, ge=0, description="smallest learning rate")
+    power: float = Field(default=0.9, ge=0, description="exponent of poly")
+    gamma: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="factor of each drop of step, and of every --schedule.every steps of exponential",
+    )
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between the drops of step; steps in which exponential falls by the factor gamma",
+    )
+    at: tuple[float, ...] = Field(
+        default=(), description="positions of the drops of step, as shares of the run: 0.3,0.6,0.8"
+    )
+    floor: float = Field(
+        default=0.0,
+        ge=0,
+        description="smallest learning rate after the warm-up, before the multipliers of --optimiser.lr-of",
+    )
     warmup: int = Field(default=0, ge=0, description="steps over which the learning rate first rises linearly")
 
     @model_validator(mode="after")
@@ -95,7 +126,11 @@ class TrainingScaling(OptionGroup):
     )
     use_gpu: bool = Field(default=False, description="give each worker a GPU")
     cpus_per_worker: int = Field(default=1, ge=1, description="CPUs that Ray reserves for each worker")
-    max_failures: int = Field(default=3, ge=0, description="number of times that lost workers are replaced")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="number of times that lost workers are replaced, after which the run stops with an error",
+    )
     wait_for_nodes: bool = Field(
         default=False, description="start even if the cluster is too small, because an autoscaler will add nodes"
     )
@@ -130,11 +165,12 @@ class TrainerConfig(OptionGroup):
     )
     seed: int = Field(default=0, ge=0, description="seed of all random numbers")
     freeze: tuple[str, ...] = Field(
-        default=(), description="parameters that do not learn, by the beginnings of their names: backbone.layer1"
+        default=(), description="beginnings of the names of parameters that do not learn, as in backbone.layer1"
     )
     dtype: DType = Field(
         default="float32",
-        description="float32; bfloat16: autocast, faster on GPUs and on CPUs that support it; float16: autocast with "
+        description="precision of the network. float32. bfloat16: autocast, faster on GPUs and on CPUs that have it. "
+        "float16: autocast with "
         "loss scaling",
     )
     compile: bool = Field(

@@ -124,7 +124,9 @@ def first_usable(order: NDArray[np.int64], place: int, read: Callable[[int], T],
             return read(int(order[(place + attempt) % len(order)]))
         except SampleError as error:
             skipped[str(error)] = None
-    raise UserError("not one training image can be used; check the data set with jobs/validate.py")
+    raise UserError(
+        f"none of the {len(order)} training images can be used, the first problem: {next(iter(skipped), '–')}"
+    )
 
 
 @functools.lru_cache(maxsize=4)

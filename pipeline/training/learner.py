@@ -1,4 +1,4 @@
-"""A network that learns: the training step, and the state that a checkpoint holds. torch only; no Ray, no storage.
+"""The training step of a network, and the state that a checkpoint holds. Uses PyTorch, but neither Ray nor storage.
 
 The workers of a process group share each step: its loss and gradient are those of the whole batch, however the batch is
 divided.
@@ -121,11 +121,15 @@ class Learner:
         return loss
 
     def _loss(self, pixels: Tensor, labels: Tensor, totals: Tensor, *, progress: float) -> Tensor:
+        """Return the loss of a part of the batch, divided by the totals of the whole batch."""
         with autocast(self.device, self.config.dtype):
             try:
                 output = self.model(normalise(pixels, self.config.preprocessing))
             except BatchTooSmallError as error:
-                raise UserError(f"{self.config.model}: {error} (--batch-size, --augmentation.crop)") from None
+                raise UserError(
+                    f"{self.config.model}: {error} (raise --batch-size or --augmentation.crop, or lower "
+                    "--optimiser.accumulate)"
+                ) from None
         return self.objective(output, labels, totals=totals, progress=progress)
 
     def learning_rate(self, step: int) -> float:

@@ -57,6 +57,7 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
             use_gpu=scaling.use_gpu,
             spare_cpus=1,
             noun="training",
+            flag="--scaling.min-workers" if scaling.min_workers else "--scaling.num-workers",
         )
     steps = config.steps_per_epoch(data.table.num_rows)
     print(
@@ -87,7 +88,7 @@ def _check_network(config: TrainerConfig, task: Task) -> None:
     try:
         model = models.configure(config.model, config.model_options)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"--model, --model-options: {error}") from None
     if model.classifies != task.classifies:
         known = models.CLASSIFIERS if task.classifies else models.ARCHITECTURES
         problem = (
@@ -95,14 +96,16 @@ def _check_network(config: TrainerConfig, task: Task) -> None:
             if task.classifies
             else "is a classifier; segmentation networks are"
         )
-        raise UserError(f"{config.model} {problem} {', '.join(known)}")
+        raise UserError(f"--model {config.model} {problem} {', '.join(known)}")
     workers = config.scaling.num_workers
     if (config.scaling.min_workers or 0) > workers:
         raise UserError(f"--scaling.min-workers {config.scaling.min_workers} is above --scaling.num-workers {workers}")
-    if config.batch_size // workers < model.min_training_batch:
+    accumulate = config.optimiser.accumulate
+    if config.batch_size // workers // accumulate < model.min_training_batch:
+        parts = f" and --optimiser.accumulate {accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"{config.model} needs at least {model.min_training_batch} images per worker to train; --batch-size is "
-            f"{config.batch_size} for {workers} workers"
+            f"{config.model} needs at least {model.min_training_batch} images per worker and pass to train; "
+            f"--batch-size is {config.batch_size} for {workers} workers{parts}"
         )
     network, loaded = build_network(config, task.classes)
     parameters = models.count_parameters(network)

@@ -63,7 +63,7 @@ def test_pascal_voc_xml_gives_labels_and_boxes(tmp_path: Path) -> None:
     ("name", "text", "expected"),
     [
         ("a.csv", "image,label,xmin,ymin,xmax,ymax\n1.jpg,cat,5,0,1,9\n", "swapped corners"),
-        ("a.csv", "image,label\n,cat\n", "row 0 names no image"),
+        ("a.csv", "image,label\n,cat\n", r"row 0 \(counted from 0\) names no image"),
         ("a.csv", "a,b\n1,2\n", "needs a column 'image'"),
         ("a.xml", "<annotation><object>", "no valid XML"),
         ("a.xml", "<a><object><name>x</name></object></a>", "a box without the four numbers"),

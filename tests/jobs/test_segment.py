@@ -334,7 +334,7 @@ def test_another_configuration_under_the_same_run_id_is_refused(local_bundle, sc
     run = segment(config)
     assert run is not None
     assert read_plan(run).num_rows == 8
-    with pytest.raises(UserError, match="made with another dtype"):
+    with pytest.raises(UserError, match="begun with another --dtype"):
         segment(config.model_copy(update={"dtype": "bfloat16"}))
 
 

@@ -30,14 +30,20 @@ class LocalizeConfig(BulkConfig):
     boxes: BoxOptions = BoxOptions()
     mask: Literal["none", "threshold", "crf"] = Field(
         default="none",
-        description="masks of the classes found: none; where their maps exceed --mask-background; the same, refined "
-        "by a dense CRF",
+        description="masks of the classes found. none: no masks. threshold: pixels whose map exceeds "
+        "--mask-background. crf: the same, aligned with the edges of the image by a dense CRF",
     )
     mask_background: float = Field(
-        default=0.2, ge=0, le=1, description="score of the background, as a share of a map's maximum"
+        default=0.2,
+        ge=0,
+        le=1,
+        description="constant score of the background in --mask threshold and crf, as a share of a map's maximum",
     )
     crf_params: CRFParams = Field(default=IRN_CRF, description="parameters of the CRF of --mask crf (default: IRN's)")
-    heatmaps: bool = Field(default=True, description="keep the maps, at the size of the network's features")
+    heatmaps: bool = Field(
+        default=True,
+        description="store the maps at the size of the network's features, as jobs/pseudo_labels.py needs them",
+    )
     truth: Url | None = Field(
         default=None,
         description="ground truth: a table (.csv, .parquet) of image, label and optionally xmin, ymin, xmax, ymax, or "
@@ -67,9 +73,13 @@ class PseudoLabelsConfig(BaseModel):
         default=0.3, ge=0, le=1, description="pixels above this share of a map's maximum are foreground"
     )
     sure_background: float = Field(
-        default=0.05, ge=0, le=1, description="pixels below this share are background; those between are ignored"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="pixels below this share of a map's maximum are background; those between it and "
+        "--sure-foreground are ignored",
     )
-    crf: bool = Field(default=True, description="move the borders to those of the image by a dense CRF")
+    crf: bool = Field(default=True, description="align the labels with the edges of the image by a dense CRF")
     crf_params: CRFParams = Field(default=IRN_CRF, description="parameters of the CRF (default: IRN's)")
 
     @model_validator(mode="after")
@@ -85,14 +95,16 @@ class TargetCheckConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Url = Field(description="bundle: the output folder of jobs/train_classifier.py")
-    positive: Url = Field(description="images that show the target and were not used in training")
-    negative: Url = Field(description="images that do not show the target")
+    positive: Url = Field(
+        description="images that show the target and were not used in training, given as for jobs/localize.py --images"
+    )
+    negative: Url = Field(description="images that do not show the target, given in the same ways")
     truth: Url | None = Field(
         default=None,
         description="boxes around the target: a table (.csv, .parquet) or a folder of Pascal VOC .xml files",
     )
     target: str | None = Field(default=None, description="class of the target (default: the only class of the model)")
-    output: Url = Field(description="folder for the runs and the table")
+    output: Url = Field(description="folder for the two runs of each view and for the table of scores")
     views: tuple[View, ...] = Field(
         default=("as_is", "grey", "half", "double"),
         min_length=1,

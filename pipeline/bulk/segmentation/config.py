@@ -11,13 +11,16 @@ from pipeline.storage import Url
 class SegmentConfig(BulkConfig):
     """The options of `jobs/segment.py`."""
 
-    labels: Url | None = Field(default=None, description="folder of label maps to score the masks against")
+    labels: Url | None = Field(
+        default=None, description="folder of label maps to score the masks against, paired by path without suffix"
+    )
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
     instances: Instances = Instances()
     crf: bool = Field(default=False, description="refine the masks by a dense CRF, on CPUs beside the predictors")
     crf_mode: Mode = Field(
         default="pruned",
-        description="exact: full mean field. pruned: drop the classes that an image does not contain (labels differ "
+        description="exact: full mean field. pruned: merge the classes that an image does not contain into one (labels "
+        "differ "
         "at under 1 of 10,000 pixels). fast: also merge pixels far from any edge (labels differ at 1 of 400)",
     )
     crf_params: CRFParams = CRFParams()
@@ -37,7 +40,9 @@ class EvaluateConfig(BaseModel):
     run: Url = Field(description="folder of a finished run: OUTPUT/run_id=…")
     labels: Url = Field(description="folder of label maps, paired with the images by name")
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the run's")
-    output: Url | None = Field(default=None, description="folder to write the tables to as well")
+    output: Url | None = Field(
+        default=None, description="folder to which the tables are written (default: they are only printed)"
+    )
 
 
 class TuneConfig(BaseModel):
@@ -50,8 +55,12 @@ class TuneConfig(BaseModel):
     labels: Url = Field(description="folder of their label maps, paired by name")
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
     output: Url = Field(description="folder for the table of trials, trials.parquet")
-    max_images: int = Field(default=100, ge=1, description="images to search on, evenly spaced over the folder")
-    w1: tuple[float, ...] = Field(default=(3, 5, 10), min_length=1, description="values of w1 in the coarse search")
+    max_images: int = Field(
+        default=100, ge=1, description="largest number of images to search on, evenly spaced over the folder"
+    )
+    w1: tuple[float, ...] = Field(
+        default=(3, 5, 10), min_length=1, description="weights of the bilateral kernel (w1) in the coarse search"
+    )
     sigma_alpha: tuple[float, ...] = Field(
         default=(30, 60, 90), min_length=1, description="values of sigma_alpha in the coarse search, in pixels"
     )
@@ -63,4 +72,6 @@ class TuneConfig(BaseModel):
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
     )
-    dtype: DType = Field(default="float32", description="float32; bfloat16 or float16 for autocast")
+    dtype: DType = Field(
+        default="float32", description="precision of the network: float32, or bfloat16 or float16 by autocast"
+    )

@@ -22,7 +22,10 @@ class LabelledImages(OptionGroup):
     )
     positive: Url | None = Field(default=None, description="folder of images that show the target")
     negative: Url | None = Field(default=None, description="folder of images that do not show the target")
-    list: Url | None = Field(default=None, description="file of keys, one per line: take only these images")
+    list: Url | None = Field(
+        default=None,
+        description="text file that names the images to use, one path below the folder per line (default: all)",
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> "LabelledImages":
@@ -56,7 +59,8 @@ class TrainClassifierConfig(TrainerConfig):
     target: str = Field(default="target", description="class name of what the positive images show")
     multi_label: bool | None = Field(
         default=None,
-        description="an image may show several classes or none (default: true if training images do)",
+        description="an image may show several classes or none (default: true if any training or validation image "
+        "does)",
     )
     input_size: tuple[Side, Side] = Field(
         default=(224, 224),
@@ -70,5 +74,6 @@ class TrainClassifierConfig(TrainerConfig):
         defaults = Augmentation()
         for name in ("cutmix", "copy_paste", "max_class_share", "focus"):
             if getattr(self.augmentation, name) != getattr(defaults, name):
-                raise ValueError(f"augmentation.{name} needs label maps, and a classifier has none")
+                flag = f"--augmentation.{name.replace('_', '-')}"
+                raise ValueError(f"{flag} needs label maps, and a classifier has none; leave it out")
         return self

@@ -72,7 +72,8 @@ class ClassifierValidation:
         """
         rows = distributed.concatenate_lists(self.rows)
         if not rows:
-            raise UserError("not one validation image can be used")
+            problem = f", the first problem: {self.unread[0]}" if self.unread else ""
+            raise UserError(f"no validation image can be used{problem}")
         return ClassifierValidation(rows, self.num_classes, self.multi_label, self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:

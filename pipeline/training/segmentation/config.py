@@ -16,7 +16,10 @@ class Split(OptionGroup):
 
     images: Url = Field(description="folder of images, any fsspec URL")
     labels: Url = Field(description="folder of label maps")
-    list: Url | None = Field(default=None, description="file of keys, one per line: take only these images")
+    list: Url | None = Field(
+        default=None,
+        description="text file that names the images to use, one path below the folder per line (default: all)",
+    )
 
 
 class SegmentationLoss(OptionGroup):
@@ -40,7 +43,9 @@ class SegmentationLoss(OptionGroup):
         default=False, description="derive the class weights from the training labels: rare classes weigh more (SegNet)"
     )
     worst_pixels: int = Field(default=512 * 64, ge=1, description="pixels of each image that bootstrapped counts")
-    focal_gamma: float = Field(default=2.0, ge=0, description="exponent of 1 - p in focal")
+    focal_gamma: float = Field(
+        default=2.0, ge=0, description="exponent of 1 - p in focal, where p is the probability of the true class"
+    )
     border_weight: float = Field(
         default=10.0, ge=0, description="w0 of border_weighted: what the narrowest gap adds to a pixel's weight"
     )
@@ -78,9 +83,12 @@ class InspectConfig(OptionGroup):
     images: Url = Field(description="folder of images, any fsspec URL")
     labels: Url = Field(description="folder of label maps")
     classes: Url = Field(description="class file (YAML)")
-    list: Url | None = Field(default=None, description="file of keys, one per line: take only these images")
+    list: Url | None = Field(
+        default=None,
+        description="text file that names the images to use, one path below the folder per line (default: all)",
+    )
     report: Url | None = Field(default=None, description="JSON file to write everything found to")
-    show: int = Field(default=20, ge=0, description="problems of each kind to print")
+    show: int = Field(default=20, ge=0, description="largest number of problems of each kind to print")
     preview: Url | None = Field(default=None, description="PNG file to draw augmented training crops on")
     recipe: Url | None = Field(default=None, description="recipe (YAML) with the augmentation and seed of the preview")
     augmentation: Augmentation = Augmentation()

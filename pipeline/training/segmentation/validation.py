@@ -71,7 +71,7 @@ class SegmentationValidation:
         """
         counts = distributed.sum_confusion(self.counts, device)
         if counts.matrix.sum() == 0:
-            raise UserError("the validation set has no labelled pixel; check it with jobs/validate.py")
+            raise UserError("no pixel of --val.labels is labelled; check them with jobs/validate.py")
         return SegmentationValidation(counts, distributed.concatenate_lists(self.images), self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:

@@ -56,5 +56,5 @@ def test_unusable_images_are_replaced_and_reported(scenes: str, samples: list[Sa
     assert len(crops.skipped) == 2
     assert any(str(broken) in line for line in crops.skipped)
     assert f"{empty}: no pixel is labelled" in crops.skipped
-    with pytest.raises(UserError, match="not one training image can be used"):
+    with pytest.raises(UserError, match=r"none of the \d+ training images can be used, the first problem: "):
         build(scenes)(sample_table(unusable), 0, range(1))
