@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from pipeline import storage
 from pipeline.data import datasets
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,7 +142,7 @@ def _read_table(url: str) -> "pa.Table":
 
             return pyarrow.parquet.read_table(data)
         except pa.ArrowInvalid as error:
-            raise UserError(f"{storage.redact(url)}: no table ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{storage.redact(url)}: no table ({one_line(error)})") from None
 
 
 def _split_labels(cell: Any) -> list[str]:
