@@ -17,7 +17,7 @@ from pipeline import models
 from pipeline.errors import UserError
 from pipeline.models.layers import BatchTooSmallError
 from pipeline.predict.device import autocast, normalise, place
-from pipeline.training import batch_norm, distributed
+from pipeline.training import batch_norm, distributed, onednn
 from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
 from pipeline.training.task import Objective
@@ -57,6 +57,8 @@ class Learner:
 
         freeze_parameters(network, config.freeze)
         network = place(network, device)
+        if device.type == "cpu":
+            onednn.avoid_overflow(network)
         if config.batch_norm.mode == "frozen":
             batch_norm.freeze_weights(network)
         elif config.batch_norm.mode == "synchronised" and distributed.world_size() > 1:

@@ -41,8 +41,6 @@ def configuration(**changes: Any) -> TrainConfig:
     split = {"images": "/images", "labels": "/labels"}
     options = {
         "model": "deeplabv3_resnet18",
-        # Not narrower: with fewer than 16 input channels, oneDNN's backward pass of strided 1x1 convolutions writes
-        # beyond its buffer on AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035).
         "model_options": {"width": 0.25, "auxiliary_head": True},
         "optimiser": {"lr": 0.05, "weight_decay": 1e-3},
         "train": split,
