@@ -65,8 +65,12 @@ def load_bundle(url: str) -> tuple[nn.Module, Card]:
     card = read_card(url)
     weights = _read_weights(url, card)
     try:
-        model = models.configure(card.architecture, card.options).build(len(card.classes))
-        model.load_state_dict(weights)
+        # On the meta device nothing is allocated or initialised, whatever sizes the card asks for.
+        with torch.device("meta"):
+            model = models.configure(card.architecture, card.options).build(len(card.classes))
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
+        model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError) as error:
         raise _misfit(url, error) from None
     return model.eval(), card
@@ -94,6 +98,11 @@ def read_checkpoint(url: str) -> dict[str, Tensor]:
 
 
 def _read_weights(url: str, card: Card) -> dict[str, Tensor]:
+    if not _WEIGHTS.fullmatch(card.weights):
+        raise UserError(
+            f"bundle {storage.redact(url)}: its {CARD} names '{card.weights}' as the weights; expected a file "
+            "weights-<16 hexadecimal digits>.safetensors beside the card"
+        )
     weights_url = storage.join(url, card.weights)
     with storage.friendly_errors(weights_url, "cannot read the weights"):
         data = storage.read_bytes(weights_url)

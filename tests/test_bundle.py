@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import posixpath
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,62 @@ def test_a_card_that_does_not_fit_its_weights_is_refused(url: str, changes: dict
     with pytest.raises(UserError) as caught:
         load_bundle(url)
     assert_one_line(caught.value, f"bundle {url} does not fit this version of segpipe", problem)
+
+
+@pytest.mark.parametrize("weights", ["../secret.safetensors", "/etc/passwd", "secret.safetensors", ""])
+def test_weights_outside_the_bundle_are_refused_before_they_are_read(
+    url: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bundle(url, network(), card())
+    change_card(url, weights=weights)
+    read: list[str] = []
+    read_bytes = storage.read_bytes
+
+    def recording(place: str) -> bytes:
+        read.append(place)
+        return read_bytes(place)
+
+    monkeypatch.setattr(storage, "read_bytes", recording)
+    for load in (load_bundle, read_checkpoint):
+        with pytest.raises(UserError) as caught:
+            load(url)
+        assert_one_line(caught.value, f"names '{weights}' as the weights")
+    assert {posixpath.basename(place) for place in read} == {"card.json"}
+
+
+def test_a_card_that_asks_for_a_huge_network_takes_no_memory(tmp_path: Path) -> None:
+    """In a process of its own, whose peak memory is measured: the network of the card would fill any machine."""
+    url = str(tmp_path / "bundle")
+    save_bundle(url, network(), card())
+    change_card(url, options={"width": 1e5})
+    code = f"""
+import resource
+from pipeline.bundle import load_bundle
+from pipeline.errors import UserError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_bundle({url!r})
+except UserError as error:
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    mebibytes, _, message = result.stdout.partition(" ")
+    assert "does not fit this version of segpipe" in message
+    assert int(mebibytes) < 200
+
+
+@pytest.mark.parametrize("name", ["unet_valid", "fcn8s", "deconvnet", "resnet110", "googlenet_cam"])
+def test_a_loaded_network_computes_the_same(name: str) -> None:
+    """It is built without memory, so everything that it computes with must come from the file."""
+    torch.manual_seed(0)
+    saved = models.configure(name, {"width": 0.125}).build(len(CLASSES)).eval()
+    url = f"memory://bundles-{next(_counter)}/bundle"
+    save_bundle(url, saved, card(architecture=name, options={"width": 0.125}))
+    loaded, _ = load_bundle(url)
+    assert not any(tensor.is_meta for tensor in itertools.chain(loaded.parameters(), loaded.buffers()))
+    images = torch.randn(1, 3, 40, 56)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images).logits, saved(images).logits, rtol=0, atol=0)
 
 
 def test_weights_that_are_no_tensors_are_refused_even_with_the_right_hash(url: str) -> None:
