@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.bulk.fetch import Failure
 from pipeline.bulk.schema import PREDICTED
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.crf.score_map import crf_of_scores
@@ -56,8 +57,7 @@ class Refiner:
                 pixels, scores, stride=row["stride"], params=self._config.crf_params, mode=self._config.crf_mode
             )
         except Exception as error:  # whatever it is, it belongs to this image
-            failure = {"error_stage": "crf", "error_class": type(error).__name__, "error_message": str(error)[:500]}
-            return row | failure
+            return row | Failure("crf", type(error).__name__, str(error)[:500]).columns
         labels = from_upright(refined.labels, row["orientation"]).astype(row["label_dtype"])
         before = np.frombuffer(row["labels"], row["label_dtype"]).reshape(labels.shape)
         return row | {

@@ -20,7 +20,7 @@ CONTEXT = 1.2  # factor by which the box of an object is enlarged
 MIN_IOU = 0.5  # of a proposal and the box of an object
 MIN_PIXELS = 64  # smaller components are specks of the annotation
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+Corners = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def focused(
@@ -61,14 +61,14 @@ def focused(
     return np.asarray(image), np.asarray(label_map)
 
 
-def objects(labels: NDArray[np.int32], *, outside: tuple[int, ...]) -> list[tuple[int, Box]]:
+def objects(labels: NDArray[np.int32], *, outside: tuple[int, ...]) -> list[tuple[int, Corners]]:
     """Return the class and box of each connected component with at least `MIN_PIXELS` pixels.
 
     Args:
         labels: Label map, int32 [height, width].
         outside: Labels that are no objects.
     """
-    found: list[tuple[int, Box]] = []
+    found: list[tuple[int, Corners]] = []
     for label in np.unique(labels):
         if label in outside:
             continue
@@ -80,13 +80,13 @@ def objects(labels: NDArray[np.int32], *, outside: tuple[int, ...]) -> list[tupl
     return found
 
 
-def _enlarged(box: Box) -> Box:
+def _enlarged(box: Corners) -> Corners:
     left, top, right, bottom = box
     x, y = round((CONTEXT - 1) / 2 * (right - left)), round((CONTEXT - 1) / 2 * (bottom - top))
     return left - x, top - y, right + x, bottom + y
 
 
-def _iou(a: list[int], b: Box) -> float:
+def _iou(a: list[int], b: Corners) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     intersection = max(width, 0) * max(height, 0)
@@ -95,7 +95,7 @@ def _iou(a: list[int], b: Box) -> float:
 
 
 def _cut(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int32], box: Box, fill: tuple[int, int, int], ignore_index: int
+    pixels: NDArray[np.uint8], labels: NDArray[np.int32], box: Corners, fill: tuple[int, int, int], ignore_index: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Cut a box out of image and labels, with `fill` and `ignore_index` outside of them."""
     left, top, right, bottom = box
