@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.bulk.helpers import Death, HelperPool
 class Target:
     """Methods for helper processes; some numbers are deadly."""
 
-    def double(self, items: list) -> list:
+    def double(self, items: list[Any]) -> list[Any]:
         return [2 * item for item in items]
 
     def survive(self, items: list[int]) -> list[int]:
