@@ -24,6 +24,7 @@ from pipeline.bulk.transport import Closed, receive, send
 from pipeline.errors import one_line
 
 DEATHS_TO_CONVICT = 2
+SECONDS_TO_START = 300.0  # on a busy machine
 _READY = 0  # number of a process's first message, which answers no call
 
 
@@ -134,6 +135,7 @@ class Helper:
                 break
             if number == _READY:
                 self._ready = True
+                self._answered = time.monotonic()
                 continue
             with self._lock:
                 call = self._calls.pop(number)
@@ -155,6 +157,8 @@ class Helper:
     def _kill_if_overdue(self) -> None:
         with self._lock:
             patience = max((call.seconds for call in self._calls.values()), default=None)
+            if patience is not None and not self._ready:
+                patience = max(patience, SECONDS_TO_START)
             if patience is not None and time.monotonic() - self._answered > patience:
                 self._overdue = patience
                 self._process.kill()

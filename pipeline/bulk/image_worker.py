@@ -26,18 +26,6 @@ class Predicted(NamedTuple):
     infer_ms: float | None
 
 
-class Described(NamedTuple):
-    """The columns of an image that belong to the kind of run, or why there are none, and the time that they took.
-
-    Attributes:
-        columns: See `RunKind.row`.
-        milliseconds: Time that they took.
-    """
-
-    columns: dict[str, Any] | Failure
-    milliseconds: float
-
-
 class ImageWorker:
     """The methods that helper processes call, each with a list of items.
 
@@ -68,13 +56,13 @@ class ImageWorker:
             keep_pixels=self._kind.refines,
         )
 
-    def describe(self, predicted: list[Predicted]) -> list[Described]:
-        """Compute the columns of predicted images."""
+    def describe(self, predicted: list[Predicted]) -> list[tuple[dict[str, Any] | Failure, float]]:
+        """Return for each image its columns, or why there are none, and the milliseconds that they took."""
         if self._kind.refines:
             self.warm_up([])
         return [self._describe(one) for one in predicted]
 
-    def _describe(self, predicted: Predicted) -> Described:
+    def _describe(self, predicted: Predicted) -> tuple[dict[str, Any] | Failure, float]:
         start = time.perf_counter()
         try:
             columns: dict[str, Any] | Failure = self._kind.row(predicted.fetched, predicted.result)
@@ -82,7 +70,7 @@ class ImageWorker:
             columns = error.args[0]
         except Exception as error:  # whatever it is, it belongs to this image
             columns = Failure.of("describe", error)
-        return Described(columns, 1000 * (time.perf_counter() - start))
+        return columns, 1000 * (time.perf_counter() - start)
 
 
 def start_helpers(kind: RunKind, processes: int, *, threads: int = THREADS) -> HelperPool:

@@ -14,13 +14,15 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.bulk.batch_size import agreed_batch_pixels
+from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
 from pipeline.bulk.image_worker import Predicted, start_helpers
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.loader import PIXELS_AHEAD, load
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.quarantine import Quarantine
-from pipeline.bulk.write import ShardWriter, pack
+from pipeline.bulk.refine import pack
+from pipeline.bulk.write import ShardWriter
 from pipeline.errors import UserError
 from pipeline.predict.batches import Batches
 
@@ -69,8 +71,8 @@ class ShardPredictor:
         wanted = read_tables(images)
         batches = self._predict(wanted) if suspects is None else self._one_by_one(shard, wanted, suspects)
         if self._kind.refines:
-            return pack(shard, batches)
-        return self._writer.write(shard, images, batches, self._pool)
+            return pack(shard, batches, self._pool)
+        return self._writer.write(shard, images, describe(batches, self._pool, stage="describe"))
 
     def _predict(self, wanted: list[Wanted]) -> Iterator[Batch]:
         """Fetch and predict images, and yield them in the batches in which they were computed."""

@@ -102,7 +102,7 @@ def _start_ray(kind: RunKind) -> None:
 
 def _warm_up(kind: RunKind) -> None:
     importlib.import_module("ray.data")
-    from pipeline.bulk.write import helper_of_task
+    from pipeline.bulk.refine import helper_of_task
 
     helper_of_task(kind).submit("warm_up", [None], seconds=600).result()
 

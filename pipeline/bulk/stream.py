@@ -12,7 +12,8 @@ from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.predict import ShardPredictor
 from pipeline.bulk.quarantine import Quarantine
-from pipeline.bulk.write import RefiningWriter, ShardWriter
+from pipeline.bulk.refine import RefiningWriter
+from pipeline.bulk.write import ShardWriter
 
 
 def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, images: int) -> None:
@@ -33,7 +34,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is never split, because it is a shard
     plan = PlanReader(run)
-    writer = ShardWriter(kind, run=run, schema=schema)
+    writer = ShardWriter(run=run, schema=schema)
     written = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
         ShardPredictor,
         fn_constructor_kwargs={

@@ -54,7 +54,7 @@ def pool():
 
 def test_arrays_cross_unchanged_in_both_directions(pool):
     generator = np.random.default_rng(0)
-    arrays = [
+    arrays: list[Any] = [
         generator.integers(0, 256, (300, 200, 3), dtype=np.uint8),
         generator.random((0, 4)),
         generator.random((5, 7)).astype(np.float16)[:, ::2],

@@ -12,9 +12,10 @@ from PIL import Image
 from pipeline import bundle
 from pipeline.bulk.plan import PlanReader, list_wanted, make_plan, store_plan
 from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
+from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
-from pipeline.bulk.write import RefiningWriter, ShardWriter
+from pipeline.bulk.write import ShardWriter
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_mask
@@ -43,7 +44,7 @@ def predict(kind: SegmentationRun, run: str) -> None:
     from pipeline.bulk.predict import ShardPredictor
 
     plan = PlanReader(run)
-    writer = ShardWriter(kind, run=run, schema=kind.images_schema({}))
+    writer = ShardWriter(run=run, schema=kind.images_schema({}))
     predictor = ShardPredictor(kind=kind, plan=plan, quarantine=Quarantine(run), writer=writer, run=run, helpers=1)
     block = predictor({"shard": [0]})
     if kind.refines:
