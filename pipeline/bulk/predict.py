@@ -74,6 +74,10 @@ class ShardPredictor:
             return pack(shard, batches, self._pool)
         return self._writer.write(shard, images, describe(batches, self._pool, stage="describe"))
 
+    def close(self) -> None:
+        """End the helper processes, which otherwise end with this process."""
+        self._pool.close()
+
     def _predict(self, wanted: list[Wanted]) -> Iterator[Batch]:
         """Fetch and predict images, and yield them in the batches in which they were computed."""
         batches = Batches(max_pixels=self._batch_pixels, max_waiting=PIXELS_AHEAD)

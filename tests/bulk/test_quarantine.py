@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from pipeline import bundle
-from pipeline.bulk.plan import PlanReader, list_wanted, make_plan, store_plan
 from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
-from pipeline.bulk.refine import RefiningWriter
-from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
-from pipeline.bulk.write import ShardWriter
-from pipeline.card import Card
-from pipeline.data.classes import Classes
 from pipeline.data.images import decode_mask
-from pipeline.models import configure
+from tests.support.shards import compute_shard, planned_run
 
 DEADLY = (255, 0, 0)
+COLOURS = [(0, 0, 90), (0, 40, 90), DEADLY, (0, 120, 90), (0, 160, 90)]
 
 
 def attempt(kind: SegmentationRun, run: str) -> None:
@@ -36,36 +29,7 @@ def attempt(kind: SegmentationRun, run: str) -> None:
         return segment(self, images)
 
     Segmenter.__call__ = crash  # type: ignore[method-assign, assignment]
-    predict(kind, run)
-
-
-def predict(kind: SegmentationRun, run: str) -> None:
-    """Compute and write the first shard."""
-    from pipeline.bulk.predict import ShardPredictor
-
-    plan = PlanReader(run)
-    writer = ShardWriter(run=run, schema=kind.images_schema({}))
-    predictor = ShardPredictor(kind=kind, plan=plan, quarantine=Quarantine(run), writer=writer, run=run, helpers=1)
-    block = predictor({"shard": [0]})
-    if kind.refines:
-        RefiningWriter(writer, kind=kind, plan=plan)(block)
-
-
-def planned(folder: Path, **options) -> tuple[SegmentationRun, str]:
-    """A run over five images whose plan is stored, and its folder; the image 2 is deadly."""
-    (folder / "images").mkdir()
-    for i in range(5):
-        colour = DEADLY if i == 2 else (0, 40 * i, 90)
-        Image.new("RGB", (16, 16), colour).save(folder / "images" / f"{i}.png")
-    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c")))
-    bundle.save_bundle(str(folder / "model"), configure(card.architecture, card.options).build(3), card)
-    config = SegmentConfig(
-        model=str(folder / "model"), images=str(folder / "images"), output=str(folder / "runs"), **options
-    )
-    run = str(folder / "runs" / "run_id=x")
-    kind = SegmentationRun(config, card, card.classes)
-    store_plan(run, make_plan(config, list_wanted(config), kind.truth), {})
-    return kind, run
+    compute_shard(kind, run)
 
 
 def check_rows(run: str, *, stage: str) -> None:
@@ -78,7 +42,7 @@ def check_rows(run: str, *, stage: str) -> None:
 
 
 def test_an_image_that_ends_the_predictor_becomes_an_error_row(tmp_path):
-    kind, run = planned(tmp_path)
+    kind, run = planned_run(tmp_path, colours=COLOURS)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["pipeline.bulk.segmentation.predictor"])  # imported once, not by each process
     deaths = 0
@@ -95,14 +59,14 @@ def test_an_image_that_ends_the_predictor_becomes_an_error_row(tmp_path):
 @pytest.mark.parametrize(("method", "stage"), [("prepare", "decode"), ("row", "describe")])
 def test_an_image_that_ends_a_helper_process_becomes_an_error_row(method, stage, tmp_path):
     """The predictor goes on: only the helper process dies, and the others of its images are computed again."""
-    kind, run = planned(tmp_path)
-    predict(Deadly(kind.config, kind.card, kind.classes, method=method), run)
+    kind, run = planned_run(tmp_path, colours=COLOURS)
+    compute_shard(Deadly(kind.config, kind.card, kind.classes, method=method), run)
     check_rows(run, stage=stage)
 
 
 def test_an_image_that_ends_the_crf_becomes_an_error_row(tmp_path):
-    kind, run = planned(tmp_path, crf=True)
-    predict(Deadly(kind.config, kind.card, kind.classes, method="row"), run)
+    kind, run = planned_run(tmp_path, colours=COLOURS, crf=True)
+    compute_shard(Deadly(kind.config, kind.card, kind.classes, method="row"), run)
     check_rows(run, stage="crf")
 
 
