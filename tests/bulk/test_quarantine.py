@@ -9,7 +9,8 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import bundle
-from pipeline.bulk.plan import PlanReader, list_wanted, make_plan, store_plan
+from pipeline.bulk.listing import list_input
+from pipeline.bulk.plan import PlanReader, make_plan, store_plan
 from pipeline.bulk.quarantine import ATTEMPTS_BEFORE_CARE, DEATHS_TO_CONVICT, Quarantine
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
@@ -50,7 +51,7 @@ def test_a_deadly_image_becomes_an_error_row(tmp_path):
     )
     run = str(tmp_path / "runs" / "run_id=x")
     kind = SegmentationRun(config, card, card.classes)
-    store_plan(run, make_plan(config, list_wanted(config), kind.truth), {})
+    store_plan(run, make_plan(config, list_input(config.images), kind.truth), {})
 
     result = tmp_path / "result.arrow"
     processes = multiprocessing.get_context("forkserver")
