@@ -66,9 +66,10 @@ def _plan(options: BulkConfig, run: str, config: PlanConfig) -> None:
     summary = summarize(rows) if config.dry_run else store_plan(run, rows, {})
     seconds, end = time.perf_counter() - start, time.process_time()
     print(format_plan(summary, run, removed=selection.removed))
+    each = 1e6 / config.keys
     print(
-        f"{seconds:.1f} s; CPU time {end - started:.1f} s, {1e6 * (end - started) / config.keys:.1f} µs a key, of which "
-        f"{1e6 * (listed - started) / config.keys:.1f} µs for the listing"
+        f"{seconds:.1f} s; CPU time {end - started:.1f} s, {each * (end - started):.1f} µs a key, of which "
+        f"{each * (listed - started):.1f} µs for the listing"
     )
     if not config.dry_run:
         print(f"{os.path.getsize(storage.join(run, PLAN)) / 2**20:,.0f} MiB stored")

@@ -80,8 +80,6 @@ def _folders(fs: "AbstractFileSystem", bucket: str, prefix: str) -> list[str]:
 
 def _responses(fs: "AbstractFileSystem", request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the store's answers to a request for a listing, page after page."""
-    if not request["Bucket"]:
-        raise ValueError("the name of a bucket has no wildcard")
     event = "before-parse.s3.ListObjectsV2"
     fs.connect().meta.events.register_first(event, _parse_entries_fast, unique_id="segpipe-listing")
     token: dict[str, str] = {}
@@ -122,7 +120,7 @@ def _parse_entries_fast(response_dict: dict[str, Any], customized_response_dict:
         return
     entries = []
     for element in ElementTree.fromstring(body).iterfind("{*}Contents"):
-        entry = {child.tag.rpartition("}")[2]: child.text for child in element}
+        entry = {child.tag.rpartition("}")[2]: child.text or "" for child in element}
         time = datetime.fromisoformat(entry["LastModified"])
         entries.append(entry | {"Size": int(entry["Size"]), "LastModified": time})
     customized_response_dict["Contents"] = entries

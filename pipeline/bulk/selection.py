@@ -16,7 +16,6 @@ from pipeline.bulk.table_stream import TableStream
 
 IDS = ["image_id"]
 COMPARED = ["image_id", "bytes", "etag", "mtime"]
-NO_ROWS = SCHEMA.empty_table().select(COMPARED)
 ROWS = 10_000  # of the earlier run that are read at a time after the last image
 
 
@@ -53,7 +52,7 @@ class Selection:
         self.removed = 0
         planned = TableStream(read_plan(run, COMPARED), key="image_id")
         for table in images:
-            before = pa.concat_tables([NO_ROWS, *planned.until(table["image_id"][-1].as_py())])
+            before = _up_to(planned, table, COMPARED)
             places = pc.index_in(table["image_id"], value_set=before["image_id"])
             self.removed += len(before) - (len(places) - places.null_count)
             before = before.take(places)  # with a row of nulls for each image that is new
@@ -61,6 +60,11 @@ class Selection:
             yield table.filter(pc.invert(pc.fill_null(same, False)))
         while rest := planned.take(ROWS):
             self.removed += sum(map(len, rest))
+
+
+def _up_to(earlier: TableStream, images: pa.Table, columns: list[str]) -> pa.Table:
+    """Take the rows of an earlier run up to the last of some images."""
+    return pa.concat_tables([SCHEMA.empty_table().select(columns), *earlier.until(images["image_id"][-1].as_py())])
 
 
 def _version(images: pa.Table) -> pa.ChunkedArray:
@@ -74,5 +78,5 @@ def _failed_in(run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
     rows = (read_file(run, file, ["image_id", "status"]) for file in files)
     failed = TableStream((table.filter(pc.field("status") == "error").select(IDS) for table in rows), key="image_id")
     for table in images:
-        ids = pa.concat_tables([NO_ROWS.select(IDS), *failed.until(table["image_id"][-1].as_py())])
-        yield table.filter(pc.is_in(table["image_id"], value_set=ids["image_id"]))
+        ids = _up_to(failed, table, IDS)["image_id"]
+        yield table.filter(pc.is_in(table["image_id"], value_set=ids))
