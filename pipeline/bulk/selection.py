@@ -14,7 +14,6 @@ from pipeline.bulk.plan import SCHEMA, read_manifest, read_plan, require_finishe
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
 
-IDS = ["image_id"]
 COMPARED = ["image_id", "bytes", "etag", "mtime"]
 ROWS = 10_000  # of the earlier run that are read at a time after the last image
 
@@ -76,7 +75,8 @@ def _failed_in(run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Yield the images that failed in the run, of which one file of rows is read at a time."""
     files = [file["path"] for file in read_manifest(run)["files"]]
     rows = (read_file(run, file, ["image_id", "status"]) for file in files)
-    failed = TableStream((table.filter(pc.field("status") == "error").select(IDS) for table in rows), key="image_id")
+    ids_of_errors = (table.filter(pc.field("status") == "error")["image_id"] for table in rows)
+    failed = TableStream((pa.table({"image_id": ids}) for ids in ids_of_errors), key="image_id")
     for table in images:
-        ids = _up_to(failed, table, IDS)["image_id"]
+        ids = _up_to(failed, table, ["image_id"])["image_id"]
         yield table.filter(pc.is_in(table["image_id"], value_set=ids))

@@ -15,6 +15,7 @@ from pipeline.bulk import plan, selection
 from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.listing import IMAGE_FIELDS, NO_ROW, InputImage
 from pipeline.bulk.plan import MANIFEST, make_plan, store_plan
+from pipeline.bulk.schema import results_schema
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.table_stream import split
 from pipeline.errors import UserError
@@ -64,12 +65,9 @@ def test_since_selects_what_is_new_or_has_changed(before, now, is_similar, rows,
 @given(st.dictionaries(IDS, st.booleans(), max_size=25), st.sets(IDS, max_size=20), st.integers(1, 5))
 def test_retrying_selects_what_failed_and_is_still_there(failed, now, rows):
     with tempfile.TemporaryDirectory() as run:
-        table = pa.table(
-            {
-                "image_id": pa.array(sorted(failed), pa.string()),
-                "status": pa.array(["error" if failed[i] else "ok" for i in sorted(failed)], pa.string()),
-            }
-        )
+        schema = results_schema([], pictures=[], metadata={})
+        rows_before = [{"image_id": i, "status": "error" if failed[i] else "ok"} for i in sorted(failed)]
+        table = pa.Table.from_pylist(rows_before, schema=pa.schema([schema.field("image_id"), schema.field("status")]))
         files = []
         for i, part in enumerate(split([table], 4)):
             pa.parquet.write_table(part, f"{run}/{i}.parquet")
