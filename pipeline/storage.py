@@ -8,11 +8,12 @@ load fast.
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import uuid4
 
 from pydantic import AfterValidator
@@ -40,6 +41,13 @@ class StoredFile(NamedTuple):
     size: int
     etag: str
     mtime: str
+
+
+class Page(NamedTuple):
+    """A part of a listing: files, and the paths of folders if these are not listed themselves."""
+
+    files: list[StoredFile]
+    folders: list[str]
 
 
 def filesystem(url: str) -> tuple["AbstractFileSystem", str]:
@@ -129,16 +137,22 @@ def join(url: str, *parts: str) -> str:
 
 def is_local(url: str) -> bool:
     """Tell whether a URL lies on a file system of this machine (which may be mounted from another)."""
-    return _is_local(filesystem(url)[0])
+    return is_local_filesystem(filesystem(url)[0])
 
 
-def _is_local(fs: "AbstractFileSystem") -> bool:
+def is_local_filesystem(fs: "AbstractFileSystem") -> bool:
+    """Tell whether a file system is that of this machine."""
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def is_s3(fs: "AbstractFileSystem") -> bool:
+    """Tell whether a file system is S3, from AWS or another server."""
+    return "s3" in fs.protocol
 
 
 def url_of(fs: "AbstractFileSystem", path: str) -> str:
     """Return the URL of a path; local files stay plain paths, which every tool opens."""
-    return path if _is_local(fs) else fs.unstrip_protocol(path)
+    return path if is_local_filesystem(fs) else fs.unstrip_protocol(path)
 
 
 def read_bytes(url: str) -> bytes:
@@ -166,8 +180,8 @@ def write_bytes(url: str, data: bytes) -> None:
     from fsspec.asyn import AsyncFileSystem
 
     fs, path = filesystem(url)
-    if _is_local(fs):
-        _write_local(path, data)
+    if is_local_filesystem(fs):
+        _write_local(path, lambda file: file.write(data))
     else:
         if not isinstance(fs, AsyncFileSystem):  # object stores have no folders, and s3fs would make the bucket
             fs.makedirs(fs._parent(path), exist_ok=True)
@@ -177,19 +191,20 @@ def write_bytes(url: str, data: bytes) -> None:
 def upload(local: Path, url: str) -> None:
     """Copy a local file to storage, atomically."""
     fs, path = filesystem(url)
-    if _is_local(fs):
-        write_bytes(url, local.read_bytes())
+    if is_local_filesystem(fs):
+        with local.open("rb") as source:
+            _write_local(path, lambda file: shutil.copyfileobj(source, file))
     else:
         fs.put_file(str(local), path)
 
 
-def _write_local(path: str, data: bytes) -> None:
+def _write_local(path: str, write: Callable[[IO[bytes]], object]) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".writing-{uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            write(file)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -211,18 +226,19 @@ def remove(url: str) -> None:
 
 
 def list_files(url: str) -> list[StoredFile]:
-    """List every file below a folder, or the files that a glob names, ordered by path; an empty list if none."""
+    """List every file below a folder, ordered by path; an empty list if there are none.
+
+    The listing is held in memory; `walk.iter_files` lists any number of files, and globs.
+    """
     fs, path = filesystem(url)
-    if any(c in path for c in "*?[") and not fs.exists(path):
-        found = fs.glob(path, detail=True)
-    else:
-        found = fs.find(path, detail=True)
+    found = fs.find(path, detail=True)
     # Some tools mark an S3 folder by an empty object whose name ends with a slash.
     files = (info for info in found.values() if info["type"] == "file" and not info["name"].endswith("/"))
-    return sorted(_stored_file(info) for info in files)
+    return sorted(stored_file(info) for info in files)
 
 
-def _stored_file(info: dict[str, Any]) -> StoredFile:
+def stored_file(info: dict[str, Any]) -> StoredFile:
+    """Return a file as fsspec describes it."""
     mtime = info.get("LastModified") or info.get("mtime") or info.get("created") or ""
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
     return StoredFile(info["name"], int(info.get("size") or 0), etag, str(mtime))

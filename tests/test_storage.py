@@ -235,7 +235,6 @@ def test_a_listing_is_always_up_to_date(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "2.png"), b"1")
     storage.write_bytes(storage.join(folder, "1.png"), b"larger")
     assert [file.size for file in storage.list_files(folder)] == [6, 1]
-    assert [file.size for file in storage.list_files(storage.join(folder, "*.png"))] == [6, 1]
     storage.remove(storage.join(folder, "1.png"))
     assert _paths(folder) == ["2.png"]
     assert not storage.exists(storage.join(folder, "1.png"))
@@ -271,26 +270,6 @@ def test_a_listing_has_all_pages(s3: str) -> None:
     for name in names:
         storage.write_bytes(storage.join(folder, name), b"")
     assert _paths(folder) == names
-    assert len(storage.list_files(storage.join(folder, "*.png"))) == len(names)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("*.png", ["1.png", "a b#.png"]),
-        ("**/*.png", ["1.png", "a b#.png", "sub/2.png", "sub/deep/3.png"]),
-        ("sub/?.png", ["sub/2.png"]),
-        ("[0-9].*", ["1.jpg", "1.png"]),
-        ("none*", []),
-        ("none/*.png", []),
-    ],
-)
-def test_a_glob_lists_the_matching_files(folder: str, pattern: str, expected: list[str]) -> None:
-    for name in ("1.png", "1.jpg", "a b#.png", "sub/2.png", "sub/deep/3.png", "folder.png/x.txt"):
-        storage.write_bytes(storage.join(folder, name), b"")
-    root = storage.filesystem(folder)[1]
-    found = storage.list_files(storage.join(folder, pattern))
-    assert [file.path.removeprefix(root + "/") for file in found] == expected
 
 
 # --- failures

@@ -43,20 +43,15 @@ class Sharding(BaseModel):
     max_images: int | None = Field(
         default=None,
         ge=1,
-        description="largest number of images in a shard (default: 16 to 256, depending on the number of images)",
+        description="largest number of images in a shard (default: 16 to 256, depending on the number of images, and "
+        "2,048 after the first 10,000 shards)",
     )
-    max_bytes: int = Field(
-        default=32 * 2**20,
+    max_bytes: int | None = Field(
+        default=None,
         ge=1,
-        description="largest sum of file sizes in a shard, in bytes; a larger image is a shard of its own",
+        description="largest sum of file sizes in a shard, in bytes; a larger image is a shard of its own (default: "
+        "32 MiB, and 256 MiB after the first 10,000 shards)",
     )
-
-    def images_for(self, total: int) -> int:
-        """Return the number of images in a shard, for `total` images.
-
-        There are enough shards to share out and to resume from, and none costs more than its images.
-        """
-        return self.max_images or min(256, max(16, total // 32))
 
 
 class BulkConfig(BaseModel):

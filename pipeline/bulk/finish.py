@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,15 @@ import pyarrow.parquet as pq
 
 from pipeline import parquet, storage
 from pipeline.bulk.kind import RunKind
-from pipeline.bulk.plan import MANIFEST
+from pipeline.bulk.plan import MANIFEST, read_plan
 from pipeline.bulk.quarantine import MARKS
-from pipeline.bulk.results import THREADS, footers, open_images, read_file
+from pipeline.bulk.results import footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
 from pipeline.bulk.shards import IMAGES, part_name, parts
+from pipeline.bulk.table_stream import TableStream
 from pipeline.bulk.write import ROW_GROUP, write_part
 from pipeline.report.page import draw_page
+from pipeline.threads import in_order
 
 TARGET_BYTES = 256 * 2**20  # of pictures in a file: the size that query engines like
 ERRORS_SHOWN = 50
@@ -28,23 +29,22 @@ PAGE = "report.html"
 SHEET = "sheet.png"
 
 
-def finish(run: str, *, run_id: str, plan: pa.Table, schema: pa.Schema, kind: RunKind) -> None:
+def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind) -> None:
     """Finish a run whose shards are all written. If it is killed half-way, it can be done again.
 
     Args:
         run: Folder of the run.
         run_id: Name of the run.
-        plan: Its plan.
         schema: Schema of its table `images`.
         kind: Kind of the run.
     """
     _remove_compacted(run)
-    if plan.num_rows == 0:  # a night without news: readers still find the columns
+    if not parts(run):  # a night without news: readers still find the columns
         write_part(run, part_name(0), schema.empty_table())
-    files = check_rows(run, plan)
+    files = check_rows(run)
     if len(files) > 1:
         _compact(run, files, schema)
-        files = check_rows(run, plan)
+        files = check_rows(run)
     images = open_images(run, list(files))
     report = kind.report(run, list(files), images)
     store_tables(run, report.tables)
@@ -82,8 +82,8 @@ def store_tables(folder: str, tables: dict[str, pa.Table]) -> None:
         parquet.write_table(storage.join(folder, name, f"{name}.parquet"), table)
 
 
-def check_rows(run: str, plan: pa.Table) -> dict[str, int]:
-    """Compare the ids in the files with the plan, in order.
+def check_rows(run: str) -> dict[str, int]:
+    """Compare the ids in the files with the plan, file after file.
 
     Returns:
         The number of rows of each file, in the order of shards.
@@ -92,22 +92,26 @@ def check_rows(run: str, plan: pa.Table) -> dict[str, int]:
         RuntimeError: A shard is missing or doubled, or a file holds other rows than the plan.
     """
     files = dict(sorted(parts(run).items(), key=lambda item: item[1].start))
-    with ThreadPoolExecutor(THREADS) as pool:
-        ids = list(pool.map(lambda name: read_file(run, name, ["image_id"])["image_id"], files))
-    written = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
-    if not written.combine_chunks().equals(plan["image_id"].combine_chunks()):
-        raise RuntimeError(
-            f"{storage.redact(run)}: the {len(written)} rows written are not the {plan.num_rows} of the plan"
-        )
-    return {name: len(column) for name, column in zip(files, ids, strict=True)}
+    planned = TableStream(read_plan(run, ["image_id"]))
+    rows: dict[str, int] = {}
+    written = in_order(lambda name: read_file(run, name, ["image_id"])["image_id"], files)
+    for name, ids in zip(files, written, strict=True):
+        chunks = [chunk for part in planned.take(len(ids)) for chunk in part["image_id"].chunks]
+        if not ids.equals(pa.chunked_array(chunks, pa.string())):
+            raise RuntimeError(f"{storage.redact(run)}: {name} does not hold the rows that the plan has for it")
+        rows[name] = len(ids)
+    if planned.take(1):
+        raise RuntimeError(f"{storage.redact(run)}: the files hold {sum(rows.values())} rows, and the plan has more")
+    return rows
 
 
 def _remove_compacted(run: str) -> None:
     """Remove files whose rows a larger file holds too, because a compaction was interrupted before it removed them."""
-    found = parts(run)
-    for name, shards in found.items():
-        if any(set(shards) < set(other) for other in found.values()):
+    end = 0
+    for name, shards in sorted(parts(run).items(), key=lambda item: (item[1].start, -item[1].stop)):
+        if shards.stop <= end:
             storage.remove(storage.join(run, name))
+        end = max(end, shards.stop)
 
 
 def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
@@ -126,7 +130,7 @@ def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
 
 def _groups(run: str, files: list[str]) -> Iterator[list[str]]:
     """Cut files into groups by the bytes of their pictures, which depend on the rows alone, unlike timings."""
-    sizes = [_picture_bytes(footer) for footer in footers(run, files)]
+    sizes = map(_picture_bytes, footers(run, files))
     group: list[str] = []
     total = 0
     for name, size in zip(files, sizes, strict=True):
@@ -163,8 +167,8 @@ def _merge(run: str, files: list[str], first: int, last: int, schema: pa.Schema)
 
 def _remove_marks(run: str) -> None:
     fs, _ = storage.filesystem(run)
-    for file in storage.list_files(storage.join(run, MARKS)):
-        fs.rm_file(file.path)
+    for _ in in_order(fs.rm_file, [file.path for file in storage.list_files(storage.join(run, MARKS))]):
+        pass
 
 
 def _facts(counts: dict[str, int], kind: RunKind) -> dict[str, Any]:

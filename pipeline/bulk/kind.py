@@ -1,6 +1,6 @@
 """The interface between the bulk engine and a kind of run: segmentation, localization."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.fetch import Fetched
-from pipeline.bulk.listing import InputImage
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 
@@ -77,8 +76,11 @@ class RunKind(Protocol):
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of the table `images`, with some metadata of the run."""
 
-    def truth(self, images: list[InputImage]) -> list[str | None]:
-        """Return the ground truth of each image, as a text for the plan; None where there is none.
+    def truth(self, ids: Iterable[list[str]]) -> Iterator[Sequence[str | None]]:
+        """Yield the ground truth of images as texts for the plan, None for an image without.
+
+        Args:
+            ids: The ids of all images, in lists that are not empty. For each list, one of the same length is yielded.
 
         Raises:
             UserError: The ground truth cannot be read, or belongs to none of the images.

@@ -1,15 +1,30 @@
-"""The images of a bulk run's input, in a fixed order, each with a stable id."""
+"""The images of a bulk run's input, in a fixed order, each with a stable id.
 
+A source yields the images of one form of input as it finds them. They are sorted in tables of columns, of which most
+lie on local disk, because Python objects for millions of images would fill the memory.
+"""
+
+import io
 import itertools
 import posixpath
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, image_column, row_uri, uri_column
+from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
 from pipeline.errors import UserError
+from pipeline.walk import glob_root, iter_files
+
+PAGE = 10_000  # images that are Python objects at a time
+READ_AHEAD = 8 * 2**20  # bytes of a list that are fetched at a time
 
 
 class InputImage(NamedTuple):
@@ -32,52 +47,105 @@ class InputImage(NamedTuple):
     mtime: str
 
 
-def list_input(url: str) -> list[InputImage]:
-    """List the images of a folder, a glob, a `.txt` list or a Parquet table, ordered by id.
+IMAGE_FIELDS = [
+    pa.field("image_id", pa.string()),
+    pa.field("uri", pa.string()),
+    pa.field("row", pa.int64()),
+    pa.field("bytes", pa.int64()),
+    pa.field("etag", pa.string()),
+    pa.field("mtime", pa.string()),
+]
+
+
+def list_input(url: str) -> Iterator[pa.Table]:
+    """List the images of a folder, a glob, a `.txt` list or a Parquet table.
+
+    The input is listed and sorted before this returns; the tables are read from temporary files later.
+
+    Returns:
+        Tables of some thousand images, with `IMAGE_FIELDS`, ordered by id as Python compares texts.
 
     Raises:
-        UserError: There are none, they cannot be listed, or an id occurs twice.
+        UserError: There are none, they cannot be listed, or an id occurs twice; the last may be raised by the iterator.
     """
+    tables = _unique(sort_rows(_tables(_source(url), url), "image_id"), url)
+    return itertools.chain(list(itertools.islice(tables, 1)), tables)
+
+
+def _source(url: str) -> Iterator[InputImage]:
+    """Return the images of an input in any order. Each form of input has a function of its own."""
     if url.endswith((".txt", ".lst")):
-        found = _from_list(url)
-    elif _is_parquet(url):
-        found = _from_tables(url)
-    else:
-        found = _from_files(url)
-    found.sort()
-    for before, after in itertools.pairwise(found):
-        if before.image_id == after.image_id:
-            raise UserError(f"{storage.redact(url)}: the image id '{after.image_id}' occurs twice")
-    return found
+        return _from_list(url)
+    if _is_parquet(url):
+        return _from_tables(url)
+    return _from_files(url)
 
 
-def _from_files(url: str) -> list[InputImage]:
+def _tables(images: Iterable[InputImage], url: str) -> Iterator[pa.Table]:
+    """Turn images into tables, with a progress bar on a terminal."""
+    images = iter(images)
+    schema = pa.schema(IMAGE_FIELDS)
+    with tqdm(unit="images", desc="listing", leave=False, delay=2, disable=not sys.stderr.isatty()) as bar:
+        while page := list(itertools.islice(images, PAGE)):
+            columns = dict(zip(InputImage._fields, map(list, zip(*page, strict=True)), strict=True))
+            try:
+                table = pa.table(columns, schema=schema)
+            except UnicodeEncodeError as error:
+                name = error.object.encode("utf-8", "backslashreplace").decode()
+                raise UserError(f"{storage.redact(url)}: the name {name} is not UTF-8; rename the file") from None
+            yield table
+            bar.update(len(page))
+
+
+def _unique(tables: Iterable[pa.Table], url: str) -> Iterator[pa.Table]:
+    """Check sorted images while they pass.
+
+    Raises:
+        UserError: Two have the same id.
+    """
+    last: str | None = None
+    for table in tables:
+        ids = table["image_id"]
+        twice = ids[1:].filter(pc.equal(ids[1:], ids[:-1])).to_pylist()
+        if ids[0].as_py() == last:
+            twice = [last]
+        if twice:
+            raise UserError(f"{storage.redact(url)}: the image id '{twice[0]}' occurs twice")
+        last = ids[-1].as_py()
+        yield table
+
+
+def _from_files(url: str) -> Iterator[InputImage]:
     fs, path = storage.filesystem(url)
     root = glob_root(path) if glob_root(path) != path and not fs.exists(path) else path
-    return [
-        InputImage(datasets.relative(f.path, root), storage.url_of(fs, f.path), NO_ROW, f.size, f.etag, f.mtime)
-        for f in datasets.list_images(url, root=root)
-    ]
+    for file in datasets.iter_images(url, root=root):
+        image_id = datasets.relative(file.path, root)
+        yield InputImage(image_id, storage.url_of(fs, file.path), NO_ROW, file.size, file.etag, file.mtime)
 
 
-def glob_root(path: str) -> str:
-    """Return the folder above the first wildcard: `a/b/2026-*/x.jpg` -> `a/b`."""
-    parts = path.split("/")
-    for i, part in enumerate(parts):
-        if any(c in part for c in "*?["):
-            return "/".join(parts[:i])
-    return path
-
-
-def _from_list(url: str) -> list[InputImage]:
+def _from_list(url: str) -> Iterator[InputImage]:
     """Read URLs, or keys relative to the list's folder, one a line; the store is not asked for their sizes."""
-    lines = [line.strip() for line in storage.read_text(url, noun="list").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines:
-        raise UserError(f"the list {storage.redact(url)} is empty")
     folder = posixpath.dirname(url)
-    uris = [line if _is_absolute(line) else storage.join(folder, line) for line in lines]
-    return [InputImage(storage.redact(line), uri, NO_ROW, 0, "", "") for line, uri in zip(lines, uris, strict=True)]
+    is_empty = True
+    for line in _lines(url):
+        is_empty = False
+        uri = line if _is_absolute(line) else storage.join(folder, line)
+        yield InputImage(storage.redact(line), uri, NO_ROW, 0, "", "")
+    if is_empty:
+        raise UserError(f"the list {storage.redact(url)} is empty")
+
+
+def _lines(url: str) -> Iterator[str]:
+    """Yield the lines of a text file without blank lines and `#` comments."""
+    fs, path = storage.filesystem(url)
+    with (
+        storage.friendly_errors(url, "cannot read the list"),
+        fs.open(path, "rb", block_size=READ_AHEAD) as file,
+        io.TextIOWrapper(file, "utf-8-sig") as text,
+    ):
+        for line in map(str.strip, text):
+            if line and not line.startswith("#"):
+                yield line
 
 
 def _is_absolute(line: str) -> bool:
@@ -89,43 +157,45 @@ def _is_parquet(url: str) -> bool:
         return True
     if posixpath.splitext(url)[1]:
         return False
+    is_empty = True
     with storage.friendly_errors(url, "cannot list"):
-        files = storage.list_files(url)
-    return bool(files) and all(f.path.endswith(".parquet") for f in files if "/_" not in f.path)
+        for file in iter_files(url):  # of a folder of images, only the first page is listed
+            if "/_" not in file.path:
+                is_empty = False
+                if not file.path.endswith(".parquet"):
+                    return False
+    return not is_empty
 
 
-def _from_tables(url: str) -> list[InputImage]:
+def _from_tables(url: str) -> Iterator[InputImage]:
     with storage.friendly_errors(url, "cannot list"):
-        files = [f for f in storage.list_files(url) if f.path.endswith((".parquet", ".pq")) and "/_" not in f.path]
+        files = [f for f in iter_files(url) if f.path.endswith((".parquet", ".pq")) and "/_" not in f.path]
     if not files:
         raise UserError(f"{storage.redact(url)}: no Parquet file there")
     fs, root = storage.filesystem(url)
-    found: list[InputImage] = []
     for file in files:
         place = storage.url_of(fs, file.path)
+        key = datasets.relative(file.path, root)
         with storage.friendly_errors(place, "cannot read the table"), fs.open(file.path, "rb") as handle:
             parquet = pq.ParquetFile(handle)
             uris = uri_column(parquet.schema_arrow)
-            has_id = ID_COLUMN in parquet.schema_arrow.names
+            size = file.size // max(1, parquet.metadata.num_rows)
             if uris is None:
                 image_column(parquet.schema_arrow, place)
-            wanted = [c for c in (uris, ID_COLUMN if has_id else None) if c]
-            table = parquet.read(columns=wanted)
-            rows = table.to_pylist() if wanted else [{}] * parquet.metadata.num_rows
-        key = datasets.relative(file.path, root)
-        size = file.size // max(1, len(rows))
-        for i, row in enumerate(rows):
-            if uris is None:
-                image_id = row.get(ID_COLUMN) or row_uri(key, i)
-                found.append(InputImage(image_id, place, i, size, file.etag, file.mtime))
-            else:
-                found.append(_linked_image(row, i, uris, place))
-    return found
+            for i, (image_id, uri) in enumerate(_ids_and_urls(parquet, uris)):
+                if uris is None:
+                    yield InputImage(image_id or row_uri(key, i), place, i, size, file.etag, file.mtime)
+                elif uri:
+                    yield InputImage(image_id or storage.redact(uri), uri, NO_ROW, 0, "", "")
+                else:
+                    raise UserError(f"{storage.redact(place)}: row {i} (counted from 0) has no {uris}")
 
 
-def _linked_image(row: dict[str, Any], i: int, uris: str, place: str) -> InputImage:
-    """Return the image that row `i` of a table of URLs names."""
-    uri = row[uris]
-    if not uri:
-        raise UserError(f"{storage.redact(place)}: row {i} (counted from 0) has no {uris}")
-    return InputImage(row.get(ID_COLUMN) or storage.redact(uri), uri, NO_ROW, 0, "", "")
+def _ids_and_urls(parquet: pq.ParquetFile, uris: str | None) -> Iterator[tuple[str | None, str | None]]:
+    """Yield the id and the URL of each row of a table, None where there is no such column."""
+    columns = [name for name in (ID_COLUMN, uris) if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(batch_size=PAGE, columns=columns):
+        nothing = [None] * batch.num_rows
+        ids = batch[ID_COLUMN].cast(pa.string()).to_pylist() if ID_COLUMN in columns else nothing
+        urls = batch[uris].to_pylist() if uris else nothing
+        yield from zip(ids, urls, strict=True)

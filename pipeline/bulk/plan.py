@@ -2,100 +2,108 @@
 
 import functools
 import hashlib
+import itertools
 import json
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import __version__, parquet, storage
+from pipeline import __version__, storage
 from pipeline.bulk.config import BulkConfig
-from pipeline.bulk.listing import InputImage, list_input
+from pipeline.bulk.listing import IMAGE_FIELDS
 from pipeline.bulk.shards import cut_shards
+from pipeline.bulk.table_stream import split
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 
 RUN_FOLDER = "_run"
 PLAN = f"{RUN_FOLDER}/plan.parquet"
+SUMMARY = f"{RUN_FOLDER}/plan.json"
 CONFIG = f"{RUN_FOLDER}/config.json"
 MANIFEST = "manifest.json"
 ROW_GROUP = 8192  # rows of the plan that a worker reads at a time
 
 SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("row", pa.int64()),
-        ("bytes", pa.int64()),
-        ("etag", pa.string()),
-        ("mtime", pa.string()),
+        *IMAGE_FIELDS,
         ("truth", pa.string()),  # ground truth in the form of the run's kind; null where there is none
         ("shard", pa.int32()),
     ]
 )
 
 
-def list_wanted(config: BulkConfig) -> list[InputImage]:
-    """List the input without the images that `--since` or `--retry-errors` exclude.
-
-    Raises:
-        UserError: The input is empty or cannot be listed, or the earlier run is not finished.
-    """
-    found = list_input(config.images)
-    if config.since:
-        found = _changed_since(found, config.since)
-    if config.retry_errors:
-        found = _errors_of(found, config.retry_errors)
-    return found
-
-
 def make_plan(
-    config: BulkConfig, images: list[InputImage], truth: Callable[[list[InputImage]], list[str | None]]
-) -> pa.Table:
-    """Note the ground truth of each image and cut the images into shards.
+    config: BulkConfig,
+    images: Iterable[pa.Table],
+    truth: Callable[[Iterable[list[str]]], Iterator[Sequence[str | None]]],
+) -> Iterator[pa.Table]:
+    """Note the ground truth of each image and cut the images into shards, a table at a time.
 
     Args:
         config: Configuration of the run.
-        images: See `list_wanted`.
+        images: Tables with `listing.IMAGE_FIELDS`, ordered by id; see `selection.Selection`.
         truth: See `kind.RunKind.truth`.
 
-    Returns:
-        One row per image in the order of ids, with `SCHEMA`; `shard` counts from 0 without gaps.
+    Yields:
+        Tables with `SCHEMA` and one row per image in the order of ids; `shard` counts from 0 without gaps.
 
     Raises:
         UserError: The ground truth cannot be used.
     """
-    fields = zip(*images, strict=True) if images else [()] * len(InputImage._fields)
-    columns: dict[str, list[Any]] = {name: list(v) for name, v in zip(InputImage._fields, fields, strict=True)}
-    columns["truth"] = truth(images)
-    columns["shard"] = cut_shards([image.bytes for image in images], config.sharding)
-    return pa.table(columns, schema=SCHEMA)
+    tables, for_truth, for_sizes = itertools.tee((table for table in images if table.num_rows), 3)
+    truths = truth(table["image_id"].to_pylist() for table in for_truth)
+    sizes = itertools.chain.from_iterable(table["bytes"].to_pylist() for table in for_sizes)
+    shards = cut_shards(sizes, config.sharding)
+    for table, known in zip(tables, truths, strict=True):
+        own = [pa.array(known, pa.string()), pa.array(itertools.islice(shards, len(table)), pa.int32())]
+        yield pa.table([*table.columns, *own], schema=SCHEMA)
 
 
-def _changed_since(found: list[InputImage], run: str) -> list[InputImage]:
-    _require_finished(run)
-    before = read_plan(run).select(["image_id", "bytes", "etag", "mtime"]).to_pylist()
-    known = {row["image_id"]: (row["bytes"], row["etag"] or row["mtime"]) for row in before}
-    return [image for image in found if known.get(image.image_id) != (image.bytes, image.etag or image.mtime)]
+@dataclass
+class PlanSummary:
+    """What the driver of a run keeps of the plan in memory.
+
+    Attributes:
+        shard_images: Number of images of each shard.
+        bytes: Sum of the known sizes of the images.
+        largest: Size of the largest image.
+        with_truth: Number of images with ground truth.
+    """
+
+    shard_images: list[int] = field(default_factory=list)
+    bytes: int = 0
+    largest: int = 0
+    with_truth: int = 0
+
+    @property
+    def images(self) -> int:
+        """Number of images of the plan."""
+        return sum(self.shard_images)
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in the next rows of the plan."""
+        for count in pc.value_counts(rows["shard"]).to_pylist():
+            self.shard_images += [0] * (count["values"] + 1 - len(self.shard_images))
+            self.shard_images[count["values"]] += count["counts"]
+        self.bytes += pc.sum(rows["bytes"]).as_py()
+        self.largest = max(self.largest, pc.max(rows["bytes"]).as_py())
+        self.with_truth += len(rows) - rows["truth"].null_count
 
 
-def _errors_of(found: list[InputImage], run: str) -> list[InputImage]:
-    failed: set[str] = set()
-    for file in read_manifest(run)["files"]:
-        table = parquet.read_table(storage.join(run, file["path"]), columns=["image_id", "status"])
-        failed.update(table.filter(pc.field("status") == "error")["image_id"].to_pylist())
-    return [image for image in found if image.image_id in failed]
-
-
-def _require_finished(run: str) -> None:
-    if not storage.exists(storage.join(run, MANIFEST)):
-        raise UserError(
-            f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}; its own command finishes it"
-        )
+def summarize(plan: Iterable[pa.Table]) -> PlanSummary:
+    """Describe a plan without storing it."""
+    summary = PlanSummary()
+    for rows in plan:
+        summary.add(rows)
+    return summary
 
 
 def run_identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, Any]:
@@ -116,17 +124,29 @@ def default_run_id(identity: dict[str, Any], card: Card) -> str:
     return f"{card.architecture}-{digest[:8]}"
 
 
-def store_plan(run: str, plan: pa.Table, identity: dict[str, Any]) -> None:
-    """Write the plan, then the configuration: if the configuration exists, the plan is complete."""
-    parquet.write_table(storage.join(run, PLAN), plan, row_group_size=ROW_GROUP)
+def store_plan(run: str, plan: Iterable[pa.Table], identity: dict[str, Any]) -> PlanSummary:
+    """Write the plan, its summary and then the configuration: if the configuration exists, the plan is complete."""
+    summary = PlanSummary()
+    with tempfile.TemporaryDirectory(prefix="segpipe-plan-") as folder:
+        local = Path(folder) / "plan.parquet"
+        with pq.ParquetWriter(local, SCHEMA, compression="zstd", write_statistics=["shard"]) as writer:
+            for rows in split(plan, ROW_GROUP):
+                writer.write_table(rows, row_group_size=ROW_GROUP)
+                summary.add(rows)
+        storage.upload(local, storage.join(run, PLAN))
+    storage.write_bytes(storage.join(run, SUMMARY), json.dumps(asdict(summary)).encode())
     storage.write_bytes(storage.join(run, CONFIG), json.dumps(identity, indent=2).encode())
+    return summary
 
 
-def read_plan(run: str) -> pa.Table:
-    """Read the whole plan of a run."""
+def read_plan(run: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the row groups of a run's plan, or some of their columns."""
     url = storage.join(run, PLAN)
-    with storage.friendly_errors(url, "cannot read the plan"):
-        return parquet.read_table(url)
+    fs, path = storage.filesystem(url)
+    with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
+        plan = pq.ParquetFile(file)
+        for group in range(plan.num_row_groups):
+            yield plan.read_row_group(group, columns=columns)
 
 
 class PlannedShard(NamedTuple):
@@ -174,11 +194,16 @@ class PlanReader:
 
 
 @functools.lru_cache(maxsize=4)
+def _metadata(url: str, key: str) -> pq.FileMetaData:
+    fs, path = storage.filesystem(url)
+    with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).metadata
+
+
+@functools.lru_cache(maxsize=4)
 def _group_ranges(url: str, key: str) -> list[tuple[int, int, int]]:
     """Return the smallest and largest shard and the number of rows of each row group of a plan."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
+    metadata = _metadata(url, key)
     column = SCHEMA.get_field_index("shard")
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     ranges = [(group.column(column).statistics, group.num_rows) for group in groups]
@@ -189,11 +214,11 @@ def _group_ranges(url: str, key: str) -> list[tuple[int, int, int]]:
 def _read_group(url: str, key: str, group: int) -> pa.Table:
     fs, path = storage.filesystem(url)
     with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read_row_group(group)
+        return pq.ParquetFile(file, metadata=_metadata(url, key)).read_row_group(group)
 
 
-def existing_plan(run: str, identity: dict[str, Any]) -> pa.Table | None:
-    """Return the plan of a run that was begun before; None where there is none.
+def existing_plan(run: str, identity: dict[str, Any]) -> PlanSummary | None:
+    """Return the summary of the plan of a run that was begun before; None where there is none.
 
     Raises:
         UserError: It was begun with another model or other options.
@@ -210,7 +235,7 @@ def existing_plan(run: str, identity: dict[str, Any]) -> pa.Table | None:
             f"{storage.redact(run)} was begun with another {', '.join(differing)}; repeat the original command, or "
             "choose another --run-id or --output"
         )
-    return read_plan(run)
+    return PlanSummary(**json.loads(storage.read_text(storage.join(run, SUMMARY), noun="summary of the plan")))
 
 
 def read_manifest(run: str) -> dict[str, Any]:
@@ -219,5 +244,17 @@ def read_manifest(run: str) -> dict[str, Any]:
     Raises:
         UserError: The run is not finished.
     """
-    _require_finished(run)
+    require_finished(run)
     return json.loads(storage.read_text(storage.join(run, MANIFEST), noun="manifest"))
+
+
+def require_finished(run: str) -> None:
+    """Refuse a run that is not finished.
+
+    Raises:
+        UserError: It has no manifest.
+    """
+    if not storage.exists(storage.join(run, MANIFEST)):
+        raise UserError(
+            f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}; its own command finishes it"
+        )

@@ -1,18 +1,18 @@
 """Reading a run's rows: whole columns for numbers, single row groups for masks."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.threads import in_order
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
-
-THREADS = 16
 
 
 class RowGroup(NamedTuple):
@@ -50,16 +50,15 @@ def read_group(run: str, group: RowGroup, columns: list[str]) -> list[dict[str, 
         return pq.ParquetFile(file).read_row_group(group.group, columns=columns).to_pylist()
 
 
-def footers(run: str, files: Sequence[str]) -> list[pq.FileMetaData]:
-    """Read the metadata of some files of a run."""
+def footers(run: str, files: Iterable[str]) -> Iterator[pq.FileMetaData]:
+    """Yield the metadata of some files of a run, in order; few of them are in memory at a time."""
 
     def read(name: str) -> pq.FileMetaData:
         fs, path = storage.filesystem(storage.join(run, name))
         with fs.open(path, "rb") as file:
             return pq.ParquetFile(file).metadata
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(read, files))
+    return in_order(read, files)
 
 
 def row_groups(run: str, files: Sequence[str]) -> list[RowGroup]:
@@ -88,4 +87,18 @@ def take(run: str, files: Sequence[str], positions: Sequence[int], columns: list
             rows = read_group(run, group, columns)
             found += [rows[i] for i in inside]
         first += group.rows
+    return found
+
+
+def spread(images: "Dataset", count: int) -> list[int]:
+    """Return the positions of up to `count` images without an error, evenly spaced over the run."""
+    total = images.count_rows(filter=pc.field("status") == "ok")
+    wanted = sorted({round(rank) for rank in np.linspace(0, total - 1, min(count, total))})
+    found: list[int] = []
+    first = before = 0  # images, and those without an error, in the batches before
+    for batch in images.to_batches(columns=["status"]):
+        good = np.flatnonzero(pc.equal(batch["status"], "ok"))
+        found += [first + int(good[rank - before]) for rank in wanted if before <= rank < before + len(good)]
+        first += batch.num_rows
+        before += len(good)
     return found

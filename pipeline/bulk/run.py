@@ -1,18 +1,18 @@
 """A bulk run from the driver: plan, stream through predictors and writers, finish. A repeated command resumes it."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.bulk import plan as planning
 from pipeline.bulk.finish import finish
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.results import read_file
+from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
@@ -39,19 +39,22 @@ def run_bulk(kind: RunKind) -> str | None:
         place = storage.redact(run)
         print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
         return run
-    if config.dry_run:
-        plan = planning.make_plan(config, planning.list_wanted(config), kind.truth) if plan is None else plan
-        print(format_plan(plan, run))
-        return None
+    removed = None
     resumed = plan is not None
     if plan is None:
-        storage.check_writable(config.output)
-        plan = _plan_beside_ray(kind, run, identity)
-    print(format_plan(plan, run))
-    if plan.num_rows == 0:
+        if not config.dry_run:
+            storage.check_writable(config.output)
+        images = Selection(config)
+        rows = planning.make_plan(config, images, kind.truth)
+        plan = planning.summarize(rows) if config.dry_run else _store_beside_ray(kind, run, rows, identity)
+        removed = images.removed
+    print(format_plan(plan, run, removed=removed))
+    if config.dry_run:
+        return None
+    if plan.images == 0:
         print("nothing to do: no image is new, changed or failed")
     done = {shard for shards in parts(run).values() for shard in shards}
-    left = sorted(set(plan["shard"].unique().to_pylist()) - done)
+    left = [shard for shard in range(len(plan.shard_images)) if shard not in done]
     schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
     if left:
         if done:
@@ -60,28 +63,20 @@ def run_bulk(kind: RunKind) -> str | None:
             _start_ray(kind)
         from pipeline.bulk.stream import stream
 
-        images = pc.sum(pc.is_in(plan["shard"], pa.array(left, pa.int32()))).as_py()
-        stream(kind, run, left, schema, images=images)
-    finish(run, run_id=run_id, plan=plan, schema=schema, kind=kind)
+        stream(kind, run, left, schema, images=sum(plan.shard_images[shard] for shard in left))
+    finish(run, run_id=run_id, schema=schema, kind=kind)
     return run
 
 
-def _plan_beside_ray(kind: RunKind, run: str, identity: dict[str, Any]) -> pa.Table:
+def _store_beside_ray(
+    kind: RunKind, run: str, rows: Iterator[pa.Table], identity: dict[str, Any]
+) -> planning.PlanSummary:
     """Make and store the plan while Ray starts; a mistake that shows before Ray is imported is reported without it."""
-    images = planning.list_wanted(kind.config)
-
-    def make_and_store() -> pa.Table:
-        plan = planning.make_plan(kind.config, images, kind.truth)
-        planning.store_plan(run, plan, identity)
-        return plan
-
     with ThreadPoolExecutor(1) as background:
-        planned = background.submit(make_and_store)
-        if images:
-            import ray  # noqa: F401  (its import takes longer than a short plan)
+        planned = background.submit(planning.store_plan, run, rows, identity)
+        import ray  # noqa: F401  (its import takes longer than a short plan)
 
-            if planned.done():
-                planned.result()
+        if not planned.done() or planned.result().images:
             background.submit(importlib.import_module, "pipeline.bulk.stream")
             _start_ray(kind)  # in this thread, because Ray sets signal handlers
         return planned.result()
@@ -107,16 +102,21 @@ def _warm_up(kind: RunKind) -> None:
     helper_of_task(kind).submit("warm_up", [None], seconds=600).result()
 
 
-def format_plan(plan: pa.Table, run: str) -> str:
-    """Describe what a run is going to do, in one line."""
-    sizes = plan["bytes"].to_pylist()
-    shards = len(plan["shard"].unique())
-    total = sum(sizes)
-    text = f"{storage.redact(run)}: {plan.num_rows:,} images, {_format_bytes(total)} in {shards:,} shards"
-    if total:
-        text += f" of {_format_bytes(total / shards)}; the largest image is {_format_bytes(max(sizes))}"
-    known = plan.num_rows - plan["truth"].null_count
-    return text + (f"; {known:,} with ground truth" if known else "")
+def format_plan(plan: planning.PlanSummary, run: str, *, removed: int | None = None) -> str:
+    """Describe what a run is going to do, in one line.
+
+    Args:
+        plan: Summary of its plan.
+        run: Folder of the run.
+        removed: Images of the run that `--since` names that the input no longer has.
+    """
+    shards = len(plan.shard_images)
+    text = f"{storage.redact(run)}: {plan.images:,} images, {_format_bytes(plan.bytes)} in {shards:,} shards"
+    if plan.bytes:
+        text += f" of {_format_bytes(plan.bytes / shards)}; the largest image is {_format_bytes(plan.largest)}"
+    if plan.with_truth:
+        text += f"; {plan.with_truth:,} with ground truth"
+    return text + (f"; {removed:,} images of the earlier run are no longer there" if removed else "")
 
 
 def _format_bytes(count: float) -> str:

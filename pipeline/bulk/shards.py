@@ -1,32 +1,46 @@
 """Shards: how a plan is cut into them, and the files that hold their results."""
 
+import itertools
 import posixpath
 import re
+from collections.abc import Iterable, Iterator
 
 from pipeline import storage
 from pipeline.bulk.config import Sharding
 
 IMAGES = "images"
+SMALLEST, LARGEST = 16, 256  # images in a shard
+PARTS = 32  # a list of at most SMALLEST * PARTS .. LARGEST * PARTS images has so many shards
+BYTES = 32 * 2**20
+FINE_SHARDS = 10_000  # up to 2.56 million images
+COARSE = 8
 _PART = re.compile(r"part-(\d+)(?:-(\d+))?\.parquet$")
 
 
-def cut_shards(sizes: list[int], sharding: Sharding) -> list[int]:
-    """Return the shard of each image: consecutive images, closed before either bound would be crossed.
+def cut_shards(sizes: Iterable[int], sharding: Sharding) -> Iterator[int]:
+    """Yield the shard of each image: consecutive images, closed before either bound would be crossed.
+
+    By default, a short list is cut into enough shards to share out and to resume from, and a shard of a long one costs
+    little more than its images. After `FINE_SHARDS` shards, both bounds are `COARSE` times as large.
 
     Args:
-        sizes: Encoded bytes of each image; 0 where unknown.
+        sizes: Encoded bytes of each image; 0 where unknown. At most 8,192 are read ahead.
         sharding: The bounds. An image larger than `max_bytes` is a shard of its own.
     """
-    max_images = sharding.images_for(len(sizes))
-    shards: list[int] = []
+    sizes = iter(sizes)
+    first = list(itertools.islice(sizes, LARGEST * PARTS))
+    max_images = sharding.max_images or max(SMALLEST, len(first) // PARTS)
+    max_bytes = sharding.max_bytes or BYTES
     shard, images, total = 0, 0, 0
-    for size in sizes:
-        if images and (images >= max_images or total + size > sharding.max_bytes):
+    for size in itertools.chain(first, sizes):
+        if images and (images >= max_images or total + size > max_bytes):
             shard, images, total = shard + 1, 0, 0
-        shards.append(shard)
+            if shard == FINE_SHARDS:
+                max_images = sharding.max_images or LARGEST * COARSE
+                max_bytes = sharding.max_bytes or BYTES * COARSE
+        yield shard
         images += 1
         total += size
-    return shards
 
 
 def part_name(first: int, last: int | None = None) -> str:

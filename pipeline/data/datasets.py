@@ -1,7 +1,7 @@
 """Data sets: images and label maps below two roots on any storage, paired by their paths without suffix."""
 
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from pipeline import storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes
 from pipeline.errors import UserError
+from pipeline.walk import iter_files
 
 
 class Sample(NamedTuple):
@@ -61,8 +62,8 @@ def relative(path: str, root: str) -> str:
     return path.removeprefix(root.rstrip("/") + "/").lstrip("/")
 
 
-def list_images(url: str, *, root: str | None = None) -> list[storage.StoredFile]:
-    """List the image files of a folder or glob, ordered by path. Hidden files and folders are left out.
+def iter_images(url: str, *, root: str | None = None) -> Iterator[storage.StoredFile]:
+    """Yield the image files of a folder or glob in no particular order. Hidden files and folders are left out.
 
     Args:
         url: The folder or glob.
@@ -71,19 +72,23 @@ def list_images(url: str, *, root: str | None = None) -> list[storage.StoredFile
     Raises:
         UserError: The place cannot be listed or holds no image.
     """
-    with storage.friendly_errors(url, "cannot list"):
-        files = storage.list_files(url)
     root = root or storage.filesystem(url)[1]
-    found = [f for f in files if _is_image(relative(f.path, root))]
-    if not found:
-        others = f"{len(files)} other files" if files else "nothing; does the bucket or folder exist?"
-        raise UserError(f"no images in {storage.redact(url)} (found {others})")
-    return found
+    others, is_empty = 0, True
+    with storage.friendly_errors(url, "cannot list"):
+        for file in iter_files(url):
+            if _is_image(relative(file.path, root)):
+                is_empty = False
+                yield file
+            else:
+                others += 1
+    if is_empty:
+        found = f"{others} other files" if others else "nothing; does the bucket or folder exist?"
+        raise UserError(f"no images in {storage.redact(url)} (found {found})")
 
 
 def _is_image(key: str) -> bool:
-    hidden = any(part.startswith(".") for part in key.split("/"))
-    return not hidden and posixpath.splitext(key)[1].lower() in images.SUFFIXES
+    is_hidden = key.startswith(".") or "/." in key
+    return not is_hidden and posixpath.splitext(key)[1].lower() in images.SUFFIXES
 
 
 def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
@@ -121,7 +126,7 @@ def files_by_key(root_url: str) -> dict[str, str]:
     """
     fs, root = storage.filesystem(root_url)
     urls: dict[str, str] = {}
-    for file in list_images(root_url):
+    for file in sorted(iter_images(root_url)):
         key = key_of(file.path, root)
         url = storage.url_of(fs, file.path)
         if key in urls:

@@ -1,8 +1,10 @@
-"""Listing the input and cutting it into shards: every image once, in a fixed order, with a stable id."""
+"""The plan of a run: its shards, its stored form, its summary, and its ground truth."""
 
 import itertools
 import pickle
 import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,11 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bulk.config import Sharding
-from pipeline.bulk.listing import glob_root, list_input
-from pipeline.bulk.plan import SCHEMA, PlanReader, list_wanted, make_plan, read_plan, store_plan
+from pipeline.bulk.listing import list_input
+from pipeline.bulk.plan import (
+    SCHEMA,
+    PlanReader,
+    PlanSummary,
+    existing_plan,
+    make_plan,
+    read_plan,
+    store_plan,
+    summarize,
+)
+from pipeline.bulk.run import format_plan
 from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.segmentation.run import SegmentationRun
 from pipeline.bulk.shards import cut_shards, part_name, parts
-from pipeline.bulk.table_input import read_table_images
+from pipeline.bulk.table_stream import split
+from pipeline.card import Card
+from pipeline.data.classes import Classes
+from pipeline.data.datasets import files_by_key
 from pipeline.errors import UserError
 
 
@@ -25,71 +41,8 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x" * 10)
 
 
-def ids(url: object) -> list[str]:
-    return [image.image_id for image in list_input(str(url))]
-
-
-def test_a_folder_gives_keys_below_it_in_order(tmp_path):
-    touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.webp", ".hidden.jpg", "a/.cache/x.png", "notes.txt", "B.jpg")
-    assert ids(tmp_path) == ["B.jpg", "a/b/c.webp", "a/z.png", "b.JPG"]
-
-
-def test_a_glob_gives_keys_below_its_fixed_part(tmp_path):
-    touch(tmp_path, "d1/a.jpg", "d1/b.png", "d2/a.jpg", "e/a.jpg")
-    assert ids(tmp_path / "d*" / "a.jpg") == ["d1/a.jpg", "d2/a.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("path", "root"), [("a/b/2026-*/x.jpg", "a/b"), ("a/b", "a/b"), ("a/?/c", "a"), ("a/[xy]/c/*", "a")]
-)
-def test_the_root_of_a_glob(path, root):
-    assert glob_root(path) == root
-
-
-def test_a_folder_whose_name_looks_like_a_glob(tmp_path):
-    touch(tmp_path / "set[1]", "a.jpg", "sub/b.jpg")
-    assert ids(tmp_path / "set[1]") == ["a.jpg", "sub/b.jpg"]
-
-
-def test_a_list_takes_urls_and_keys_relative_to_it(tmp_path):
-    (tmp_path / "list.txt").write_text("# night\nsub/b.jpg\n\n/data/a.jpg\ns3://bucket/key.png\n")
-    found = {image.image_id: image.uri for image in list_input(str(tmp_path / "list.txt"))}
-    assert found == {
-        "sub/b.jpg": f"{tmp_path}/sub/b.jpg",
-        "/data/a.jpg": "/data/a.jpg",
-        "s3://bucket/key.png": "s3://bucket/key.png",
-    }
-
-
-def test_a_signed_url_keeps_its_signature_out_of_the_id(tmp_path):
-    (tmp_path / "list.txt").write_text("https://host/a.jpg?X-Amz-Signature=secret\n")
-    (image,) = list_input(str(tmp_path / "list.txt"))
-    assert image.image_id == "https://host/a.jpg"
-    assert image.uri.endswith("secret")
-
-
-def test_the_same_id_twice_is_refused(tmp_path):
-    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\na.jpg\n")
-    with pytest.raises(UserError, match=r"the image id 'a\.jpg' occurs twice"):
-        list_input(str(tmp_path / "list.txt"))
-
-
-def test_a_table_without_an_image_column_is_refused(tmp_path):
-    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=r"no column 'uri'.*it has name"):
-        list_input(str(tmp_path / "t.parquet"))
-
-
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary())])])
-def test_rows_of_a_table_are_found_in_their_row_groups(tmp_path, kind):
-    values = [f"image {i}".encode() for i in range(10)]
-    column = [{"bytes": v} for v in values] if pa.types.is_struct(kind) else values
-    pq.write_table(pa.table({"image": pa.array(column, kind)}), tmp_path / "t.parquet", row_group_size=3)
-    found = read_table_images(str(tmp_path / "t.parquet"), [0, 4, 9])
-    assert found == {0: b"image 0", 4: b"image 4", 9: b"image 9"}
-    images = list_input(str(tmp_path / "t.parquet"))
-    assert [image.row for image in images] == list(range(10))
-    assert len({image.image_id for image in images}) == 10
+def nothing_known(ids: Iterable[list[str]]) -> Iterator[list[str | None]]:
+    return ([None] * len(some) for some in ids)
 
 
 def test_shards_keep_order_and_bounds():
@@ -97,14 +50,45 @@ def test_shards_keep_order_and_bounds():
     for _ in range(100):
         sizes = [rng.choice([0, 1, 5, 20, 200]) for _ in range(rng.randint(1, 80))]
         bounds = Sharding(max_images=rng.randint(1, 10), max_bytes=rng.randint(1, 100))
-        shards = cut_shards(sizes, bounds)
+        shards = list(cut_shards(sizes, bounds))
         assert len(shards) == len(sizes)
         assert shards[0] == 0
         assert all(b - a in (0, 1) for a, b in itertools.pairwise(shards))
         for shard in set(shards):
             members = [size for size, s in zip(sizes, shards, strict=True) if s == shard]
             assert len(members) <= (bounds.max_images or 0)
-            assert sum(members) <= bounds.max_bytes or len(members) == 1
+            assert sum(members) <= (bounds.max_bytes or 0) or len(members) == 1
+
+
+def cut_at_once(sizes: list[int], *, max_images: int, max_bytes: int) -> list[int]:
+    """Shards of a list that is known as a whole."""
+    shards: list[int] = []
+    members: list[int] = []
+    shard = 0
+    for size in sizes:
+        if members and (len(members) == max_images or sum(members) + size > max_bytes):
+            shard, members = shard + 1, []
+        members.append(size)
+        shards.append(shard)
+    return shards
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 511, 512, 600, 8191, 8192, 8193, 9000])
+def test_by_default_the_number_of_images_decides(count):
+    rng = random.Random(count)
+    sizes = [rng.choice([0, 10**4, 10**5, 10**6, 40 * 10**6]) for _ in range(count)]
+    expected = cut_at_once(sizes, max_images=min(256, max(16, count // 32)), max_bytes=32 * 2**20)
+    assert list(cut_shards(sizes, Sharding())) == expected
+
+
+def test_a_long_collection_is_cut_into_larger_shards(monkeypatch):
+    monkeypatch.setattr("pipeline.bulk.shards.FINE_SHARDS", 40)
+    shards = Counter(cut_shards(itertools.repeat(100_000, 40 * 256 + 3 * 2048 + 5), Sharding()))
+    assert list(shards.values()) == [256] * 40 + [2048] * 3 + [5]
+    by_bytes = Counter(cut_shards(itertools.repeat(2**20, 40 * 32 + 2 * 256), Sharding()))
+    assert list(by_bytes.values()) == [32] * 40 + [256] * 2
+    given = Counter(cut_shards(itertools.repeat(2**20, 1000), Sharding(max_images=9, max_bytes=5 * 2**20)))
+    assert set(given.values()) == {5}
 
 
 def test_a_stored_plan_is_read_back_whole_and_by_shard(tmp_path):
@@ -115,13 +99,14 @@ def test_a_stored_plan_is_read_back_whole_and_by_shard(tmp_path):
         output=str(tmp_path / "runs"),
         sharding=Sharding(max_images=3),
     )
-    images = list_wanted(config)
-    plan = make_plan(
-        config, images, lambda images: [f"of {i.image_id}" if i.image_id == "03.jpg" else None for i in images]
+    known = {"03.jpg": "of 03.jpg"}
+    plan = list(
+        make_plan(config, list_input(config.images), lambda ids: ([known.get(i) for i in some] for some in ids))
     )
     store_plan(str(tmp_path / "run"), plan, {})
-    assert read_plan(str(tmp_path / "run")).equals(plan)
-    assert plan.schema == SCHEMA
+    stored = pa.concat_tables(read_plan(str(tmp_path / "run")))
+    assert stored.equals(pa.concat_tables(plan))
+    assert stored.schema == SCHEMA
     reader = PlanReader(str(tmp_path / "run"))
     assert [len(reader.shard(shard).images) for shard in range(3)] == [3, 3, 1]
     rows, first = reader.shard(1)
@@ -136,14 +121,86 @@ def test_a_shard_is_found_wherever_the_row_groups_of_the_plan_end(tmp_path, monk
     touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(20)))
     places = {"model": "m", "images": str(tmp_path / "images"), "output": str(tmp_path / "runs")}
     config = SegmentConfig(**places, sharding=Sharding(max_images=3))
-    plan = make_plan(config, list_wanted(config), lambda images: [None] * len(images))
-    store_plan(str(tmp_path / "run"), plan, {})
+    store_plan(str(tmp_path / "run"), make_plan(config, list_input(config.images), nothing_known), {})
+    plan = pa.concat_tables(read_plan(str(tmp_path / "run")))
     assert pq.ParquetFile(tmp_path / "run" / "_run" / "plan.parquet").num_row_groups == 5
     reader = pickle.loads(pickle.dumps(PlanReader(str(tmp_path / "run"))))
     for shard in (6, 0, 1, 5, 2):
-        images, first = reader.shard(shard)
-        assert images == plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
+        rows, first = reader.shard(shard)
+        assert rows == plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
         assert first == 3 * shard
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_the_summary_describes_the_plan_however_it_comes(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("pipeline.bulk.plan.ROW_GROUP", 4)
+    (tmp_path / "images").mkdir()
+    for i in range(30):
+        (tmp_path / "images" / f"{i:02d}.jpg").write_bytes(b"x" * (i % 7))
+    places = {"model": "m", "images": str(tmp_path / "images"), "output": str(tmp_path / "runs")}
+    config = SegmentConfig(**places, sharding=Sharding(max_images=4, max_bytes=14))
+    tables = split(list_input(config.images), rows)
+    known = {f"{i:02d}.jpg" for i in range(0, 30, 3)}
+    plan = list(make_plan(config, tables, lambda ids: ([i if i in known else None for i in some] for some in ids)))
+    stored = store_plan(str(tmp_path / "run"), plan, {"config": {}})
+    whole = pa.concat_tables(plan)
+    assert whole["shard"].to_pylist() == cut_at_once([i % 7 for i in range(30)], max_images=4, max_bytes=14)
+    assert stored == summarize(plan)
+    assert stored.shard_images == list(Counter(whole["shard"].to_pylist()).values())
+    assert (stored.images, stored.bytes, stored.largest) == (30, sum(i % 7 for i in range(30)), 6)
+    assert stored.with_truth == 10
+    assert [table.num_rows for table in read_plan(str(tmp_path / "run"), ["uri"])] == [4] * 7 + [2]
+
+
+def test_resuming_reads_the_summary_alone(tmp_path):
+    touch(tmp_path / "images", *(f"{i:02d}.jpg" for i in range(20)))
+    config = SegmentConfig(model="m", images=str(tmp_path / "images"), output="o", sharding=Sharding(max_images=3))
+    run = str(tmp_path / "run")
+    assert existing_plan(run, {"config": {}}) is None
+    stored = store_plan(run, make_plan(config, list_input(config.images), nothing_known), {"config": {}})
+    (tmp_path / "run" / "_run" / "plan.parquet").unlink()
+    assert existing_plan(run, {"config": {}}) == stored
+    assert stored.shard_images == [3] * 6 + [2]
+
+
+def test_a_plan_of_no_image(tmp_path):
+    config = SegmentConfig(model="m", images="i", output="o")
+    stored = store_plan(
+        str(tmp_path), make_plan(config, iter([SCHEMA.empty_table().select(range(6))]), nothing_known), {}
+    )
+    assert (stored.images, stored.shard_images, list(read_plan(str(tmp_path)))) == (0, [], [])
+    assert format_plan(stored, "/run") == "/run: 0 images, 0 B in 0 shards"
+
+
+def test_the_line_that_describes_a_plan():
+    plan = PlanSummary(shard_images=[256, 256, 7], bytes=3 * 2**20, largest=2**11, with_truth=1200)
+    assert format_plan(plan, "s3://user:secret@out/run", removed=1234) == (
+        "s3://out/run: 519 images, 3.0 MiB in 3 shards of 1.0 MiB; the largest image is 2.0 KiB; 1,200 with ground "
+        "truth; 1,234 images of the earlier run are no longer there"
+    )
+
+
+def test_label_maps_are_listed_once_and_missed_only_at_the_end(tmp_path, monkeypatch):
+    touch(tmp_path / "labels", "a.png", "c.png")
+    card = Card(architecture="fcn8s_vgg16", options={}, classes=Classes(names=("a", "b")))
+    config = SegmentConfig(model="m", images="i", output="o", labels=str(tmp_path / "labels"))
+    run = SegmentationRun(config, card, card.classes)
+    listings = Counter[str]()
+    list_labels = files_by_key
+
+    def count(url: str) -> dict[str, str]:
+        listings[url] += 1
+        return list_labels(url)
+
+    monkeypatch.setattr("pipeline.data.datasets.files_by_key", count)
+    found = list(run.truth([["x.jpg", "y.jpg"], ["b.jpg", "c.jpg"], ["d.jpg"]]))
+    assert found == [[None, None], [None, f"{tmp_path}/labels/c.png"], [None]]
+    assert listings.total() == 1
+    truths = run.truth([["x.jpg"], ["y.jpg"]])
+    assert [next(truths), next(truths)] == [[None], [None]]
+    with pytest.raises(UserError, match=r"has the name of an image; the first image is 'x\.jpg', the first .* 'a'"):
+        next(truths)
+    assert list(run.truth([])) == []
 
 
 def test_file_names_give_the_shards(tmp_path):

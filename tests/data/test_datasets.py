@@ -99,7 +99,7 @@ def test_images_below_a_hidden_root_are_listed(root: str) -> None:
     put(root, ".cache/images/a.png")
     assert list(datasets.files_by_key(storage.join(root, ".cache/images"))) == ["a"]
     path = storage.filesystem(storage.join(root, ".cache/images"))[1]
-    assert len(datasets.list_images(storage.join(root, ".cache/images/*.png"), root=path)) == 1
+    assert len(list(datasets.iter_images(storage.join(root, ".cache/images/*.png"), root=path))) == 1
 
 
 @pytest.mark.parametrize("second", ["a.png", "a.JPG", "a.jpeg"])
@@ -126,7 +126,7 @@ def test_an_empty_or_missing_folder_is_refused(root: str) -> None:
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(UserError, match="nosuch://x: cannot open 'nosuch://' URLs"):
-        datasets.list_images("nosuch://x")
+        next(datasets.iter_images("nosuch://x"))
 
 
 # --- lists

@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline import bundle
-from pipeline.bulk.plan import PlanReader, list_wanted, make_plan, store_plan
+from pipeline.bulk.listing import list_input
+from pipeline.bulk.plan import PlanReader, make_plan, store_plan
 from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -31,7 +32,7 @@ def planned_run(
     )
     run = str(folder / "runs" / "run_id=x")
     kind = SegmentationRun(config, card, card.classes)
-    store_plan(run, make_plan(config, list_wanted(config), kind.truth), {})
+    store_plan(run, make_plan(config, list_input(config.images), kind.truth), {})
     return kind, run
 
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.bulk.localization.truth import ImageTruth
-from pipeline.bulk.plan import read_plan
-from pipeline.bulk.results import take
+from pipeline.bulk.plan import PLAN
+from pipeline.bulk.results import spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.cam import activation
 from pipeline.data.images import decode_heatmap, decode_image, from_upright
@@ -30,18 +29,17 @@ def draw_gallery(run: str, files: Sequence[str], images: "Dataset", *, threshold
         images: The rows.
         threshold: Index of the threshold whose boxes decide the best and worst images; None if no boxes are known.
     """
-    good = np.flatnonzero(pc.equal(images.to_table(columns=["status"])["status"], "ok"))
     if threshold is not None:
         ious = _ious(images, threshold)
         ranked = np.flatnonzero(~np.isnan(ious))[np.argsort(-ious[~np.isnan(ious)], kind="stable")]
         chosen = list(dict.fromkeys([*ranked[:EACH].tolist(), *ranked[-EACH:].tolist()]))
     else:
-        chosen = [int(good[round(i)]) for i in np.linspace(0, len(good) - 1, min(2 * EACH, len(good)))]
+        chosen = spread(images, 2 * EACH)
     rows = dict(zip(sorted(chosen), take(run, files, sorted(chosen), ["image_id", "uri", "classes"]), strict=True))
-    truths = read_plan(run)["truth"]
+    planned = dict(zip(sorted(chosen), take(run, [PLAN], sorted(chosen), ["truth"]), strict=True))
     pictures = []
     for position in chosen:
-        truth = ImageTruth.from_json(truths[position].as_py())
+        truth = ImageTruth.from_json(planned[position]["truth"])
         note = "" if threshold is None else f"   IoU {ious[position]:.2f}"
         picture = _picture(rows[position], truth, note)
         pictures += [picture] if picture else []

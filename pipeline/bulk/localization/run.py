@@ -1,7 +1,7 @@
 """Bulk localization: what an image shows, and where. `jobs/localize.py` starts it."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
-from pipeline.bulk.listing import InputImage
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.scores import SCORED, score_map
 from pipeline.bulk.localization.truth import ImageTruth
@@ -117,36 +116,39 @@ class LocalizationRun:
         metadata = metadata | {"mask_classes": self._mask_classes.model_dump(mode="json")}
         return results_schema([*own, pa.field("mask", PICTURE)], pictures=["mask"], metadata=metadata)
 
-    def truth(self, images: list[InputImage]) -> list[str | None]:
-        """Return the `ImageTruth` of each image as JSON."""
+    def truth(self, ids: Iterable[list[str]]) -> Iterator[Sequence[str | None]]:
+        """Yield the `ImageTruth` of the images as JSON."""
         if self.config.truth is None:
-            return [None] * len(images)
+            yield from ([None] * len(some) for some in ids)
+            return
         annotations = read_annotations(self.config.truth)
         index = {name: k for k, name in enumerate(self.classes.names)}
         masks = datasets.files_by_key(self.config.foreground) if self.config.foreground else {}
-        truths: list[str | None] = []
-        named, unknown = 0, dict[str, None]()
-        for image in images:
-            key = datasets.without_image_suffix(image.image_id)
-            known = annotations.find(key)
-            named += known is not None
-            labels = known.labels if known else ()
-            unknown |= dict.fromkeys(name for name in labels if name not in index)
-            truth = ImageTruth(
-                classes=[index[name] for name in labels if name in index],
-                boxes=[(index[box.label], *box[1:]) for box in (known.boxes if known else ()) if box.label in index],
-                foreground=masks.get(key),
-            )
-            truths.append(truth.to_json())
+        first, named, unknown = None, 0, dict[str, None]()
+        for some in ids:
+            truths: list[str | None] = []
+            for image_id in some:
+                key = datasets.without_image_suffix(image_id)
+                known = annotations.find(key)
+                named += known is not None
+                labels, boxes = known or ((), ())
+                unknown |= dict.fromkeys(name for name in labels if name not in index)
+                truth = ImageTruth(
+                    classes=[index[name] for name in labels if name in index],
+                    boxes=[(index[box.label], *box[1:]) for box in boxes if box.label in index],
+                    foreground=masks.get(key),
+                )
+                truths.append(truth.to_json())
+            first = first or some[0]
+            yield truths
         where = storage.redact(self.config.truth)
-        if images and not named:
+        if first and not named:
             raise UserError(
-                f"{where} names none of the images; the first image is '{images[0].image_id}', the first named "
+                f"{where} names none of the images; the first image is '{first}', the first named "
                 f"'{min(annotations.by_key, default='–')}'"
             )
         if unknown:
             print(f"{where}: classes that the model does not know are left out: {', '.join(list(unknown)[:5])}")
-        return truths
 
     def load_predictor(self) -> ImagePredictor:
         """Load the classifier onto this process's device."""

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.bulk.results import open_images, take
+from pipeline.bulk.results import open_images, spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, decode_mask, decode_raw_label, from_upright
@@ -26,12 +25,8 @@ def draw_gallery(run: str, files: Sequence[str], classes: Classes) -> bytes:
         classes: Classes of its masks and label maps.
     """
     images = open_images(run, files)
-    good = np.flatnonzero(pc.equal(images.to_table(columns=["status"])["status"], "ok"))
-    if len(good) == 0:
-        return b""
-    chosen = sorted({int(good[round(i)]) for i in np.linspace(0, len(good) - 1, min(ROWS, len(good)))})
     columns = [name for name in ("image_id", "uri", "mask", "label_uri", "label_error") if name in images.schema.names]
-    rows = take(run, files, chosen, columns)
+    rows = take(run, files, spread(images, ROWS), columns)
     pictures = [picture for row in rows if (picture := _picture(row, classes)) is not None]
     return draw_mask_sheet(pictures, classes) if pictures else b""
 

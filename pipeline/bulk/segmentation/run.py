@@ -1,7 +1,7 @@
 """Bulk segmentation: masks, and mIoU where there are label maps. `jobs/segment.py` starts it."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
-from pipeline.bulk.listing import InputImage
 from pipeline.bulk.run import run_bulk
 from pipeline.bulk.schema import PICTURE, results_schema
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -105,18 +104,22 @@ class SegmentationRun:
                 own += [pa.field("tp_raw", counts), pa.field("pred_raw", counts), pa.field("confusion_raw", CONFUSION)]
         return results_schema(own, pictures=["mask"], metadata=metadata)
 
-    def truth(self, images: list[InputImage]) -> list[str | None]:
-        """Return the URL of each image's label map."""
+    def truth(self, ids: Iterable[list[str]]) -> Iterator[Sequence[str | None]]:
+        """Yield the URLs of the images' label maps."""
         if self.config.labels is None:
-            return [None] * len(images)
+            yield from ([None] * len(some) for some in ids)
+            return
         by_key = datasets.files_by_key(self.config.labels)
-        labels = [by_key.get(datasets.without_image_suffix(image.image_id)) for image in images]
-        if images and not any(labels):
+        first, is_any = None, False
+        for some in ids:
+            labels = [by_key.get(datasets.without_image_suffix(image_id)) for image_id in some]
+            first, is_any = first or some[0], is_any or any(labels)
+            yield labels
+        if first and not is_any:
             raise UserError(
                 f"no label map in {storage.redact(self.config.labels)} has the name of an image; the first image is "
-                f"'{images[0].image_id}', the first label map '{min(by_key)}'"
+                f"'{first}', the first label map '{min(by_key)}'"
             )
-        return labels
 
     def load_predictor(self) -> ImagePredictor:
         """Load the network onto this process's device."""

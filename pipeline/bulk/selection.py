@@ -1,0 +1,82 @@
+"""The images that a run processes: its input, without those that an earlier run has done.
+
+The input and the earlier run are both ordered by id. They are read side by side, a table at a time.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.listing import list_input
+from pipeline.bulk.plan import SCHEMA, read_manifest, read_plan, require_finished
+from pipeline.bulk.results import read_file
+from pipeline.bulk.table_stream import TableStream
+
+COMPARED = ["image_id", "bytes", "etag", "mtime"]
+ROWS = 10_000  # of the earlier run that are read at a time after the last image
+
+
+class Selection:
+    """The images of a run, as tables with `listing.IMAGE_FIELDS`, ordered by id. It can be iterated once.
+
+    Args:
+        config: Configuration of the run.
+
+    Attributes:
+        removed: Number of images of the run that `--since` names that the input no longer has; None without `--since`.
+            It is complete after the iteration.
+
+    Raises:
+        UserError: The input is empty or cannot be listed, or the earlier run is not finished.
+    """
+
+    def __init__(self, config: BulkConfig):
+        self.removed: int | None = None
+        earlier = config.since or config.retry_errors
+        if earlier:
+            require_finished(earlier)
+        self._images = list_input(config.images)
+        if config.since:
+            self._images = self._changed_since(config.since, self._images)
+        elif config.retry_errors:
+            self._images = _failed_in(config.retry_errors, self._images)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return self._images
+
+    def _changed_since(self, run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Yield the images that the run does not have, or has with another size, tag or time."""
+        self.removed = 0
+        planned = TableStream(read_plan(run, COMPARED), key="image_id")
+        for table in images:
+            before = _up_to(planned, table, COMPARED)
+            places = pc.index_in(table["image_id"], value_set=before["image_id"])
+            self.removed += len(before) - (len(places) - places.null_count)
+            before = before.take(places)  # with a row of nulls for each image that is new
+            same = pc.and_(pc.equal(before["bytes"], table["bytes"]), pc.equal(_version(before), _version(table)))
+            yield table.filter(pc.invert(pc.fill_null(same, False)))
+        while rest := planned.take(ROWS):
+            self.removed += sum(map(len, rest))
+
+
+def _up_to(earlier: TableStream, images: pa.Table, columns: list[str]) -> pa.Table:
+    """Take the rows of an earlier run up to the last of some images."""
+    return pa.concat_tables([SCHEMA.empty_table().select(columns), *earlier.until(images["image_id"][-1].as_py())])
+
+
+def _version(images: pa.Table) -> pa.ChunkedArray:
+    """Return the tag of each image, or its time where the store has no tags."""
+    return pc.if_else(pc.equal(images["etag"], ""), images["mtime"], images["etag"])
+
+
+def _failed_in(run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the images that failed in the run, of which one file of rows is read at a time."""
+    files = [file["path"] for file in read_manifest(run)["files"]]
+    rows = (read_file(run, file, ["image_id", "status"]) for file in files)
+    ids_of_errors = (table.filter(pc.field("status") == "error")["image_id"] for table in rows)
+    failed = TableStream((pa.table({"image_id": ids}) for ids in ids_of_errors), key="image_id")
+    for table in images:
+        ids = _up_to(failed, table, ["image_id"])["image_id"]
+        yield table.filter(pc.is_in(table["image_id"], value_set=ids))
