@@ -45,7 +45,7 @@ def run_bulk(kind: RunKind) -> str | None:
         if not config.dry_run:
             storage.check_writable(config.output)
         images = Selection(config)
-        rows = planning.make_plan(config, images, kind.truth)
+        rows = planning.make_plan(config, images, kind.truth, refines=kind.refines)
         plan = planning.summarize(rows) if config.dry_run else _store_beside_ray(kind, run, rows, identity)
         removed = images.removed
     print(format_plan(plan, run, removed=removed))

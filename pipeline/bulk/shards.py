@@ -14,10 +14,11 @@ PARTS = 32  # a list of at most SMALLEST * PARTS .. LARGEST * PARTS images has s
 BYTES = 32 * 2**20
 FINE_SHARDS = 10_000  # up to 2.56 million images
 COARSE = 8
+REFINED = 64  # images in a shard whose rows take long: a task is done in a minute, and its block fits into memory
 _PART = re.compile(r"part-(\d+)(?:-(\d+))?\.parquet$")
 
 
-def cut_shards(sizes: Iterable[int], sharding: Sharding) -> Iterator[int]:
+def cut_shards(sizes: Iterable[int], sharding: Sharding, *, refines: bool = False) -> Iterator[int]:
     """Yield the shard of each image: consecutive images, closed before either bound would be crossed.
 
     By default, a short list is cut into enough shards to share out and to resume from, and a shard of a long one costs
@@ -26,17 +27,19 @@ def cut_shards(sizes: Iterable[int], sharding: Sharding) -> Iterator[int]:
     Args:
         sizes: Encoded bytes of each image; 0 where unknown. At most 8,192 are read ahead.
         sharding: The bounds. An image larger than `max_bytes` is a shard of its own.
+        refines: See `kind.RunKind.refines`; the shards have at most `REFINED` images.
     """
     sizes = iter(sizes)
+    largest = REFINED if refines else LARGEST
     first = list(itertools.islice(sizes, LARGEST * PARTS))
-    max_images = sharding.max_images or max(SMALLEST, len(first) // PARTS)
+    max_images = sharding.max_images or min(largest, max(SMALLEST, len(first) // PARTS))
     max_bytes = sharding.max_bytes or BYTES
     shard, images, total = 0, 0, 0
     for size in itertools.chain(first, sizes):
         if images and (images >= max_images or total + size > max_bytes):
             shard, images, total = shard + 1, 0, 0
             if shard == FINE_SHARDS:
-                max_images = sharding.max_images or LARGEST * COARSE
+                max_images = sharding.max_images or largest * COARSE
                 max_bytes = sharding.max_bytes or BYTES * COARSE
         yield shard
         images += 1
