@@ -1,4 +1,4 @@
-"""A process imports what it uses: help needs no Ray, a bulk driver no PyTorch, a writer neither PyTorch nor DuckDB."""
+"""A process imports what it uses: help needs no Ray, a bulk driver no PyTorch, a helper neither PyTorch nor DuckDB."""
 
 import json
 import subprocess
@@ -96,12 +96,9 @@ def test_the_processes_of_a_segmentation_run(crf, scenes, tmp_path, own_workers)
     images = f"{scenes}/val/images"
     config = SegmentConfig(model=str(tmp_path / "model"), images=images, output=str(tmp_path / "runs"), crf=crf)
     run_bulk(recording(SegmentationRun, tmp_path)(config, card, classes))
-    writer = modules_of("writer", tmp_path)
-    assert writer.isdisjoint({"torch", "torchvision", "duckdb", "matplotlib"})
-    if crf:  # Ray Data fuses the CRF stage with the writer: they are one task
-        assert modules_of("crf", tmp_path) <= writer
-    else:
-        assert writer.isdisjoint({"numba", "scipy"})
+    helper = modules_of("helper", tmp_path)
+    assert helper.isdisjoint({"torch", "torchvision", "duckdb", "matplotlib"})
+    assert crf == ("numba" in helper)
     predictor = modules_of("predictor", tmp_path)
     assert "torch" in predictor
     assert predictor.isdisjoint({"torchvision", "duckdb", "matplotlib"})
@@ -121,7 +118,7 @@ def test_the_processes_of_a_localization_run(scenes, tmp_path, own_workers):
     )
     config = LocalizeConfig(model=str(tmp_path / "model"), images=f"{scenes}/val/images", output=str(tmp_path / "runs"))
     run_bulk(recording(LocalizationRun, tmp_path)(config, card))
-    assert modules_of("writer", tmp_path).isdisjoint({"torch", "torchvision", "numba", "duckdb", "matplotlib"})
+    assert modules_of("helper", tmp_path).isdisjoint({"torch", "torchvision", "numba", "duckdb", "matplotlib"})
 
 
 @pytest.mark.ray
@@ -152,23 +149,9 @@ def recording(kind: type, folder: Path) -> type:
             record("predictor")
             return predictor
 
-        def refine(self, predicted):
-            class Spy:
-                def map_batches(self, stage, **options):
-                    def recorded(block):
-                        refined = stage(block)
-                        record("crf")
-                        return refined
-
-                    return predicted.map_batches(recorded, **options)
-
-            spy = Spy()
-            refined = super().refine(spy)
-            return predicted if refined is spy else refined
-
-        def row(self, predicted, truth):
-            row = super().row(predicted, truth)
-            record("writer")
+        def row(self, fetched, result):
+            row = super().row(fetched, result)
+            record("helper")
             return row
 
     return Recording

@@ -21,8 +21,12 @@ class BulkScaling(BaseModel):
         ge=1,
         description="predictor processes (default: one per GPU; without GPUs, all CPUs but two)",
     )
-    cpus_per_actor: int = Field(
-        default=1, ge=1, description="CPUs that Ray reserves for each predictor, and number of its PyTorch threads"
+    cpus_per_actor: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPUs that Ray reserves for each predictor: on a CPU the number of its PyTorch threads, beside a "
+        "GPU that of the processes that decode and encode for it (default: 1 on a CPU; beside a GPU its share of the "
+        "node's CPUs but one, or 2 if a dense CRF needs the others)",
     )
     use_gpu: bool | None = Field(default=None, description="predict on GPUs (default: if the cluster has any)")
     fetch_threads: int = Field(default=16, ge=1, description="files that each predictor fetches at a time")
@@ -75,11 +79,11 @@ class BulkConfig(BaseModel):
     dtype: DType = Field(
         default="float32", description="precision of the network: float32, or bfloat16 or float16 by autocast"
     )
-    batch_pixels: int = Field(
-        default=1_000_000,
+    batch_pixels: int | None = Field(
+        default=None,
         ge=1,
         description="largest number of pixels in a forward pass over images of one shape; a larger image is "
-        "computed alone",
+        "computed alone (default: 1,000,000 on a CPU; on a GPU measured at the start and noted in RUN/_run)",
     )
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, description="largest number of pixels in an image; larger images become error rows"

@@ -1,6 +1,7 @@
-"""Fetching and decoding a shard's images: each ends as pixels, or as an error with stage, class and message."""
+"""Fetching and decoding images in a helper process: each ends as pixels, or as a failure with its stage and message."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.bulk.table_input import NO_ROW, read_table_images
 from pipeline.data.images import DecodedImage, ImageError, decode_image
-from pipeline.errors import ImageFault, UserError
+from pipeline.errors import ImageFault
 
-# If none of at least so many images in a shard can be fetched, the store fails, not the images.
-TOO_MANY_TO_BE_CHANCE = 4
+# A call returns the images that it has when it has decoded so many pixels, and leaves the others to another call.
+ENOUGH_PIXELS = 4_000_000
+_DECODING = threading.Lock()  # a process decodes one image at a time, so that its memory is that of one image
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -35,10 +37,32 @@ class Failure:
         message = str(error) if isinstance(error, ImageFault) else storage.explain(error)
         return Failure(stage, type(error).__name__, message[:500])
 
+    @staticmethod
+    def death(stage: str, cause: str) -> "Failure":
+        """Return the failure of an image that ends the process that computes it."""
+        return Failure(stage, "ProcessDied", f"processing this image ended the process ({cause})")
+
     @property
     def columns(self) -> dict[str, str]:
         """Columns of the image's row."""
         return {"error_stage": self.stage, "error_class": self.error_class, "error_message": self.message}
+
+
+class StageError(Exception):
+    """A stage of computing an image's row failed; the argument is the `Failure`."""
+
+
+@dataclass
+class Wanted:
+    """An image to fetch.
+
+    Attributes:
+        image: Its row of the plan.
+        data: Its encoded bytes where they are fetched already, or why they could not be.
+    """
+
+    image: dict[str, Any]
+    data: bytes | Failure | None = None
 
 
 @dataclass
@@ -46,18 +70,20 @@ class Fetched:
     """An image of a shard, or why it could not be fetched and decoded.
 
     Attributes:
+        image_id: Id in the plan.
         truth: Ground truth in the form of the plan.
         failure: Why the image has no result; None so far.
         sha256: SHA-256 of the encoded bytes; None if they could not be fetched.
         width: Width of the stored pixels; None if they could not be decoded.
         height: Height of the stored pixels; None if they could not be decoded.
-        pixels: uint8 [h, w, 3], upright.
-        prepared: The network's input.
+        pixels: uint8 [h, w, 3], upright; None where the row is computed without them.
+        prepared: The network's input; None after the forward pass.
         orientation: EXIF orientation of the stored pixels.
         fetch_ms: Milliseconds that fetching took.
         decode_ms: Milliseconds that decoding took.
     """
 
+    image_id: str
     truth: str | None = None
     failure: Failure | None = None
     sha256: str | None = None
@@ -70,64 +96,87 @@ class Fetched:
     decode_ms: float | None = None
 
 
-def fetch_shard(
-    images: list[dict[str, Any]], pool: ThreadPoolExecutor, *, max_pixels: int, prepare: Prepare
+def fetch_images(
+    wanted: list[Wanted], pool: ThreadPoolExecutor, *, max_pixels: int, prepare: Prepare, keep_pixels: bool
 ) -> list[Fetched]:
-    """Fetch and decode the images of a shard, in its order.
+    """Fetch images at the same time and decode them one after the other, in their order.
 
     Args:
-        images: Rows of the plan.
-        pool: Threads to fetch and decode on.
+        wanted: The images, one at least.
+        pool: Threads to fetch on.
         max_pixels: Larger images fail.
         prepare: Makes the network's input from an upright image.
+        keep_pixels: Return the upright image as well.
 
-    Raises:
-        UserError: No image of the shard could be fetched, for a reason that lies with the store.
+    Returns:
+        The images, or the first of them once they have `ENOUGH_PIXELS`.
     """
-    tables = {image["uri"] for image in images if image["row"] != NO_ROW}
-    rows = {uri: _read_table(uri, images) for uri in sorted(tables)}
-    results = list(pool.map(lambda image: _fetch(image, rows.get(image["uri"]), max_pixels, prepare), images))
-    failures = [r.failure for r in results if r.failure and r.failure.stage == "fetch"]
-    lost = [f for f in failures if f.error_class != "FileNotFoundError"]
-    if len(lost) == len(images) >= TOO_MANY_TO_BE_CHANCE:
-        raise UserError(
-            f"none of the {len(images)} images of a shard can be fetched: {storage.redact(images[0]['uri'])}: "
-            f"{lost[0].message}. When the store answers again, the same command resumes the run"
-        )
+    results: list[Fetched] = []
+    pixels = 0
+    pending = [pool.submit(_read, one) for one in wanted]
+    for one, future in zip(wanted, pending, strict=True):
+        data, milliseconds = future.result()
+        result = Fetched(one.image["image_id"], one.image["truth"])
+        results.append(result)
+        if isinstance(data, Failure):
+            result.failure = data
+            continue
+        result.fetch_ms = milliseconds
+        result.sha256 = hashlib.sha256(data).hexdigest()
+        with _DECODING:
+            decoding = time.perf_counter()
+            try:
+                _set_pixels(result, decode_image(data, max_pixels=max_pixels), prepare, keep_pixels=keep_pixels)
+            except Exception as error:  # whatever a decoder raises belongs to this image
+                result.failure = Failure.of("decode", error)
+            result.decode_ms = 1000 * (time.perf_counter() - decoding)
+        pixels += (result.width or 0) * (result.height or 0)
+        if pixels > ENOUGH_PIXELS:
+            break
+    for future in pending[len(results) :]:
+        future.cancel()
     return results
 
 
-def _read_table(uri: str, images: list[dict[str, Any]]) -> dict[int, bytes | None] | Failure:
+def read_tables(images: list[dict[str, Any]]) -> list[Wanted]:
+    """Return the images of a shard to fetch; those that lie in tables are read here, each table once."""
+    uris = sorted({image["uri"] for image in images if image["row"] != NO_ROW})
+    tables = {uri: _read_table(uri, [image["row"] for image in images if image["uri"] == uri]) for uri in uris}
+    return [
+        Wanted(image, _of_table(tables[image["uri"]], image)) if image["row"] != NO_ROW else Wanted(image)
+        for image in images
+    ]
+
+
+def _read_table(uri: str, rows: list[int]) -> dict[int, bytes | None] | Failure:
     try:
-        return read_table_images(uri, [image["row"] for image in images if image["uri"] == uri])
+        return read_table_images(uri, rows)
     except Exception as error:  # whatever the store or the Parquet file raises belongs to these rows
         return Failure.of("fetch", error)
 
 
-def _fetch(
-    image: dict[str, Any], table: dict[int, bytes | None] | Failure | None, max_pixels: int, prepare: Prepare
-) -> Fetched:
+def _of_table(table: dict[int, bytes | None] | Failure, image: dict[str, Any]) -> bytes | Failure:
+    if isinstance(table, Failure):
+        return table
+    data = table[image["row"]]
+    return Failure.of("fetch", ImageError("the row holds no bytes")) if data is None else data
+
+
+def _read(wanted: Wanted) -> tuple[bytes | Failure, float]:
+    """Return the encoded bytes of an image, and the milliseconds that it took."""
+    if wanted.data is not None:
+        return wanted.data, 0.0
     start = time.perf_counter()
     try:
-        if isinstance(table, Failure):
-            return Fetched(failure=table)
-        data = storage.read_bytes(image["uri"]) if table is None else table[image["row"]]
-        if data is None:
-            raise ImageError("the row holds no bytes")
+        data: bytes | Failure = storage.read_bytes(wanted.image["uri"])
     except Exception as error:  # whatever a store raises belongs to this image
-        return Fetched(failure=Failure.of("fetch", error))
-    fetched = time.perf_counter()
-    result = Fetched(truth=image["truth"], sha256=hashlib.sha256(data).hexdigest(), fetch_ms=1000 * (fetched - start))
-    try:
-        _set_pixels(result, decode_image(data, max_pixels=max_pixels))
-        result.prepared = prepare(result.pixels)  # type: ignore[arg-type]
-    except Exception as error:
-        result.failure = Failure.of("decode", error)
-    result.decode_ms = 1000 * (time.perf_counter() - fetched)
-    return result
+        data = Failure.of("fetch", error)
+    return data, 1000 * (time.perf_counter() - start)
 
 
-def _set_pixels(result: Fetched, decoded: DecodedImage) -> None:
-    result.pixels, result.orientation = decoded
+def _set_pixels(result: Fetched, decoded: DecodedImage, prepare: Prepare, *, keep_pixels: bool) -> None:
     height, width = decoded.pixels.shape[:2]
     result.width, result.height = (width, height) if decoded.orientation < 5 else (height, width)
+    result.orientation = decoded.orientation
+    result.prepared = prepare(decoded.pixels)
+    result.pixels = decoded.pixels if keep_pixels else None

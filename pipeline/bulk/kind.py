@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 
 
 class ImagePredictor(Protocol):
-    """A trained model on the device of a predictor's process."""
+    """A trained model on the device of a predictor's process.
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the network's input for an upright image [height, width, 3]; called in fetching threads."""
+    Attributes:
+        device_name: "cpu", or the name of the GPU's model.
+        streams: Batches that the device computes at a time, each called from a thread of its own.
+    """
+
+    device_name: str
+    streams: int
+
+    def measure_batch_pixels(self) -> int:
+        """Return the number of pixels in a batch that suits the device."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Any]:
-        """Return a result for each of some prepared images of one shape; `truths` are those of the plan."""
-
-    def columns(self, fetched: Fetched, result: Any) -> dict[str, Any]:
-        """Return a result as columns of the run kind's `predicted`."""
+        """Return a picklable result for each of some prepared images of one shape; `truths` are those of the plan."""
 
 
 class RunReport(NamedTuple):
@@ -46,10 +51,10 @@ class RunReport(NamedTuple):
 
 
 class RunKind(Protocol):
-    """A kind of bulk run with its configuration; it is pickled to actors and tasks.
+    """A kind of bulk run with its configuration; it is pickled to actors, tasks and helper processes.
 
-    The module of an implementation imports no PyTorch, DuckDB or matplotlib: writers import it too. `load_predictor`
-    and `report` import what they need.
+    The module of an implementation imports no PyTorch, DuckDB or matplotlib: helper processes import it too.
+    `load_predictor` and `report` import what they need.
     """
 
     @property
@@ -65,8 +70,8 @@ class RunKind(Protocol):
         """Classes of the model, with the label values of the ground truth."""
 
     @property
-    def predicted(self) -> pa.Schema:
-        """Schema of a predictor's output, one row per image: `PREDICTED` and columns of this kind."""
+    def refines(self) -> bool:
+        """Whether `row` takes long and needs the pixels: then tasks all over the cluster compute the rows."""
 
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of the table `images`, with some metadata of the run."""
@@ -85,13 +90,17 @@ class RunKind(Protocol):
         """Load the model onto this process's device."""
 
     def warm_up(self) -> None:
-        """Import and compile what the tasks after the predictors need; called in a worker while the run starts."""
+        """Import and compile what `row` needs; called in the helper processes of tasks, if the run has tasks."""
 
-    def refine(self, predicted: Any) -> Any:
-        """Append the stages between predictors and writers to a Ray data set of predicted blocks."""
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the network's input for an upright image [height, width, 3]; called in helper processes."""
 
-    def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
-        """Return the columns of `images` that belong to this kind, for a predicted image."""
+    def row(self, fetched: Fetched, result: Any) -> dict[str, Any]:
+        """Return the columns of `images` that belong to this kind, for a predicted image; called in helper processes.
+
+        Raises:
+            StageError: A stage of its own failed.
+        """
 
     def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
         """Derive the report from the rows of a run.

@@ -15,6 +15,8 @@ from pipeline.bulk.results import read_file
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
 
+MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
+
 
 def run_bulk(kind: RunKind) -> str | None:
     """Compute a run, or resume the one in the output.
@@ -81,19 +83,23 @@ def _store_beside_ray(
 
 
 def _start_ray(kind: RunKind) -> None:
-    """Start or join Ray, and let a process for tasks import and compile what the first of them will need."""
+    """Start or join Ray, and let the processes of the tasks import and compile what they will need."""
     import ray
 
     from pipeline import cluster
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
-    ray.remote(num_cpus=0)(_warm_up).remote(kind)  # nobody waits for it: if it fails, the first task does its work
+    if kind.refines:
+        task = ray.remote(num_cpus=1)(_warm_up)
+        for _ in range(min(MOST_WARM, cluster.available().cpus)):
+            task.remote(kind)  # nobody waits for it: if it fails, the first task does its work
 
 
 def _warm_up(kind: RunKind) -> None:
-    for module in ("ray.data", "pipeline.bulk.write"):
-        importlib.import_module(module)
-    kind.warm_up()
+    importlib.import_module("ray.data")
+    from pipeline.bulk.refine import helper_of_task
+
+    helper_of_task(kind).submit("warm_up", [None], seconds=600).result()
 
 
 def format_plan(plan: planning.PlanSummary, run: str, *, removed: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The tables that the stages of a bulk run hand on, and the table of results: one row per image."""
+"""The table of results of a bulk run: one row per image."""
 
 import json
 from collections.abc import Sequence
@@ -8,25 +8,6 @@ import pyarrow as pa
 
 METADATA_KEY = b"segpipe"
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # a PNG, in the form of Hugging Face's data sets
-
-# Columns that the predictors of every kind of run return: one row per image of the shard, in the plan's order.
-PREDICTED = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("shard", pa.int32()),
-        ("position", pa.int64()),
-        ("error_stage", pa.string()),
-        ("error_class", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("sha256", pa.string()),
-        ("orientation", pa.int32()),  # EXIF orientation of the stored pixels
-        ("t_fetch_ms", pa.float32()),
-        ("t_decode_ms", pa.float32()),
-        ("t_infer_ms", pa.float32()),
-    ]
-)
 
 
 def results_schema(own: list[pa.Field], *, pictures: Sequence[str], metadata: dict[str, Any]) -> pa.Schema:

@@ -1,18 +1,18 @@
 """The Ray Data pipeline of a bulk run. Its rows are shard numbers; after the predictors, a block holds one shard."""
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray.data
 from tqdm import tqdm
 
 from pipeline import cluster
-from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.predict import ShardPredictor
 from pipeline.bulk.quarantine import Quarantine
+from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
 
 
@@ -29,55 +29,108 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
     Raises:
         UserError: The cluster cannot hold the run.
     """
-    scaling = kind.config.scaling
-    have = cluster.available()
-    use_gpu = have.gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
-    actors = scaling.actors or min(len(shards), max(1, have.gpus if use_gpu else _cpu_actors(scaling, have.cpus)))
-    if not scaling.wait_for_nodes:
-        cluster.require(
-            workers=actors,
-            cpus_per_worker=scaling.cpus_per_actor,
-            use_gpu=use_gpu,
-            spare_cpus=1,  # for the writer
-            noun="the run",
-            flag="--scaling.actors",
-        )
+    layout = _layout(kind, shards=len(shards))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is never split, because it is a shard
     plan = PlanReader(run)
-    predicted = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
+    writer = ShardWriter(run=run, schema=schema)
+    written = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
         ShardPredictor,
-        fn_constructor_kwargs={"kind": kind, "plan": plan, "quarantine": Quarantine(run)},
+        fn_constructor_kwargs={
+            "kind": kind,
+            "plan": plan,
+            "quarantine": Quarantine(run),
+            "writer": writer,
+            "run": run,
+            "helpers": layout.helpers,
+        },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             # Without GPUs, half of the predictors start first: importing PyTorch in all of them at once would take the
-            # cores that Ray itself and the writers need, and the first row would come later.
-            min_size=actors if use_gpu else max(1, actors // 2),
-            max_size=actors,
-            # Two calls at a time, so that an actor fetches one shard while it computes another.
-            max_concurrent_calls_per_actor=2,
+            # cores that Ray itself needs, and the first row would come later.
+            min_size=layout.actors if layout.use_gpu else max(1, layout.actors // 2),
+            max_size=layout.actors,
+            # An actor loads one shard and writes another while it computes a third; a GPU is done with one soon.
+            max_concurrent_calls_per_actor=4 if layout.use_gpu else 2,
             enable_true_multi_threading=True,
         ),
-        num_cpus=scaling.cpus_per_actor,
-        num_gpus=1 if use_gpu else None,
+        num_cpus=layout.cpus_per_actor,
+        num_gpus=1 if layout.use_gpu else None,
     )
-    writer = ShardWriter(kind, run=run, plan=plan, schema=schema)
-    written = kind.refine(predicted).map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=1)
-    _show(written, images=images)
+    if kind.refines:
+        refining = RefiningWriter(writer, kind=kind, plan=plan)
+        written = written.map_batches(refining, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    _show(written, images=images, layout=layout, refines=kind.refines)
 
 
-def _cpu_actors(scaling: BulkScaling, cpus: int) -> int:
-    """Return the number of predictors that leave CPUs for the light tasks."""
-    return (cpus - cluster.SPARE_CPUS) // scaling.cpus_per_actor
+class Layout(NamedTuple):
+    """How a run lies on the cluster.
+
+    Attributes:
+        actors: Predictors.
+        cpus_per_actor: CPUs that each holds.
+        helpers: Helper processes of each.
+        use_gpu: Whether each holds a GPU.
+        free_cpus: CPUs that no predictor holds, for tasks.
+    """
+
+    actors: int
+    cpus_per_actor: int
+    helpers: int
+    use_gpu: bool
+    free_cpus: int
 
 
-def _show(written: Any, *, images: int) -> None:
+def _layout(kind: RunKind, *, shards: int) -> Layout:
+    """Share out the cluster.
+
+    Raises:
+        UserError: The cluster cannot hold the run.
+    """
+    scaling = kind.config.scaling
+    have = cluster.available()
+    use_gpu = have.gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
+    if use_gpu:
+        share = (have.cpus - cluster.SPARE_CPUS) // max(1, have.gpus)
+        cpus = scaling.cpus_per_actor or max(1, 2 if kind.refines else share)
+        actors = scaling.actors or min(shards, max(1, have.gpus))
+        helpers = max(1, cpus - 1)  # one CPU is for the process that drives the GPU
+    else:
+        cpus = scaling.cpus_per_actor or 1
+        actors = scaling.actors or min(shards, max(1, (have.cpus - cluster.SPARE_CPUS) // cpus))
+        helpers = 1
+    if not scaling.wait_for_nodes:
+        cluster.require(
+            workers=actors,
+            cpus_per_worker=cpus,
+            use_gpu=use_gpu,
+            spare_cpus=1,  # for the tasks that write, and for Ray Data's own
+            noun="the run",
+            flag="--scaling.actors",
+        )
+    return Layout(actors, cpus, helpers, use_gpu, free_cpus=max(1, have.cpus - actors * cpus))
+
+
+def _show(written: Any, *, images: int, layout: Layout, refines: bool) -> None:
     """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log."""
     terminal = sys.stderr.isatty()
     errors = 0
     with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
         for shard in written.iter_rows():
+            if refines and bar.n == 0 and shard["infer_ms"]:
+                bar.write(_pace(shard, layout), file=sys.stderr)
             errors += shard["errors"]
             bar.set_postfix(errors=errors, refresh=False)
             bar.update(shard["images"])
+
+
+def _pace(shard: dict[str, Any], layout: Layout) -> str:
+    """Say how many CPUs the stage after the predictors needs to keep up with them, by the first shard."""
+    done = shard["images"] - shard["errors"]
+    needed = shard["describe_ms"] / shard["infer_ms"] * layout.actors
+    network, crf = shard["infer_ms"] / done, shard["describe_ms"] / done
+    return (
+        f"an image takes the network {network:.0f} ms and the CRF {crf:.0f} ms: "
+        f"{needed:.0f} CPUs keep up with {layout.actors} predictors, and the cluster has {layout.free_cpus} for the CRF"
+    )

@@ -1,13 +1,13 @@
-"""The sink: a predicted shard goes in, one Parquet file with exactly the plan's rows is written."""
+"""The sink: described images of a shard go in, one Parquet file with exactly the plan's rows is written."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import parquet, storage
+from pipeline.bulk.describe import Described
 from pipeline.bulk.fetch import Failure
-from pipeline.bulk.kind import RunKind
-from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.schema import compression
 from pipeline.bulk.shards import IMAGES, part_name
 from pipeline.bulk.table_input import row_uri
@@ -16,42 +16,65 @@ ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still 
 
 
 class ShardWriter:
-    """Turns predicted blocks into files; a retry writes the same file again.
+    """Writes the files of a run's rows; a retry writes the same file again.
 
     Args:
-        kind: Kind of the run.
         run: Folder of the run.
-        plan: Plan of the run.
         schema: Schema of the table `images`.
     """
 
-    def __init__(self, kind: RunKind, *, run: str, plan: PlanReader, schema: pa.Schema):
-        self._kind = kind
+    def __init__(self, *, run: str, schema: pa.Schema):
         self._run = run
-        self._plan = plan
         self._schema = schema
 
-    def __call__(self, block: pa.Table) -> dict[str, list[int]]:
-        """Write a block that is one shard; return its number, its images and how many of them failed."""
-        shard = block["shard"][0].as_py()
-        planned = self._plan.shard(shard).images
-        if block["image_id"].to_pylist() != [image["image_id"] for image in planned]:
-            raise RuntimeError(f"block of {block.num_rows} rows is not shard {shard} of {len(planned)} images")
-        rows = [self._row(p, image) for p, image in zip(block.to_pylist(), planned, strict=True)]
-        write_part(self._run, part_name(shard), pa.Table.from_pylist(rows, schema=self._schema))
-        errors = sum(row["status"] == "error" for row in rows)
-        return {"shard": [shard], "images": [len(rows)], "errors": [errors]}
+    def write(self, shard: int, images: list[dict[str, Any]], described: Iterable[tuple[int, Described]]) -> pa.Table:
+        """Write the rows of a shard.
 
-    def _row(self, predicted: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
-        row = {name: predicted.get(name) for name in self._schema.names}
-        row["uri"] = row_uri(storage.redact(image["uri"]), image["row"])
-        row["etag"] = image["etag"] or None
-        if predicted["error_stage"] is not None:
-            return row | {"status": "error"}
-        try:
-            return row | self._kind.row(predicted, image["truth"]) | {"status": "ok"}
-        except Exception as error:  # whatever it is, it belongs to this image
-            return row | {"status": "error"} | Failure.of("describe", error).columns
+        Args:
+            shard: Number of the shard.
+            images: Its rows of the plan.
+            described: Each of its images once, with its position in the shard, in any order.
+
+        Returns:
+            A row with the number of the shard, its images, the errors among them, and the milliseconds that the
+            network and the description took in all.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        describe_ms = 0.0
+        for i, one in described:
+            rows[i] = self._row(images[i], one) | {"shard": shard}
+            describe_ms += one.describe_ms
+        if len(rows) != len(images):
+            raise RuntimeError(f"{len(rows)} images are not shard {shard} of {len(images)} images")
+        in_order = [rows[i] for i in range(len(images))]
+        write_part(self._run, part_name(shard), pa.Table.from_pylist(in_order, schema=self._schema))
+        counts = {
+            "shard": shard,
+            "images": len(in_order),
+            "errors": sum(row["status"] == "error" for row in in_order),
+            "infer_ms": sum(row["t_infer_ms"] or 0.0 for row in in_order),
+            "describe_ms": describe_ms,
+        }
+        return pa.Table.from_pylist([counts])
+
+    def _row(self, image: dict[str, Any], described: Described) -> dict[str, Any]:
+        fetched = described.fetched
+        if fetched.image_id != image["image_id"]:
+            raise RuntimeError(f"the image {fetched.image_id} is not the plan's {image['image_id']}")
+        row = dict.fromkeys(self._schema.names) | {
+            "image_id": fetched.image_id,
+            "uri": row_uri(storage.redact(image["uri"]), image["row"]),
+            "etag": image["etag"] or None,
+            "width": fetched.width,
+            "height": fetched.height,
+            "sha256": fetched.sha256,
+            "t_fetch_ms": fetched.fetch_ms,
+            "t_decode_ms": fetched.decode_ms,
+            "t_infer_ms": described.infer_ms,
+        }
+        if isinstance(described.columns, Failure):
+            return row | {"status": "error"} | described.columns.columns
+        return row | {"status": "ok"} | described.columns
 
 
 def write_part(run: str, name: str, table: pa.Table) -> None:

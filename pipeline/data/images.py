@@ -3,6 +3,7 @@
 import colorsys
 import io
 import warnings
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -201,6 +202,9 @@ def pack_rgb(colours: NDArray) -> NDArray[np.int32]:
 def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
     """Encode class indices as PNG: indexed with the palette for up to 256 classes, 16-bit grey for more.
 
+    Masks consist of runs of one value, so zlib looks for runs only: beside its default level that takes a third of the
+    time, for up to a fifth more bytes on smooth masks and a tenth fewer on ragged ones.
+
     Args:
         labels: Class indices, integers [height, width].
         palette: Colours of the classes, uint8 [classes, 3].
@@ -220,7 +224,7 @@ def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
         image.putpalette(palette.tobytes())
     else:
         image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint16))
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 

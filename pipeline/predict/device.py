@@ -18,6 +18,21 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Return "cpu", or the name of the GPU's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def set_threads(device: torch.device, cpus: int | None) -> None:
+    """Let PyTorch compute with some threads: the CPUs of this process, but one beside a GPU."""
+    torch.set_num_threads(1 if device.type == "cuda" else cpus or 1)
+
+
+def streams(device: torch.device) -> int:
+    """Return how many batches a device computes at a time: one is copied while a GPU computes another."""
+    return 2 if device.type == "cuda" else 1
+
+
 def place(model: nn.Module, device: torch.device) -> Any:
     """Move a network to a device, with its weights in the memory format that is fastest in cuDNN and oneDNN."""
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,6 @@
 """A segmentation network on a device: label maps of decoded images."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,25 +12,7 @@ from pipeline.data.proposals import selective_search
 from pipeline.models.upsampling import upsample
 from pipeline.predict.device import NotFiniteError, autocast, normalise, place
 from pipeline.predict.instances import choose, instance_scores
-
-
-class Prediction(NamedTuple):
-    """A network's output for an image.
-
-    Attributes:
-        labels: Class with the largest score, uint8 (uint16 for more than 256 classes) [height, width].
-        confidence: Mean over the score map of the largest softmax probability, 0..1.
-        entropy: Mean over the score map of the softmax entropy in nats, 0..log(classes).
-        scores: Logits minus the largest one of each pixel, float16 [classes, ceil(height / stride),
-            ceil(width / stride)]; None unless the segmenter keeps scores.
-        stride: Stride of the score map.
-    """
-
-    labels: NDArray
-    confidence: float
-    entropy: float
-    scores: NDArray[np.float16] | None
-    stride: int
+from pipeline.predict.prediction import Prediction
 
 
 class Segmenter:

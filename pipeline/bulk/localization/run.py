@@ -2,45 +2,49 @@
 
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.scores import SCORED, score_map
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.run import run_bulk
-from pipeline.bulk.schema import PICTURE, PREDICTED, results_schema
+from pipeline.bulk.schema import PICTURE, results_schema
 from pipeline.cam import activation
 from pipeline.cam.boxes import BoxArray, all_boxes, distance_boxes, largest_box
 from pipeline.card import Card, read_card
 from pipeline.data import datasets
 from pipeline.data.annotations import read_annotations
 from pipeline.data.classes import with_background
-from pipeline.data.images import encode_heatmap, encode_mask, from_upright
+from pipeline.data.images import changed_view, encode_heatmap, encode_mask, from_upright, resize
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-# `classes` are those found, the most probable first, then those that the image is known to show; `maps` are their raw
-# maps, float32, of the upright image. If a CRF follows, `pixels` holds the upright image, uint8 RGB.
-LOCALIZED = pa.schema(
-    [
-        *PREDICTED,
-        ("probabilities", pa.list_(pa.float32())),
-        ("classes", pa.list_(pa.int32())),
-        ("found", pa.int32()),
-        ("maps", pa.large_binary()),
-        ("map_shape", pa.list_(pa.int32())),
-        ("pixels", pa.large_binary()),
-    ]
-)
 CORNERS = ("left", "top", "right", "bottom")  # right and bottom are exclusive
+
+
+class Located(NamedTuple):
+    """The result for an image.
+
+    Attributes:
+        probabilities: float32 [classes].
+        classes: Classes that have a map: those found, the most probable first, then those known to be there.
+        found: How many of them were found.
+        maps: Their raw maps, float32 [n, h, w], of the upright image.
+    """
+
+    probabilities: NDArray[np.float32]
+    classes: list[int]
+    found: int
+    maps: NDArray[np.float32]
 
 
 def localize(config: LocalizeConfig) -> str | None:
@@ -68,8 +72,6 @@ class LocalizationRun:
         card: Card of the model, a classifier.
     """
 
-    predicted = LOCALIZED
-
     def __init__(self, config: LocalizeConfig, card: Card):
         assert card.classifier is not None
         self.config = config
@@ -82,6 +84,11 @@ class LocalizationRun:
             from pipeline.bulk.localization.tables import best_threshold
 
             self._threshold = best_threshold(config.threshold_from)
+
+    @property
+    def refines(self) -> bool:
+        """Whether masks are made by the dense CRF."""
+        return self.config.mask == "crf"
 
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of `images`: probabilities, classes with boxes and maps, masks and scores if asked for."""
@@ -150,39 +157,41 @@ class LocalizationRun:
         return LocalizationPredictor(self.config)
 
     def warm_up(self) -> None:
-        """Do nothing: the module has imported what the writers need."""
+        """Import the CRF, which loads what it has compiled."""
+        from pipeline.cam import masks  # noqa: F401
 
-    def refine(self, predicted: Any) -> Any:
-        """Append no stage: masks are made by the writers."""
-        return predicted
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the configured view of an image at the size of the classifier's input."""
+        return resize(changed_view(pixels, self.config.view), self._input.size)
 
-    def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
+    def row(self, fetched: Fetched, result: Located) -> dict[str, Any]:
         """Draw boxes, heatmaps and the mask of an image, and score its maps if ground truth is known."""
-        orientation = predicted["orientation"]
-        size = (predicted["height"], predicted["width"])
+        assert fetched.height is not None
+        assert fetched.width is not None
+        orientation = fetched.orientation
+        size = (fetched.height, fetched.width)
         upright = size[::-1] if orientation >= 5 else size
-        probabilities = np.array(predicted["probabilities"], np.float32)
-        raw = np.frombuffer(predicted["maps"], np.float32).reshape(predicted["map_shape"])
-        found = predicted["found"]
+        probabilities, raw, found = result.probabilities, result.maps, result.found
         heatmaps = self._heatmaps(raw, upright)
-        stem = posixpath.splitext(predicted["image_id"])[0]
+        stem = posixpath.splitext(fetched.image_id)[0]
         row: dict[str, Any] = {
+            "probabilities": probabilities,
             "top_class": self.classes.names[int(probabilities.argmax())],
             "top_probability": float(probabilities.max()),
             "classes": [
                 self._class_entry(
                     k, probabilities[k], raw[i], from_upright(heatmaps[i], orientation), stem, found=i < found
                 )
-                for i, k in enumerate(predicted["classes"])
+                for i, k in enumerate(result.classes)
             ],
         }
         if self._mask_classes is not None:
-            mask = self._mask(predicted, heatmaps[:found], upright)
+            mask = self._mask(fetched, result, heatmaps[:found])
             row["mask"] = {"bytes": encode_mask(mask, self._mask_classes.palette), "path": f"{stem}.png"}
         if self.config.truth:
-            known = ImageTruth.from_json(truth)
+            known = ImageTruth.from_json(fetched.truth)
             row["known"] = [self.classes.names[k] for k in known.classes]
-            maps = {k: from_upright(raw[i], orientation) for i, k in enumerate(predicted["classes"])}
+            maps = {k: from_upright(raw[i], orientation) for i, k in enumerate(result.classes)}
             row["scored"] = [
                 score_map(
                     maps[k],
@@ -234,16 +243,15 @@ class LocalizationRun:
             case "distance":
                 return distance_boxes(heatmap)
 
-    def _mask(self, predicted: dict[str, Any], heatmaps: NDArray, upright: tuple[int, int]) -> NDArray:
+    def _mask(self, fetched: Fetched, result: Located, heatmaps: NDArray) -> NDArray:
         """Return class indices on the stored pixels: 0 is background, k + 1 the model's class k."""
         from pipeline.cam.masks import label_map
 
-        pixels = None
-        if self.config.mask == "crf":
-            pixels = np.frombuffer(predicted["pixels"], np.uint8).reshape(*upright, 3)
-        labels = label_map(heatmaps, background=self.config.mask_background, pixels=pixels, crf=self.config.crf_params)
-        indices = np.array([0, *(k + 1 for k in predicted["classes"][: len(heatmaps)])])
-        return from_upright(indices[labels], predicted["orientation"])
+        labels = label_map(
+            heatmaps, background=self.config.mask_background, pixels=fetched.pixels, crf=self.config.crf_params
+        )
+        indices = np.array([0, *(k + 1 for k in result.classes[: len(heatmaps)])])
+        return from_upright(indices[labels], fetched.orientation)
 
     def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
         """Draw the gallery, and derive the score tables if there is ground truth."""

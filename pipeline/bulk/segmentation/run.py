@@ -9,35 +9,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.run import run_bulk
-from pipeline.bulk.schema import PICTURE, PREDICTED, results_schema
+from pipeline.bulk.schema import PICTURE, results_schema
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.ground_truth import CONFUSION, count, ground_truth_columns, read_label
 from pipeline.card import Card, read_card
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
-from pipeline.data.images import encode_mask
+from pipeline.data.images import encode_mask, from_upright
 from pipeline.errors import UserError
+from pipeline.predict.prediction import Prediction
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
-
-# `labels` holds the bytes of the label map [height, width] on the stored pixels, with the dtype `label_dtype`. If a CRF
-# follows, `pixels` holds the upright image, uint8 RGB, and `scores` the float16 score map.
-SEGMENTED = pa.schema(
-    [
-        *PREDICTED,
-        ("labels", pa.large_binary()),
-        ("label_dtype", pa.string()),
-        ("pixels", pa.large_binary()),
-        ("scores", pa.large_binary()),
-        ("score_shape", pa.list_(pa.int32())),
-        ("stride", pa.int32()),
-        ("mean_confidence", pa.float32()),
-        ("mean_entropy", pa.float32()),
-    ]
-)
 
 
 def segment(config: SegmentConfig) -> str | None:
@@ -82,12 +68,15 @@ class SegmentationRun:
         classes: Classes of the model, with the label values of the ground truth.
     """
 
-    predicted = SEGMENTED
-
     def __init__(self, config: SegmentConfig, card: Card, classes: Classes):
         self.config = config
         self.card = card
         self.classes = classes
+
+    @property
+    def refines(self) -> bool:
+        """Whether the dense CRF follows the network."""
+        return self.config.crf
 
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of `images`: mask and class counts, with counts against label maps if there are any."""
@@ -139,35 +128,35 @@ class SegmentationRun:
         return SegmentationPredictor(self.config)
 
     def warm_up(self) -> None:
-        """Compile the CRF, if the run has one."""
+        """Compile the CRF."""
+        from pipeline.crf.warm import warm
+
+        warm(classes=len(self.classes), params=self.config.crf_params, mode=self.config.crf_mode)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels as they are."""
+        return pixels
+
+    def row(self, fetched: Fetched, result: Prediction) -> dict[str, Any]:
+        """Refine the mask if the run has a CRF, encode it, and count its pixels and, with a label map, its errors."""
+        labels = network = from_upright(result.labels, fetched.orientation)
+        row: dict[str, Any] = {"mean_confidence": result.confidence, "mean_entropy": result.entropy}
         if self.config.crf:
-            from pipeline.crf.warm import warm
+            from pipeline.bulk.segmentation.refine import refine
 
-            warm(classes=len(self.classes), params=self.config.crf_params, mode=self.config.crf_mode)
-
-    def refine(self, predicted: Any) -> Any:
-        """Append the CRF stage, if the run has one."""
-        if not self.config.crf:
-            return predicted
-        from pipeline.bulk.segmentation.refine import Refiner
-
-        refiner = Refiner(self.config, num_classes=len(self.classes))
-        return predicted.map_batches(refiner, batch_size=None, batch_format="pyarrow", num_cpus=1)
-
-    def row(self, predicted: dict[str, Any], truth: str | None) -> dict[str, Any]:
-        """Encode the mask and count its pixels, and its errors if there is a label map."""
-        shape = (predicted["height"], predicted["width"])
-        labels = np.frombuffer(predicted["labels"], predicted["label_dtype"]).reshape(shape)
+            assert result.scores is not None
+            refined = refine(fetched, result.scores, stride=result.stride, config=self.config)
+            labels = refined.labels.astype(network.dtype)
+            row |= {"t_crf_ms": refined.milliseconds, "crf_changed_px": int(np.count_nonzero(labels != network))}
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
-        row: dict[str, Any] = {f"px_{slug}": int(n) for slug, n in zip(self.classes.slugs, counts, strict=True)}
+        row |= {f"px_{slug}": int(n) for slug, n in zip(self.classes.slugs, counts, strict=True)}
         row["mask"] = {
             "bytes": encode_mask(labels, self.classes.palette),
-            "path": posixpath.splitext(predicted["image_id"])[0] + ".png",
+            "path": posixpath.splitext(fetched.image_id)[0] + ".png",
         }
-        if truth is not None:
-            raw = predicted.get("raw_labels")
-            before = None if raw is None else np.frombuffer(raw, labels.dtype).reshape(shape)
-            row |= self._ground_truth(truth, labels, before) | {"label_uri": storage.redact(truth)}
+        if fetched.truth is not None:
+            row["label_uri"] = storage.redact(fetched.truth)
+            row |= self._ground_truth(fetched.truth, labels, network if self.config.crf else None)
         return row
 
     def _ground_truth(self, url: str, mask: NDArray, before: NDArray | None) -> dict[str, Any]:

@@ -1,0 +1,295 @@
+"""Helper processes that do a worker's share of Python and of untrusted bytes: decoding, encoding, the dense CRF.
+
+They are processes and not threads for two reasons. One interpreter's lock lets threads decode on about one and a half
+cores. And a picture that crashes or hangs a decoder takes only its helper with it: the worker sees which calls were
+lost, repeats them one picture at a time in a fresh process, and convicts a picture that ends two processes in which it
+was alone.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from pipeline.bulk.transport import Closed, receive, send
+from pipeline.errors import one_line
+
+DEATHS_TO_CONVICT = 2
+SECONDS_TO_START = 300.0  # on a busy machine
+_READY = 0  # number of a process's first message, which answers no call
+
+
+@dataclass
+class Death:
+    """Why a helper process ended.
+
+    Attributes:
+        cause: The reason in a few words.
+        ready: Whether it had begun to take calls, so that a call may have been the reason.
+    """
+
+    cause: str
+    ready: bool
+
+
+class HelperDied(Exception):
+    """The helper process of a call has ended; the argument is its `Death`."""
+
+
+@dataclass
+class _Call:
+    answer: Future
+    seconds: float
+
+
+class Helper:
+    """A process that calls the methods of an object.
+
+    Args:
+        target: The pickled object.
+        threads: Calls that the process runs at a time.
+    """
+
+    def __init__(self, target: bytes, *, threads: int):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from pipeline.bulk.helpers import serve; serve({theirs.fileno()}, {threads})"],
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection = ours
+        self._calls: dict[int, _Call] = {}
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._answered = time.monotonic()
+        self._overdue = 0.0
+        self._ready = False
+        self._death: Death | None = None
+        self._count = 0
+        threading.Thread(target=self._read, daemon=True).start()
+        self._send(target)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process takes calls."""
+        return self._death is None
+
+    @property
+    def load(self) -> int:
+        """Number of calls that are not answered yet."""
+        return len(self._calls)
+
+    def call(self, method: str, *arguments: Any, seconds: float) -> Future:
+        """Call a method of the object.
+
+        Args:
+            method: Name of the method.
+            *arguments: Its arguments.
+            seconds: The process is killed if it answers no call for so long.
+
+        Returns:
+            The result, what the method raised, or `HelperDied`.
+        """
+        answer: Future = Future()
+        with self._lock:
+            if self._death is not None:
+                answer.set_exception(HelperDied(self._death))
+                return answer
+            if not self._calls:
+                self._answered = time.monotonic()
+            self._count += 1
+            number = self._count
+            self._calls[number] = _Call(answer, seconds)
+        self._send((number, method, arguments))
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+
+    def _send(self, value: Any) -> None:
+        try:
+            with self._sending:
+                send(self._connection, value)
+        except Closed:
+            pass  # the reading thread finds out why
+
+    def _read(self) -> None:
+        while True:
+            try:
+                while not wait([self._connection], timeout=1.0):
+                    self._kill_if_overdue()
+                number, failed, value = receive(self._connection)
+            except Closed:
+                break
+            if number == _READY:
+                self._ready = True
+                self._answered = time.monotonic()
+                continue
+            with self._lock:
+                call = self._calls.pop(number)
+                self._answered = time.monotonic()
+            if failed:
+                call.answer.set_exception(value)
+            else:
+                call.answer.set_result(value)
+        self._process.kill()
+        code = self._process.wait()
+        self._connection.close()
+        with self._lock:
+            cause = f"no end after {self._overdue:.0f} s" if self._overdue else _cause(code)
+            self._death = Death(cause, self._ready)
+            lost, self._calls = list(self._calls.values()), {}
+        for call in lost:
+            call.answer.set_exception(HelperDied(self._death))
+
+    def _kill_if_overdue(self) -> None:
+        with self._lock:
+            patience = max((call.seconds for call in self._calls.values()), default=None)
+            if patience is not None and not self._ready:
+                patience = max(patience, SECONDS_TO_START)
+            if patience is not None and time.monotonic() - self._answered > patience:
+                self._overdue = patience
+                self._process.kill()
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"{name}, out of memory?" if name == "SIGKILL" else f"{name}, a crash in a library"
+
+
+class HelperPool:
+    """Some helper processes with the same object; one that ends is replaced.
+
+    Args:
+        target: The object; it is pickled to each process. Its methods take a list of items and return a list with a
+            result for each, or for the first of them at least.
+        processes: Number of processes.
+        threads: Calls that each process runs at a time.
+    """
+
+    def __init__(self, target: Any, *, processes: int, threads: int):
+        from ray import cloudpickle  # it also takes classes that are defined in a script
+
+        self._target = cloudpickle.dumps(target)
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._helpers = [self._fresh() for _ in range(processes)]
+        self._repeating = ThreadPoolExecutor(1)
+        self._lonely: Helper | None = None  # the process in which lost calls are repeated, one item at a time
+
+    def __len__(self) -> int:
+        return len(self._helpers)
+
+    def submit(self, method: str, items: Sequence[Any], *, seconds: float) -> "Future[list[Any]]":
+        """Call a method with some items on the process that has the fewest calls.
+
+        Args:
+            method: Name of a method of the object.
+            items: Its argument.
+            seconds: Time after which a process that answers nothing is killed.
+
+        Returns:
+            The method's result. An item that ends its process, and then a fresh process in which it is alone, has a
+            `Death` as its result.
+        """
+        with self._lock:
+            for i, helper in enumerate(self._helpers):
+                if not helper.alive:
+                    self._helpers[i] = self._fresh()
+            helper = min(self._helpers, key=lambda h: h.load)
+            first = helper.call(method, list(items), seconds=seconds)
+        answer: Future[list[Any]] = Future()
+
+        def done(result: Future) -> None:
+            error = result.exception()
+            if isinstance(error, HelperDied):
+                self._repeating.submit(self._alone, method, list(items), seconds, answer)
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result.result())
+
+        first.add_done_callback(done)
+        return answer
+
+    def close(self) -> None:
+        """End the processes."""
+        for helper in [*self._helpers, self._lonely]:
+            if helper is not None:
+                helper.close()
+        self._repeating.shutdown(wait=False)
+
+    def _fresh(self) -> Helper:
+        return Helper(self._target, threads=self._threads)
+
+    def _alone(self, method: str, items: list[Any], seconds: float, answer: "Future[list[Any]]") -> None:
+        """Call the method with one item after the other, in a process in which nothing else runs."""
+        try:
+            answer.set_result([self._or_death(method, item, seconds) for item in items])
+        except BaseException as error:  # whatever the method raised belongs to the caller
+            answer.set_exception(error)
+
+    def _or_death(self, method: str, item: Any, seconds: float) -> Any:
+        for _ in range(DEATHS_TO_CONVICT):
+            if self._lonely is None or not self._lonely.alive:
+                self._lonely = self._fresh()
+            try:
+                (result,) = self._lonely.call(method, [item], seconds=seconds).result()
+                return result
+            except HelperDied as error:
+                (death,) = error.args
+                if not death.ready:
+                    raise RuntimeError(f"a helper process does not start ({death.cause})") from None
+        return death
+
+
+def serve(descriptor: int, threads: int) -> None:
+    """Answer calls until the other end of a socket closes; the main function of a helper process.
+
+    Args:
+        descriptor: Descriptor of the socket.
+        threads: Calls to run at a time.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when its helpers end
+    connection = socket.socket(fileno=descriptor)
+    sending = threading.Lock()
+
+    def answer(number: int, method: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            result = (number, False, getattr(target, method)(*arguments))
+        except BaseException as error:  # the worker raises it again
+            result = (number, True, _portable(error))
+        with sending:
+            send(connection, result)
+
+    try:
+        target = pickle.loads(receive(connection))
+        pool = ThreadPoolExecutor(threads)
+        send(connection, (_READY, False, None))
+        while True:
+            pool.submit(answer, *receive(connection))
+    except Closed:
+        os._exit(0)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that can be pickled: itself if possible."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its constructor takes
+        return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
+    return error

@@ -1,0 +1,130 @@
+"""Helper processes: what they return, and which item they blame when they die."""
+
+import ctypes
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.bulk.helpers import Death, HelperPool
+
+
+class Target:
+    """Methods for helper processes; some numbers are deadly."""
+
+    def double(self, items: list[Any]) -> list[Any]:
+        return [2 * item for item in items]
+
+    def survive(self, items: list[int]) -> list[int]:
+        for item in items:
+            if item == 13:
+                ctypes.string_at(0)  # reads address 0
+            if item == 31:
+                os._exit(3)
+        return items
+
+    def hang_at(self, items: list[int]) -> list[int]:
+        if 7 in items:
+            time.sleep(600)
+        return items
+
+    def pid(self, items: list[None]) -> list[int]:
+        return [os.getpid() for _ in items]
+
+    def fail(self, items: list) -> list:
+        raise KeyError("no such thing")
+
+
+class Unloadable:
+    """An object that no process can unpickle."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+@pytest.fixture
+def pool():
+    pool = HelperPool(Target(), processes=2, threads=2)
+    yield pool
+    pool.close()
+
+
+def test_arrays_cross_unchanged_in_both_directions(pool):
+    generator = np.random.default_rng(0)
+    arrays: list[Any] = [
+        generator.integers(0, 256, (300, 200, 3), dtype=np.uint8),
+        generator.random((0, 4)),
+        generator.random((5, 7)).astype(np.float16)[:, ::2],
+        np.asfortranarray(generator.random((6, 2))),
+    ]
+    for array, doubled in zip(arrays, pool.submit("double", arrays, seconds=60).result(), strict=True):
+        np.testing.assert_array_equal(doubled, 2 * array)
+        doubled += 1  # what arrives is writable
+
+
+def test_calls_leave_no_descriptors_open(pool):
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    image = np.zeros((100, 100), np.uint8)
+    pool.submit("double", [image], seconds=60).result()
+    before = count()
+    for _ in range(50):
+        pool.submit("double", [image], seconds=60).result()
+    assert count() <= before + 2
+
+
+def test_a_deadly_item_is_blamed_alone(pool):
+    calls = [pool.submit("survive", list(range(i, i + 8)), seconds=60) for i in range(0, 40, 8)]
+    found = [result for call in calls for result in call.result()]
+    assert [x for x in found if not isinstance(x, Death)] == [i for i in range(40) if i not in (13, 31)]
+    assert "SIGSEGV" in found[13].cause
+    assert found[31].cause == "exit code 3"
+
+
+def test_an_item_that_hangs_is_blamed(pool):
+    found = pool.submit("hang_at", [6, 7, 8], seconds=1).result()
+    assert (found[0], found[2]) == (6, 8)
+    assert "no end after 1 s" in found[1].cause
+
+
+def test_a_process_that_is_killed_from_outside_condemns_nobody(pool):
+    """The calls that were lost are repeated, and the process is replaced."""
+    victims = {pool.submit("pid", [None], seconds=60).result()[0] for _ in range(8)}
+    calls = [pool.submit("survive", [i], seconds=60) for i in range(6)]
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    assert [call.result() for call in calls] == [[i] for i in range(6)]
+    assert pool.submit("survive", [1, 2], seconds=60).result() == [1, 2]
+
+
+def test_what_a_method_raises_arrives(pool):
+    with pytest.raises(KeyError, match="no such thing"):
+        pool.submit("fail", [1], seconds=60).result()
+
+
+def test_a_process_that_cannot_start_blames_no_item():
+    pool = HelperPool(Unloadable(), processes=1, threads=1)
+    with pytest.raises(RuntimeError, match="does not start"):
+        pool.submit("double", [1], seconds=60).result()
+    pool.close()
+
+
+def test_the_processes_end_with_their_worker():
+    """They notice the closed connection, even if the worker was killed and could not end them."""
+    reading, writing = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        pool = HelperPool(Target(), processes=1, threads=1)
+        os.write(writing, str(pool.submit("pid", [None], seconds=60).result()[0]).encode())
+        signal.pause()
+    helper = int(os.read(reading, 20))
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{helper}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{helper}")

@@ -1,0 +1,49 @@
+"""A bulk run of one shard, computed in the test's own process and its helper processes, without Ray."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline import bundle
+from pipeline.bulk.listing import list_input
+from pipeline.bulk.plan import PlanReader, make_plan, store_plan
+from pipeline.bulk.quarantine import Quarantine
+from pipeline.bulk.refine import RefiningWriter
+from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.segmentation.run import SegmentationRun
+from pipeline.bulk.write import ShardWriter
+from pipeline.card import Card
+from pipeline.data.classes import Classes
+from pipeline.models import configure
+
+
+def planned_run(
+    folder: Path, *, colours: Sequence[tuple[int, int, int]], size: tuple[int, int] = (16, 16), **options
+) -> tuple[SegmentationRun, str]:
+    """A run over images of one colour each, named by their number, whose plan is stored, and its folder."""
+    (folder / "images").mkdir()
+    for i, colour in enumerate(colours):
+        Image.new("RGB", size, colour).save(folder / "images" / f"{i}.png")
+    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c")))
+    bundle.save_bundle(str(folder / "model"), configure(card.architecture, card.options).build(3), card)
+    config = SegmentConfig(
+        model=str(folder / "model"), images=str(folder / "images"), output=str(folder / "runs"), **options
+    )
+    run = str(folder / "runs" / "run_id=x")
+    kind = SegmentationRun(config, card, card.classes)
+    store_plan(run, make_plan(config, list_input(config.images), kind.truth), {})
+    return kind, run
+
+
+def compute_shard(kind: SegmentationRun, run: str) -> None:
+    """Compute and write the first shard, as a predictor and, with a CRF, a task do."""
+    from pipeline.bulk.predict import ShardPredictor  # imports no PyTorch itself, but starts processes
+
+    plan = PlanReader(run)
+    writer = ShardWriter(run=run, schema=kind.images_schema({}))
+    predictor = ShardPredictor(kind=kind, plan=plan, quarantine=Quarantine(run), writer=writer, run=run, helpers=1)
+    block = predictor({"shard": [0]})
+    predictor.close()
+    if kind.refines:
+        RefiningWriter(writer, kind=kind, plan=plan)(block)
