@@ -13,7 +13,6 @@ from pipeline.data.classes import INVALID, Classes
 from pipeline.errors import UserError
 from pipeline.walk import iter_files
 
-
 _SUFFIXES = tuple(images.SUFFIXES)
 
 
