@@ -118,8 +118,7 @@ def _unique(tables: Iterable[pa.Table], url: str) -> Iterator[pa.Table]:
 def _from_files(url: str) -> Iterator[InputImage]:
     fs, path = storage.filesystem(url)
     root = glob_root(path) if glob_root(path) != path and not fs.exists(path) else path
-    for file in datasets.iter_images(url, root=root):
-        image_id = datasets.relative(file.path, root)
+    for image_id, file in datasets.iter_images(url, root=root):
         yield InputImage(image_id, storage.url_of(fs, file.path), NO_ROW, file.size, file.etag, file.mtime)
 
 

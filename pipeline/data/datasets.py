@@ -13,6 +13,8 @@ from pipeline.data.classes import INVALID, Classes
 from pipeline.errors import UserError
 from pipeline.walk import iter_files
 
+_SUFFIXES = tuple(images.SUFFIXES)
+
 
 class Sample(NamedTuple):
     """An image and its label map.
@@ -62,12 +64,15 @@ def relative(path: str, root: str) -> str:
     return path.removeprefix(root.rstrip("/") + "/").lstrip("/")
 
 
-def iter_images(url: str, *, root: str | None = None) -> Iterator[storage.StoredFile]:
+def iter_images(url: str, *, root: str | None = None) -> Iterator[tuple[str, storage.StoredFile]]:
     """Yield the image files of a folder or glob in no particular order. Hidden files and folders are left out.
 
     Args:
         url: The folder or glob.
         root: Path below which names with a leading dot are hidden; the folder by default.
+
+    Yields:
+        The path of each file below the root, and the file.
 
     Raises:
         UserError: The place cannot be listed or holds no image.
@@ -76,9 +81,10 @@ def iter_images(url: str, *, root: str | None = None) -> Iterator[storage.Stored
     others, is_empty = 0, True
     with storage.friendly_errors(url, "cannot list"):
         for file in iter_files(url):
-            if _is_image(relative(file.path, root)):
+            key = relative(file.path, root)
+            if _is_image(key):
                 is_empty = False
-                yield file
+                yield key, file
             else:
                 others += 1
     if is_empty:
@@ -88,7 +94,7 @@ def iter_images(url: str, *, root: str | None = None) -> Iterator[storage.Stored
 
 def _is_image(key: str) -> bool:
     is_hidden = key.startswith(".") or "/." in key
-    return not is_hidden and posixpath.splitext(key)[1].lower() in images.SUFFIXES
+    return not is_hidden and key.lower().endswith(_SUFFIXES)
 
 
 def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
@@ -124,10 +130,10 @@ def files_by_key(root_url: str) -> dict[str, str]:
     Raises:
         UserError: The folder has no image file, or two files have the same key.
     """
-    fs, root = storage.filesystem(root_url)
+    fs, _ = storage.filesystem(root_url)
     urls: dict[str, str] = {}
-    for file in sorted(iter_images(root_url)):
-        key = key_of(file.path, root)
+    for path, file in sorted(iter_images(root_url)):
+        key = posixpath.splitext(path)[0]
         url = storage.url_of(fs, file.path)
         if key in urls:
             raise UserError(f"two files have the key '{key}': {urls[key]} and {url}; keep one")
