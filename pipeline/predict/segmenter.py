@@ -1,37 +1,22 @@
-"""A segmentation network on a device: label maps of decoded images."""
+"""A segmentation network on a device: label maps of decoded images of any size."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.preprocessing import DType, Instances, Preprocessing
+from pipeline.data.preprocessing import DType, Instances, Preprocessing, TTAOptions, Windows
 from pipeline.data.proposals import selective_search
 from pipeline.models.upsampling import upsample
-from pipeline.predict.device import NotFiniteError, autocast, normalise, place
+from pipeline.predict.augmentation import averaged_scores
+from pipeline.predict.batches import micro_batches
+from pipeline.predict.device import autocast, normalise, place
+from pipeline.predict.fitting import FittingBatches
 from pipeline.predict.instances import choose, instance_scores
-
-
-class Prediction(NamedTuple):
-    """A network's output for an image.
-
-    Attributes:
-        labels: Class with the largest score, uint8 (uint16 for more than 256 classes) [height, width].
-        confidence: Mean over the score map of the largest softmax probability, 0..1.
-        entropy: Mean over the score map of the softmax entropy in nats, 0..log(classes).
-        scores: Logits minus the largest one of each pixel, float16 [classes, ceil(height / stride),
-            ceil(width / stride)]; None unless the segmenter keeps scores.
-        stride: Stride of the score map.
-    """
-
-    labels: NDArray
-    confidence: float
-    entropy: float
-    scores: NDArray[np.float16] | None
-    stride: int
+from pipeline.predict.prediction import Canvas, Prediction, certainty, check_finite, kept_scores, labels_of
+from pipeline.predict.windows import Span, blend, lay_out
 
 
 class Segmenter:
@@ -43,6 +28,9 @@ class Segmenter:
         device: Device to run on.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         instances: Options of instance-wise inference; None to segment whole images.
+        windows: Options of sliding windows; None for the defaults.
+        tta: Options of test-time augmentation; None to segment the image alone.
+        batch_pixels: Largest number of pixels in a batch of windows.
         keep_scores: Return the score maps as well.
     """
 
@@ -54,6 +42,9 @@ class Segmenter:
         device: torch.device,
         dtype: DType = "float32",
         instances: Instances | None = None,
+        windows: Windows | None = None,
+        tta: TTAOptions | None = None,
+        batch_pixels: int = 1_000_000,
         keep_scores: bool = False,
     ):
         self.model = place(model, device)
@@ -61,57 +52,74 @@ class Segmenter:
         self.device = device
         self.dtype = dtype
         self.instances = instances or Instances()
+        self.windows = windows or Windows()
+        self.tta = tta or TTAOptions()
+        self.batch_pixels = batch_pixels
         self.keep_scores = keep_scores
+        self._fit = FittingBatches()
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Segment images of one shape, each uint8 [height, width, 3].
 
-        A batch that does not fit the GPU's memory is halved until it does.
-
         Raises:
             NotFiniteError: The scores of an image are not finite.
-            torch.OutOfMemoryError: A single image is too large for the device.
+            torch.OutOfMemoryError: A window does not fit the memory of the device.
         """
-        try:
-            return self._forward(images)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        torch.cuda.empty_cache()
-        half = len(images) // 2
-        return self(images[:half]) + self(images[half:])
-
-    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        with autocast(self.device, self.dtype):
-            logits, stride = self._scores(images, normalise(batch, self.preprocessing))
-        log_p = torch.log_softmax(logits.float(), dim=1)
-        p = log_p.exp()
-        confidence = p.amax(dim=1).mean(dim=(1, 2))
-        entropy = -(p * log_p).sum(dim=1).mean(dim=(1, 2))
-        if not bool(torch.isfinite(entropy).all()):
-            raise NotFiniteError("the network's scores are not finite")
         height, width = images[0].shape[:2]
-        labels = self._argmax(logits, (height, width), stride).cpu().numpy()
-        scores: Sequence[NDArray[np.float16] | None] = [None] * len(images)
-        if self.keep_scores:  # a constant does not change the softmax, and float16 is most precise near 0
-            scores = list((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy())
+        if self.instances.proposals:
+            return self._fit(self._whole, images)
+        if height * width * self.tta.enlargement <= self.windows.above:
+            try:
+                return self._fit(self._whole, images)
+            except torch.OutOfMemoryError:
+                pass
+            torch.cuda.empty_cache()
+        return [self._in_windows(image) for image in images]
+
+    def _whole(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        with autocast(self.device, self.dtype):
+            logits, stride = self._scores(images)
+        confidence, entropy = (values.mean(dim=(1, 2)) for values in certainty(logits))
+        check_finite(entropy)
+        height, width = images[0].shape[:2]
+        labels = labels_of(logits, (height, width), stride=stride).cpu().numpy()
+        scores = kept_scores(logits) if self.keep_scores else [None] * len(images)
         by_image = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
         return [Prediction(*image_outputs, stride) for image_outputs in by_image]
 
-    def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
-        """Return the logits of a batch and their stride."""
+    def _in_windows(self, image: NDArray[np.uint8]) -> Prediction:
         stride: int = self.model.output_stride
-        if not self.instances.proposals:
+        height, width = image.shape[:2]
+        rows, columns = (lay_out(length, self.windows, stride=stride) for length in (height, width))
+        canvas = Canvas((height, width), stride=stride, keep_scores=self.keep_scores)
+        for row, column, block in blend(rows, columns, self._window_scores(image, rows, columns)):
+            canvas.add(row, column, block)
+        return canvas.prediction()
+
+    def _window_scores(self, image: NDArray[np.uint8], rows: list[Span], columns: list[Span]) -> Iterator[Tensor]:
+        """Yield the scores of the windows row by row; only the last window of a row has another shape."""
+        stride = self.model.output_stride
+        for row in rows:
+            windows = [image[row.pixels(stride), column.pixels(stride)] for column in columns]
+            for batch in micro_batches([window.shape for window in windows], max_pixels=self.batch_pixels):
+                yield from self._fit(self._scores_of_windows, [windows[i] for i in batch])
+
+    def _scores_of_windows(self, windows: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        with autocast(self.device, self.dtype):
+            return list(self._scores(windows)[0].float())
+
+    def _scores(self, images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, int]:
+        """Return the logits of images of one shape and their stride."""
+        stride: int = self.model.output_stride
+        batch = normalise(torch.from_numpy(np.stack(images)).to(self.device), self.preprocessing)
+        if self.instances.proposals:
+
+            def score(crops: Tensor) -> Tensor:
+                return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
+
+            boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
+            return torch.stack([instance_scores(score, x, b) for x, b in zip(batch, boxes, strict=True)]), 1
+        if self.tta == TTAOptions():
             return self.model(batch).logits, stride
-
-        def score(crops: Tensor) -> Tensor:
-            return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
-
-        boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
-        return torch.stack([instance_scores(score, x, b) for x, b in zip(batch, boxes, strict=True)]), 1
-
-    def _argmax(self, logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-        full = upsample(logits, size, stride=stride)
-        return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
+        return averaged_scores(lambda copies: self.model(copies).logits, batch, self.tta, stride=stride), stride
