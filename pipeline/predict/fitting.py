@@ -41,5 +41,5 @@ class FittingBatches:
                 if len(batch) == 1:
                     raise
             torch.cuda.empty_cache()  # here, because the exception holds on to the tensors of its stack frames
-            self._most_pixels = len(batch) // 2 * height * width
+            self._most_pixels = -(-len(batch) // 2) * height * width
         return results

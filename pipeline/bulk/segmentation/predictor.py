@@ -31,6 +31,9 @@ class SegmentationPredictor:
             device=pick_device(),
             dtype=config.dtype,
             instances=config.instances,
+            windows=config.windows,
+            tta=config.tta,
+            batch_pixels=config.batch_pixels,
             keep_scores=config.crf,
         )
 
