@@ -70,7 +70,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read only the header, so that a decompression bomb is refused before memory is allocated for it."""
     if not data:
         raise ImageError("the file is empty")
-    if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < max_pixels:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow has no limit per file, and refuses twice its global one
     try:
         with warnings.catch_warnings():
@@ -144,7 +144,7 @@ def _check_range(image: Image.Image) -> None:
     if image.mode == "F":
         raise ImageError("floating-point pixels have no defined range; save it with 8 or 16 bits per channel")
     if image.mode == "I":
-        low, high = image.getextrema()
+        low, high = (int(value) for value in image.getextrema())  # type: ignore[arg-type]  # one channel
         if low < 0 or high > 65535:
             raise ImageError(f"32-bit pixels from {low} to {high}; save it with 8 or 16 bits per channel")
 

@@ -1,6 +1,6 @@
 """Test-time augmentation: the mean of a network's probabilities over scaled and mirrored copies of an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,9 +48,7 @@ def averaged_scores(score: Callable[[Tensor], Tensor], images: Tensor, options: 
     return total.div_(len(options.scales) * (1 + options.flip)).clamp_(min=torch.finfo(total.dtype).tiny).log_()
 
 
-def _at_units_of(
-    p: Tensor, size: tuple[int, int], copy_size: tuple[int, int], *, mirrored: bool, stride: int
-) -> Tensor:
+def _at_units_of(p: Tensor, size: Sequence[int], copy_size: Sequence[int], *, mirrored: bool, stride: int) -> Tensor:
     """Interpolate a copy's map at the centres of the units of the image's map.
 
     The unit u of the image's map has its centre at the pixel (u + 1/2) stride - 1/2, which lies elsewhere in the copy.

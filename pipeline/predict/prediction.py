@@ -77,9 +77,9 @@ class Canvas:
         self._scores: NDArray[np.float16] | None = None
         self._sums: Tensor | None = None
 
-    def add(self, row: Span, column: Span, block: Tensor) -> None:
-        """Add a part of the score map; see `windows.blend`."""
-        logits = block[None]
+    def add(self, row: Span, column: Span, part: Tensor) -> None:
+        """Add a part of the score map; see `windows.Mosaic.add`."""
+        logits = part[None]
         own = logits[..., row.first - row.end :, column.first - column.end :]
         sums = torch.stack([values.sum(dtype=torch.float64) for values in certainty(own)])
         self._sums = sums if self._sums is None else self._sums + sums
@@ -92,7 +92,7 @@ class Canvas:
         self._labels[rows, columns] = labels
         if self._keep_scores:
             if self._scores is None:
-                self._scores = np.empty((len(block), *self._units), np.float16)
+                self._scores = np.empty((len(part), *self._units), np.float16)
             self._scores[:, row.first : row.end, column.first : column.end] = kept_scores(own)[0]
 
     def prediction(self) -> Prediction:

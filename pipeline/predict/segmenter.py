@@ -1,5 +1,6 @@
 """A segmentation network on a device: label maps of decoded images of any size."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.predict.device import autocast, normalise, place
 from pipeline.predict.fitting import FittingBatches
 from pipeline.predict.instances import choose, instance_scores
 from pipeline.predict.prediction import Canvas, Prediction, certainty, check_finite, kept_scores, labels_of
-from pipeline.predict.windows import Span, blend, lay_out
+from pipeline.predict.windows import Mosaic, Span, lay_out
 
 
 class Segmenter:
@@ -93,8 +94,10 @@ class Segmenter:
         height, width = image.shape[:2]
         rows, columns = (lay_out(length, self.windows, stride=stride) for length in (height, width))
         canvas = Canvas((height, width), stride=stride, keep_scores=self.keep_scores)
-        for row, column, block in blend(rows, columns, self._window_scores(image, rows, columns)):
-            canvas.add(row, column, block)
+        mosaic = Mosaic(width=columns[-1].end)
+        spans = itertools.product(rows, columns)
+        for (row, column), scores in zip(spans, self._window_scores(image, rows, columns), strict=True):
+            canvas.add(row, column, mosaic.add(row, column, scores))
         return canvas.prediction()
 
     def _window_scores(self, image: NDArray[np.uint8], rows: list[Span], columns: list[Span]) -> Iterator[Tensor]:

@@ -14,7 +14,6 @@ of the whole image.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,49 +89,59 @@ def lay_out(length: int, options: Windows, *, stride: int) -> list[Span]:
     ]
 
 
-def blend(rows: Sequence[Span], columns: Sequence[Span], scores: Iterator[Tensor]) -> Iterator[tuple[Span, Span, Tensor]]:
-    """Blend the score maps of windows, and hand out each part of the map as soon as it is complete.
+class Mosaic:
+    """Blends the score maps of windows, which arrive row by row, and hands out each part once it is complete.
 
-    Besides the maps of the current windows, only the units in which the current row of windows fades out and one
-    complete row of units are kept: classes x (overlap / 2 / stride + 1) x width / stride values.
+    It keeps the units in which the current row of windows fades out and one row of complete units: in all
+    classes x (overlap / 2 / stride + 1) x width / stride values.
 
     Args:
-        rows: Vertical spans of the windows.
-        columns: Horizontal spans of the windows.
-        scores: The score map [classes, height, width] of each window, row by row.
-
-    Yields:
-        The spans of each window, and the complete scores from `first` to `end` of both, preceded by one unit above and
-        one on the left, where there are any, for the interpolation between the parts.
+        width: Units of the image's score map in a row.
     """
-    width = columns[-1].end
-    for row in rows:
-        for column in columns:
-            window = next(scores)
-            if row is rows[0] and column is columns[0]:
-                below = window.new_empty(len(window), row.fade_out, width)
-                above = window.new_empty(len(window), 1, width)
-            part = (
-                window[
-                    :,
-                    row.first - row.start : row.end + row.fade_out - row.start,
-                    column.first - column.start : column.end + column.fade_out - column.start,
-                ]
-                * row.weights(window)[:, None]
-                * column.weights(window)
-            )
-            if column.fade_in:
-                part[:, :, : column.fade_in] += beside
-            part, beside = part.split([column.end - column.first, column.fade_out], dim=2)
-            own = slice(column.first, column.end)
-            if row.fade_in:
-                part[:, : row.fade_in] += below[:, :, own]
-            complete, fading = part.split([row.end - row.first, row.fade_out], dim=1)
-            if row.fade_out:
-                below[:, :, own] = fading
-            block = torch.cat([above[:, :, own], complete], dim=1) if row.first else complete
-            above[:, :, own] = complete[:, -1:]
-            if column.first:
-                block = torch.cat([left, block], dim=2)
-            left = block[:, :, -1:].clone()
-            yield row, column, block
+
+    _fading_below: Tensor  # [classes, fade_out, width] of the windows above that are to be continued
+    _fading_right: Tensor  # [classes, height, fade_out] of the window on the left
+    _above: Tensor  # [classes, 1, width], the last complete units above
+    _left: Tensor  # [classes, height, 1], the last complete units on the left
+
+    def __init__(self, *, width: int):
+        self._width = width
+
+    def add(self, row: Span, column: Span, scores: Tensor) -> Tensor:
+        """Add a window, and return the part of the score map that it completes.
+
+        Args:
+            row: Vertical span of the window.
+            column: Horizontal span of the window.
+            scores: Its score map [classes, height, width].
+
+        Returns:
+            The blended scores from `first` to `end` of both spans. Where the image has units above and on the left,
+            one of each precedes them, for the interpolation between parts.
+        """
+        if column.first == row.first == 0:
+            self._fading_below = scores.new_empty(len(scores), row.fade_out, self._width)
+            self._above = scores.new_empty(len(scores), 1, self._width)
+        complete = self._blended(row, column, scores)
+        own = slice(column.first, column.end)
+        part = torch.cat([self._above[:, :, own], complete], dim=1) if row.first else complete
+        self._above[:, :, own] = complete[:, -1:]
+        part = torch.cat([self._left, part], dim=2) if column.first else part
+        self._left = part[:, :, -1:].clone()
+        return part
+
+    def _blended(self, row: Span, column: Span, scores: Tensor) -> Tensor:
+        rows = slice(row.first - row.start, row.end + row.fade_out - row.start)
+        columns = slice(column.first - column.start, column.end + column.fade_out - column.start)
+        weighted = scores[:, rows, columns] * row.weights(scores)[:, None] * column.weights(scores)
+        if column.fade_in:
+            weighted[:, :, : column.fade_in] += self._fading_right
+        weighted, fading = weighted.split([column.end - column.first, column.fade_out], dim=2)
+        self._fading_right = fading.clone()
+        own = slice(column.first, column.end)
+        if row.fade_in:
+            weighted[:, : row.fade_in] += self._fading_below[:, :, own]
+        complete, fading = weighted.split([row.end - row.first, row.fade_out], dim=1)
+        if row.fade_out:
+            self._fading_below[:, :, own] = fading
+        return complete

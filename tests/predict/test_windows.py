@@ -1,5 +1,6 @@
 """Sliding windows: where they lie, that they show no seams, their memory, and batches of them."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def balanced(network: Local, pixels: np.ndarray) -> Local:
     """Shift the scores so that no class dominates the image."""
     with torch.no_grad():
         images = torch.from_numpy((pixels / 255).astype(np.float32)).permute(2, 0, 1)[None]
-        network.layers[-1].bias -= network(images).logits.mean(dim=(0, 2, 3))  # type: ignore[operator]
+        network.layers[-1].bias -= network(images).logits.mean(dim=(0, 2, 3))
     return network
 
 
@@ -106,7 +107,7 @@ def test_windows_cover_an_axis_and_their_weights_add_up_to_1(stride: int, size: 
             total[span.first : span.end + span.fade_out] += weights
         torch.testing.assert_close(total, torch.ones(units))
         margin = overlap // stride // 4
-        for one, other in zip(spans, spans[1:], strict=False):
+        for one, other in itertools.pairwise(spans):
             assert one.end == other.first
             assert other.start + margin <= other.first
             assert one.end + one.fade_out <= min(one.stop - margin, other.end)
@@ -125,6 +126,7 @@ def test_windows_that_are_off_the_grid_or_do_not_advance_are_refused(options: di
 
 
 # --- seams
+
 
 @pytest.mark.parametrize(
     ("stride", "rates", "side", "overlap", "size"),
