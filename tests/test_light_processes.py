@@ -144,8 +144,8 @@ def recording(kind: type, folder: Path) -> type:
         (folder / f"{stage}.json").write_text(packages)
 
     class Recording(kind):
-        def load_predictor(self):
-            predictor = super().load_predictor()
+        def load_predictor(self, images):
+            predictor = super().load_predictor(images)
             record("predictor")
             return predictor
 

@@ -20,10 +20,12 @@ class ImagePredictor(Protocol):
     """A trained model on the device of a predictor's process.
 
     Attributes:
+        batch_pixels: Largest number of pixels in a batch; set by the engine.
         device_name: "cpu", or the name of the GPU's model.
         streams: Batches that the device computes at a time, each called from a thread of its own.
     """
 
+    batch_pixels: int
     device_name: str
     streams: int
 
@@ -86,8 +88,8 @@ class RunKind(Protocol):
             UserError: The ground truth cannot be read, or belongs to none of the images.
         """
 
-    def load_predictor(self) -> ImagePredictor:
-        """Load the model onto this process's device."""
+    def load_predictor(self, images: int) -> ImagePredictor:
+        """Load the model onto this process's device, for a run of so many images."""
 
     def warm_up(self) -> None:
         """Import and compile what `row` needs; called in the helper processes of tasks, if the run has tasks."""

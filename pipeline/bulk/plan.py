@@ -172,6 +172,11 @@ class PlanReader:
         self._url = storage.join(run, PLAN)
         self._key = uuid.uuid4().hex  # tells cache entries apart if a run's folder is removed and made again
 
+    @property
+    def images(self) -> int:
+        """Number of images of the plan."""
+        return _metadata(self._url, self._key).num_rows
+
     def shard(self, shard: int) -> PlannedShard:
         """Read the plan's rows of a shard."""
         images: list[dict[str, Any]] = []

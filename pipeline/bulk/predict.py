@@ -59,8 +59,8 @@ class ShardPredictor:
         self._plan = plan
         self._quarantine = quarantine
         self._writer = writer
-        self._predictor = kind.load_predictor()
-        self._batch_pixels = kind.config.batch_pixels or agreed_batch_pixels(run, self._predictor)
+        self._predictor = kind.load_predictor(plan.images)
+        self._predictor.batch_pixels = kind.config.batch_pixels or agreed_batch_pixels(run, self._predictor)
         self._computing = threading.BoundedSemaphore(self._predictor.streams)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
@@ -80,7 +80,7 @@ class ShardPredictor:
 
     def _predict(self, wanted: list[Wanted]) -> Iterator[Batch]:
         """Fetch and predict images, and yield them in the batches in which they were computed."""
-        batches = Batches(max_pixels=self._batch_pixels, max_waiting=PIXELS_AHEAD)
+        batches = Batches(max_pixels=self._predictor.batch_pixels, max_waiting=PIXELS_AHEAD)
         waiting: dict[int, Fetched] = {}
         lost = []
         for i, fetched in enumerate(load(wanted, self._pool)):

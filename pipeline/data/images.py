@@ -34,6 +34,7 @@ SUFFIXES = frozenset(
     ]
 )
 MAX_PIXELS = 100_000_000
+_STRIP = 256  # rows of an image that are converted at a time
 
 _EXIF_ORIENTATION = 0x0112
 # Operations that turn the stored pixels upright (EXIF 2.3, tag 0x0112): whether to transpose, to flip rows and to flip
@@ -70,6 +71,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read only the header, so that a decompression bomb is refused before memory is allocated for it."""
     if not data:
         raise ImageError("the file is empty")
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow has no limit per file, and refuses twice its global one
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -100,6 +103,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     16-bit grey is reduced to its high byte, as libpng does (Pillow alone would saturate it). CMYK and palettes are
     converted to RGB. Alpha is dropped.
 
+    The peak memory of most formats is that of Pillow's image (4 bytes per pixel for colours, 1 for greys and palettes)
+    and that of the result (3 bytes); JPEG 2000 and WebP need more.
+
     Args:
         data: The encoded file.
         max_pixels: Images with more pixels are refused once their header is read.
@@ -110,11 +116,15 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     image = _open(data, max_pixels)
     tiff_orientation = _tiff_orientation(image)
     _load(image)
-    pixels = _to_rgb(image)
-    if tiff_orientation != 1:  # Pillow has turned it upright
-        return DecodedImage(np.ascontiguousarray(pixels), tiff_orientation)
-    orientation = _orientation(image)
-    return DecodedImage(np.ascontiguousarray(to_upright(pixels, orientation)), orientation)
+    orientation = _orientation(image) if tiff_orientation == 1 else 1  # Pillow has turned such a TIFF upright
+    _check_range(image)
+    transposed = _UPRIGHT[orientation][0]
+    pixels = np.empty((*(image.size if transposed else image.size[::-1]), 3), np.uint8)
+    stored = from_upright(pixels, orientation)  # a view
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        stored[top : top + _STRIP] = _to_rgb(strip)
+    return DecodedImage(pixels, orientation if tiff_orientation == 1 else tiff_orientation)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -130,16 +140,20 @@ def _tiff_orientation(image: Image.Image) -> int:
     return _orientation(image) if image.format == "TIFF" else 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):
-        wide = np.asarray(image)
-        low, high = int(wide.min()), int(wide.max())
-        if low < 0 or high > 65535:
-            raise ImageError(f"32-bit pixels from {low} to {high}; save it with 8 or 16 bits per channel")
-        grey = (wide >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+def _check_range(image: Image.Image) -> None:
+    """Refuse pixels that have no defined 8-bit value."""
     if image.mode == "F":
         raise ImageError("floating-point pixels have no defined range; save it with 8 or 16 bits per channel")
+    if image.mode == "I":
+        low, high = (int(value) for value in image.getextrema())  # type: ignore[arg-type]  # one channel
+        if low < 0 or high > 65535:
+            raise ImageError(f"32-bit pixels from {low} to {high}; save it with 8 or 16 bits per channel")
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
 
 

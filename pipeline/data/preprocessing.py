@@ -3,9 +3,9 @@
 CPU tasks unpickle configurations that contain these options, so this module imports nothing but pydantic.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DType = Literal["float32", "bfloat16", "float16"]  # bfloat16 and float16 mean autocast: the weights stay float32
 
@@ -53,3 +53,42 @@ class Instances(BaseModel):
     min_side: int = Field(
         default=112, ge=1, description="shortest side of a proposal box, in pixels; smaller boxes are left out"
     )
+
+
+class Windows(BaseModel):
+    """Options of sliding windows, in which images are segmented that are too large for one forward pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    above: int = Field(
+        default=16_000_000,
+        ge=1,
+        description="number of pixels above which an image is segmented in overlapping windows; at scales above 1, the "
+        "pixels of the largest copy count",
+    )
+    size: int = Field(default=1024, ge=64, multiple_of=32, description="side of a window, in pixels")
+    overlap: int = Field(
+        default=256, ge=0, multiple_of=32, description="pixels by which neighbouring windows overlap at least"
+    )
+
+    @model_validator(mode="after")
+    def _advances(self) -> "Windows":
+        if self.overlap * 2 > self.size:
+            raise ValueError("--windows.overlap must not exceed half of --windows.size")
+        return self
+
+
+class TTAOptions(BaseModel):
+    """Options of test-time augmentation, which averages the class probabilities over copies of an image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(1.0,), min_length=1, description="scales of the image; the class probabilities are averaged"
+    )
+    flip: bool = Field(default=False, description="average over the image and its mirror image, at each scale")
+
+    @property
+    def enlargement(self) -> float:
+        """Pixels of the largest copy per pixel of the image, at least 1."""
+        return max(1.0, *self.scales) ** 2

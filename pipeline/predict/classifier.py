@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.cam import activation
 from pipeline.data.preprocessing import ClassifierInput, DType, Preprocessing
-from pipeline.predict.device import NotFiniteError, autocast, normalise, place
+from pipeline.predict.device import NotFiniteError, autocast, normalise, place, upload
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Classifier:
         Raises:
             NotFiniteError: The scores of an image are not finite.
         """
-        batch = normalise(torch.from_numpy(np.stack(images)).to(self.device), self.preprocessing)
+        batch = normalise(upload(images, self.device), self.preprocessing)
         outputs = [self._forward(batch, scale, mirrored) for scale, mirrored in self.passes]
         logits = torch.stack([logits for logits, _ in outputs]).mean(dim=0)
         if not bool(torch.isfinite(logits).all()):

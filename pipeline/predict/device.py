@@ -1,12 +1,19 @@
 """The device and precision of networks, and the normalisation of their input."""
 
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.preprocessing import DType, Preprocessing
 from pipeline.errors import ImageFault
+
+_OF_THREAD = threading.local()
 
 
 class NotFiniteError(ImageFault):
@@ -31,6 +38,28 @@ def set_threads(device: torch.device, cpus: int | None) -> None:
 def streams(device: torch.device) -> int:
     """Return how many batches a device computes at a time: one is copied while a GPU computes another."""
     return 2 if device.type == "cuda" else 1
+
+
+def upload(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """Copy images of one shape to a device, uint8 [batch, height, width, 3].
+
+    On a GPU they go through pinned memory, so that the copy runs beside the computation of another stream.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(images))
+    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+    np.stack(images, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which this thread computes on a CUDA stream of its own, beside those of other threads."""
+    if device.type != "cuda":
+        return nullcontext()
+    if not hasattr(_OF_THREAD, "stream"):
+        _OF_THREAD.stream = torch.cuda.Stream(device)
+        _OF_THREAD.stream.wait_stream(torch.cuda.default_stream(device))  # which copies the weights
+    return torch.cuda.stream(_OF_THREAD.stream)
 
 
 def place(model: nn.Module, device: torch.device) -> Any:

@@ -1,18 +1,25 @@
-"""A segmentation network on a device: label maps of decoded images."""
+"""A segmentation network on a device: label maps of decoded images of any size."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.preprocessing import DType, Instances, Preprocessing
+from pipeline.data.preprocessing import DType, Instances, Preprocessing, TTAOptions, Windows
 from pipeline.data.proposals import selective_search
 from pipeline.models.upsampling import upsample
-from pipeline.predict.device import NotFiniteError, autocast, normalise, place
+from pipeline.predict.augmentation import averaged_scores
+from pipeline.predict.batches import micro_batches
+from pipeline.predict.canvas import Canvas, certainty, check_finite, kept_scores, labels_of
+from pipeline.predict.compiled import Compiled
+from pipeline.predict.device import autocast, normalise, place, upload
+from pipeline.predict.fitting import FittingBatches
 from pipeline.predict.instances import choose, instance_scores
 from pipeline.predict.prediction import Prediction
+from pipeline.predict.windows import Mosaic, Span, lay_out
 
 
 class Segmenter:
@@ -24,7 +31,11 @@ class Segmenter:
         device: Device to run on.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         instances: Options of instance-wise inference; None to segment whole images.
+        windows: Options of sliding windows; None for the defaults.
+        tta: Options of test-time augmentation; None to segment the image alone.
+        batch_pixels: Largest number of pixels in a batch of windows; a batch of images with so many is full.
         keep_scores: Return the score maps as well.
+        compile: Compile the network for the shapes of full batches; see `compiled.Compiled`.
     """
 
     def __init__(
@@ -35,64 +46,107 @@ class Segmenter:
         device: torch.device,
         dtype: DType = "float32",
         instances: Instances | None = None,
+        windows: Windows | None = None,
+        tta: TTAOptions | None = None,
+        batch_pixels: int = 1_000_000,
         keep_scores: bool = False,
+        compile: bool = False,
     ):
         self.model = place(model, device)
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
         self.instances = instances or Instances()
+        self.windows = windows or Windows()
+        self.tta = tta or TTAOptions()
+        self.batch_pixels = batch_pixels
         self.keep_scores = keep_scores
+        self._fit = FittingBatches()
+        self._compiled = Compiled(self._outputs) if compile else None
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Segment images of one shape, each uint8 [height, width, 3].
 
-        A batch that does not fit the GPU's memory is halved until it does.
-
         Raises:
             NotFiniteError: The scores of an image are not finite.
-            torch.OutOfMemoryError: A single image is too large for the device.
+            torch.OutOfMemoryError: A window does not fit the memory of the device.
         """
-        try:
-            return self._forward(images)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        torch.cuda.empty_cache()
-        half = len(images) // 2
-        return self(images[:half]) + self(images[half:])
-
-    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        with autocast(self.device, self.dtype):
-            logits, stride = self._scores(images, normalise(batch, self.preprocessing))
-        log_p = torch.log_softmax(logits.float(), dim=1)
-        p = log_p.exp()
-        confidence = p.amax(dim=1).mean(dim=(1, 2))
-        entropy = -(p * log_p).sum(dim=1).mean(dim=(1, 2))
-        if not bool(torch.isfinite(entropy).all()):
-            raise NotFiniteError("the network's scores are not finite")
         height, width = images[0].shape[:2]
-        labels = self._argmax(logits, (height, width), stride).cpu().numpy()
-        scores: Sequence[NDArray[np.float16] | None] = [None] * len(images)
-        if self.keep_scores:  # a constant does not change the softmax, and float16 is most precise near 0
-            scores = list((logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy())
-        by_image = zip(labels, confidence.tolist(), entropy.tolist(), scores, strict=True)
+        if self.instances.proposals:
+            return self._fit(self._whole, images)
+        if height * width * self.tta.enlargement <= self.windows.above:
+            try:
+                return self._fit(self._whole, images)
+            except torch.OutOfMemoryError:
+                pass
+            torch.cuda.empty_cache()
+        return [self._in_windows(image) for image in images]
+
+    def _whole(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        batch = upload(images, self.device)
+        if self.instances.proposals:
+            stride = 1
+            labels, confidence, entropy, logits = self._describe(self._scores_of_boxes(images, batch), batch, stride)
+        else:
+            stride = self.model.output_stride
+            height, width = images[0].shape[:2]
+            full = (len(images) + 1) * height * width > self.batch_pixels
+            outputs = self._compiled if self._compiled is not None and full else self._outputs
+            labels, confidence, entropy, logits = outputs(batch)
+        check_finite(entropy)
+        scores = kept_scores(logits) if self.keep_scores else [None] * len(images)
+        by_image = zip(labels.cpu().numpy(), confidence.tolist(), entropy.tolist(), scores, strict=True)
         return [Prediction(*image_outputs, stride) for image_outputs in by_image]
 
-    def _scores(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> tuple[Tensor, int]:
-        """Return the logits of a batch and their stride."""
+    def _outputs(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return labels, mean confidence, mean entropy and logits of a batch uint8 [batch, height, width, 3]."""
+        return self._describe(self._scores(batch), batch, self.model.output_stride)
+
+    def _describe(self, logits: Tensor, batch: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        confidence, entropy = (values.mean(dim=(1, 2)) for values in certainty(logits))
+        labels = labels_of(logits, (batch.shape[1], batch.shape[2]), stride=stride)
+        return labels, confidence, entropy, logits
+
+    def _in_windows(self, image: NDArray[np.uint8]) -> Prediction:
         stride: int = self.model.output_stride
-        if not self.instances.proposals:
-            return self.model(batch).logits, stride
+        height, width = image.shape[:2]
+        rows, columns = (lay_out(length, self.windows, stride=stride) for length in (height, width))
+        canvas = Canvas((height, width), stride=stride, keep_scores=self.keep_scores)
+        mosaic = Mosaic(width=columns[-1].end)
+        spans = itertools.product(rows, columns)
+        for (row, column), scores in zip(spans, self._window_scores(image, rows, columns), strict=True):
+            canvas.add(row, column, mosaic.add(row, column, scores))
+        return canvas.prediction()
+
+    def _window_scores(self, image: NDArray[np.uint8], rows: list[Span], columns: list[Span]) -> Iterator[Tensor]:
+        """Yield the scores of the windows row by row; only the last window of a row has another shape."""
+        stride = self.model.output_stride
+        for row in rows:
+            windows = [image[row.pixels(stride), column.pixels(stride)] for column in columns]
+            for batch in micro_batches([window.shape for window in windows], max_pixels=self.batch_pixels):
+                yield from self._fit(self._scores_of_windows, [windows[i] for i in batch])
+
+    def _scores_of_windows(self, windows: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        return list(self._scores(upload(windows, self.device)).float())
+
+    def _scores(self, batch: Tensor) -> Tensor:
+        """Return the logits of a batch at the network's output stride."""
+        x = normalise(batch, self.preprocessing)
+        with autocast(self.device, self.dtype):
+            if self.tta == TTAOptions():
+                return self.model(x).logits
+            stride = self.model.output_stride
+            return averaged_scores(lambda copies: self.model(copies).logits, x, self.tta, stride=stride)
+
+    def _scores_of_boxes(self, images: Sequence[NDArray[np.uint8]], batch: Tensor) -> Tensor:
+        """Return the scores of instance-wise inference at each pixel."""
+        stride = self.model.output_stride
 
         def score(crops: Tensor) -> Tensor:
             return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
 
         boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
-        return torch.stack([instance_scores(score, x, b) for x, b in zip(batch, boxes, strict=True)]), 1
-
-    def _argmax(self, logits: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-        full = upsample(logits, size, stride=stride)
-        return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
+        x = normalise(batch, self.preprocessing)
+        with autocast(self.device, self.dtype):
+            return torch.stack([instance_scores(score, one, b) for one, b in zip(x, boxes, strict=True)])

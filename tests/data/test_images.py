@@ -195,6 +195,32 @@ def test_pixels_turned_upright_are_contiguous() -> None:
     assert pixels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_tall_images_are_converted_in_strips_with_the_same_result(mode: str, orientation: int) -> None:
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (1000, 7), dtype=np.uint16))
+        stored = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    else:
+        image = Image.fromarray(noise(1000, 7)).convert(mode)
+        stored = np.asarray(image.convert("RGB"))
+    pixels = decode_image(encode_oriented(image, "PNG", orientation)).pixels
+    np.testing.assert_array_equal(pixels, to_upright(stored, orientation))
+    assert pixels.flags.c_contiguous
+
+
+def test_decoding_takes_little_more_python_memory_than_the_result() -> None:
+    """Pillow's own memory, of which there is one copy of the image, is not counted."""
+    data = encode(Image.new("RGB", (2000, 2000)), "BMP")
+    decode_image(data)
+    tracemalloc.start()
+    pixels = decode_image(data).pixels
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * pixels.nbytes
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -257,6 +283,15 @@ def test_a_decompression_bomb_is_refused_before_memory_is_allocated(side: int) -
     tracemalloc.stop()
     assert images_after == images_before  # Pillow's own memory, which tracemalloc does not see
     assert peak < 2_000_000
+
+
+def test_the_limit_of_pillow_does_not_forbid_what_ours_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses 201 pixels
+    data = encode(Image.fromarray(noise(20, 30)), "PNG")
+    with pytest.raises(ImageError, match="allowed 90 pixels"):
+        decode_image(data, max_pixels=90)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    np.testing.assert_array_equal(decode_image(data, max_pixels=600).pixels, noise(20, 30))
 
 
 def test_the_pixel_limit_is_inclusive() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.preprocessing import Preprocessing, Windows
 from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
@@ -84,9 +84,11 @@ class SmallMemory(Scores):
         super().__init__(0.0, 0.0)
         self.room = room
         self.batches: list[int] = []
+        self.failed = 0
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         if len(images) > self.room:
+            self.failed += 1
             raise torch.OutOfMemoryError("out of memory")
         self.batches.append(len(images))
         bright = images[:, :1, ::2, ::2]
@@ -244,9 +246,43 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(count: int, room: int
     assert sum(model.batches) == count
 
 
-def test_an_image_that_does_not_fit_alone_raises() -> None:
+def test_the_size_of_the_batches_that_fit_is_remembered() -> None:
+    model = SmallMemory(3)
+    segment = segmenter(model)
+    segment(pictures(8, 4, 6))
+    failed = model.failed
+    assert failed > 0
+    segment(pictures(8, 4, 6))
+    segment(pictures(4, 8, 6))  # of twice the size
+    assert model.failed == failed
+    assert model.batches[-8:-4] == [2, 2, 2, 2]
+    assert model.batches[-4:] == [1, 1, 1, 1]
+
+
+def test_a_window_that_does_not_fit_raises() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         segmenter(SmallMemory(0))(pictures(3, 4, 6))
+
+
+def test_an_image_that_does_not_fit_is_segmented_in_windows() -> None:
+    """The network sees single pixels, so the labels are those of the whole image."""
+
+    class FewPixels(SmallMemory):
+        def forward(self, images: Tensor) -> SegmentationOutput:
+            if images.shape[2] * images.shape[3] > 64 * 64:
+                self.failed += 1
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(images)
+
+    model = FewPixels(2)
+    images = pictures(2, 100, 130)
+    expected = [segmenter(SmallMemory(2))([image])[0] for image in images]
+    found = segmenter(model, windows=Windows(size=64, overlap=32), batch_pixels=4 * 64 * 64)(images)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.labels != other.labels).mean() < 1e-3  # near ties
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-6)
+    assert model.failed > 0
+    assert max(model.batches) == 2  # batches of windows are halved too
 
 
 def test_segmenting_records_no_gradients() -> None:

@@ -9,9 +9,9 @@ from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import Located
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bundle import load_bundle
-from pipeline.predict.batch_size import measure_batch_pixels
+from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.classifier import Classification, Classifier
-from pipeline.predict.device import device_name, pick_device, set_threads, streams
+from pipeline.predict.device import device_name, own_stream, pick_device, set_threads, streams
 
 
 class LocalizationPredictor:
@@ -39,6 +39,7 @@ class LocalizationPredictor:
         )
         self.device_name = device_name(device)
         self.streams = streams(device)
+        self.batch_pixels = CPU_PIXELS
 
     def measure_batch_pixels(self) -> int:
         """Measure batches of the classifier's input size."""
@@ -46,7 +47,8 @@ class LocalizationPredictor:
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Located]:
         """Classify prepared images; classes that `truths` name have maps too."""
-        results = self._classifier(images)
+        with own_stream(self._classifier.device):
+            results = self._classifier(images)
         return [self._located(result, truth) for result, truth in zip(results, truths, strict=True)]
 
     def _located(self, result: Classification, truth: str | None) -> Located:

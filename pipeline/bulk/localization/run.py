@@ -150,7 +150,7 @@ class LocalizationRun:
         if unknown:
             print(f"{where}: classes that the model does not know are left out: {', '.join(list(unknown)[:5])}")
 
-    def load_predictor(self) -> ImagePredictor:
+    def load_predictor(self, images: int) -> ImagePredictor:
         """Load the classifier onto this process's device."""
         from pipeline.bulk.localization.predictor import LocalizationPredictor
 

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.bulk.config import BulkConfig
 from pipeline.crf.params import CRFParams, Mode
-from pipeline.data.preprocessing import DType, Instances
+from pipeline.data.preprocessing import DType, Instances, TTAOptions, Windows
 from pipeline.storage import Url
 
 
@@ -16,6 +16,13 @@ class SegmentConfig(BulkConfig):
     )
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
     instances: Instances = Instances()
+    windows: Windows = Windows()
+    tta: TTAOptions = TTAOptions()
+    compile: bool | None = Field(
+        default=None,
+        description="compile the network for the shapes of full batches (default: on a GPU, if the run has 100,000 "
+        "images or more: compiling takes a minute)",
+    )
     crf: bool = Field(default=False, description="refine the masks by a dense CRF, on CPUs beside the predictors")
     crf_mode: Mode = Field(
         default="pruned",
@@ -29,6 +36,15 @@ class SegmentConfig(BulkConfig):
     def _crf_is_on(self) -> "SegmentConfig":
         if not self.crf and (self.crf_mode != "pruned" or self.crf_params != CRFParams()):
             raise ValueError("--crf-mode and --crf-params need --crf")
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_or_windows(self) -> "SegmentConfig":
+        if self.instances.proposals and (self.tta != TTAOptions() or self.windows != Windows()):
+            raise ValueError(
+                "--tta and --windows do not work with --instances.proposals, which resizes every box to the network's "
+                "input; leave one of them out"
+            )
         return self
 
 

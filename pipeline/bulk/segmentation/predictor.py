@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import measure_batch_pixels
-from pipeline.predict.device import device_name, pick_device, set_threads, streams
+from pipeline.predict.compiled import worth_compiling
+from pipeline.predict.device import device_name, own_stream, pick_device, set_threads, streams
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.segmenter import Segmenter
 
@@ -18,9 +19,10 @@ class SegmentationPredictor:
 
     Args:
         config: Configuration of the run.
+        images: Number of images of the run.
     """
 
-    def __init__(self, config: SegmentConfig):
+    def __init__(self, config: SegmentConfig, *, images: int):
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
@@ -30,10 +32,22 @@ class SegmentationPredictor:
             device=device,
             dtype=config.dtype,
             instances=config.instances,
+            windows=config.windows,
+            tta=config.tta,
             keep_scores=config.crf,
+            compile=worth_compiling(images, device) if config.compile is None else config.compile,
         )
         self.device_name = device_name(device)
         self.streams = streams(device)
+
+    @property
+    def batch_pixels(self) -> int:
+        """Largest number of pixels in a batch, of windows too."""
+        return self._segmenter.batch_pixels
+
+    @batch_pixels.setter
+    def batch_pixels(self, pixels: int) -> None:
+        self._segmenter.batch_pixels = pixels
 
     def measure_batch_pixels(self) -> int:
         """Measure batches of 512x512 pixels."""
@@ -41,4 +55,5 @@ class SegmentationPredictor:
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Prediction]:
         """Segment images of one shape; `truths` are not used."""
-        return self._segmenter(images)
+        with own_stream(self._segmenter.device):
+            return self._segmenter(images)

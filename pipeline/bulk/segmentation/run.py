@@ -121,11 +121,11 @@ class SegmentationRun:
                 f"'{first}', the first label map '{min(by_key)}'"
             )
 
-    def load_predictor(self) -> ImagePredictor:
+    def load_predictor(self, images: int) -> ImagePredictor:
         """Load the network onto this process's device."""
         from pipeline.bulk.segmentation.predictor import SegmentationPredictor
 
-        return SegmentationPredictor(self.config)
+        return SegmentationPredictor(self.config, images=images)
 
     def warm_up(self) -> None:
         """Compile the CRF."""
