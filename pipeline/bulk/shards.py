@@ -10,9 +10,9 @@ from pipeline.bulk.config import Sharding
 
 IMAGES = "images"
 SMALLEST, LARGEST = 16, 256  # images in a shard
-PARTS = 32  # a list of at most SMALLEST * PARTS .. LARGEST * PARTS images has so many shards
+PARTS = 32  # shards of a list of 512 to 8,192 images
 BYTES = 32 * 2**20
-FINE_SHARDS = 10_000  # up to 2.56 million images
+FINE_SHARDS = 10_000  # of up to 2.56 million images
 COARSE = 8
 REFINED = 64  # images in a shard whose rows take long: a task is done in a minute, and its block fits into memory
 _PART = re.compile(r"part-(\d+)(?:-(\d+))?\.parquet$")
