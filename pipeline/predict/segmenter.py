@@ -23,7 +23,13 @@ from pipeline.predict.windows import Mosaic, Span, lay_out
 
 
 class Segmenter:
-    """Segments images with a network.
+    """Segments images with a network, as a whole or, if they are large, in windows.
+
+    An image in windows takes, besides its own 3 bytes and the label's 1 or 2 bytes per pixel, the memory of the network
+    for a batch of windows, a few times 4 · classes · size² bytes for the interpolated scores of a window, and
+    4 · classes · (overlap / 2 / stride + 1) · width / stride bytes for the scores that the next row of windows
+    continues. The latter two do not grow with the height of the image. With `keep_scores` there are also
+    2 · classes · height · width / stride² bytes.
 
     Args:
         model: Network in eval mode; it is moved to the device.
@@ -67,6 +73,10 @@ class Segmenter:
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Segment images of one shape, each uint8 [height, width, 3].
+
+        A batch that does not fit the GPU's memory is halved until it does, and later batches are no larger. If an image
+        does not fit alone, the images are segmented in windows; so a device with more memory can give other labels,
+        unless `windows.above` is low enough for both.
 
         Raises:
             NotFiniteError: The scores of an image are not finite.

@@ -16,6 +16,7 @@ from pipeline.models.layers import SegmentationOutput
 from pipeline.predict.device import NotFiniteError
 from pipeline.predict.segmenter import Prediction, Segmenter
 from pipeline.predict.windows import lay_out
+from tests.support.networks import narrow
 
 CPU = torch.device("cpu")
 
@@ -163,6 +164,17 @@ def test_a_network_that_sees_no_further_than_the_margins_shows_no_seams(
             seam = span.first * stride
             np.moveaxis(around, axis, 0)[seam - 32 : seam + 32] = True
     assert (hard.labels != whole.labels)[around].mean() > 0.02
+
+
+def test_poolings_divide_windows_as_they_divide_the_whole_image() -> None:
+    """U-Net pools four times and sees 92 pixels in each direction; its scores have the resolution of the image."""
+    network = narrow("unet", num_classes=3).eval()
+    pixels = diagonal(901, 75)
+    whole = segment(network, pixels)
+    found = segment(network, pixels, Windows(above=1, size=768, overlap=384))
+    assert len(np.unique(whole.labels)) == 3
+    assert (found.labels != whole.labels).mean() < 1e-4
+    assert found.entropy == pytest.approx(whole.entropy, abs=1e-5)
 
 
 def test_blending_hides_most_of_what_reaches_beyond_the_margins() -> None:
