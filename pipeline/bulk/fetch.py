@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.bulk.table_input import NO_ROW, read_table_images
+from pipeline.bulk.archives.archive import is_archive
+from pipeline.bulk.archives.member import MemberError
+from pipeline.bulk.table_input import NO_ROW, read_encoded, read_table_images
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault, UserError
 
 # If none of at least so many images in a shard can be fetched, the store fails, not the images.
 TOO_MANY_TO_BE_CHANCE = 4
+# Classes of errors that are not the store's.
+OWN_FAULTS = {error.__name__ for error in (FileNotFoundError, ImageError, MemberError)}
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -84,11 +88,11 @@ def fetch_shard(
     Raises:
         UserError: No image of the shard could be fetched, for a reason that lies with the store.
     """
-    tables = {image["uri"] for image in images if image["row"] != NO_ROW}
+    tables = {image["uri"] for image in images if image["row"] != NO_ROW and not is_archive(image["uri"])}
     rows = {uri: _read_table(uri, images) for uri in sorted(tables)}
     results = list(pool.map(lambda image: _fetch(image, rows.get(image["uri"]), max_pixels, prepare), images))
     failures = [r.failure for r in results if r.failure and r.failure.stage == "fetch"]
-    lost = [f for f in failures if f.error_class != "FileNotFoundError"]
+    lost = [f for f in failures if f.error_class not in OWN_FAULTS]
     if len(lost) == len(images) >= TOO_MANY_TO_BE_CHANCE:
         raise UserError(
             f"none of the {len(images)} images of a shard can be fetched: {storage.redact(images[0]['uri'])}: "
@@ -97,7 +101,7 @@ def fetch_shard(
     return results
 
 
-def _read_table(uri: str, images: list[dict[str, Any]]) -> dict[int, bytes | None] | Failure:
+def _read_table(uri: str, images: list[dict[str, Any]]) -> dict[int, bytes | ImageError] | Failure:
     try:
         return read_table_images(uri, [image["row"] for image in images if image["uri"] == uri])
     except Exception as error:  # whatever the store or the Parquet file raises belongs to these rows
@@ -105,15 +109,15 @@ def _read_table(uri: str, images: list[dict[str, Any]]) -> dict[int, bytes | Non
 
 
 def _fetch(
-    image: dict[str, Any], table: dict[int, bytes | None] | Failure | None, max_pixels: int, prepare: Prepare
+    image: dict[str, Any], table: dict[int, bytes | ImageError] | Failure | None, max_pixels: int, prepare: Prepare
 ) -> Fetched:
     start = time.perf_counter()
     try:
         if isinstance(table, Failure):
             return Fetched(failure=table)
-        data = storage.read_bytes(image["uri"]) if table is None else table[image["row"]]
-        if data is None:
-            raise ImageError("the row holds no bytes")
+        data = read_encoded(image["uri"], image["row"], image["bytes"]) if table is None else table[image["row"]]
+        if isinstance(data, ImageError):
+            raise data
     except Exception as error:  # whatever a store raises belongs to this image
         return Fetched(failure=Failure.of("fetch", error))
     fetched = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.bulk.archives import archive
 from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, image_column, row_uri, uri_column
 from pipeline.data import datasets
 from pipeline.errors import UserError
@@ -17,9 +18,9 @@ class InputImage(NamedTuple):
 
     Attributes:
         image_id: Its key below the input's root; unique in a run.
-        uri: The file, or the Parquet file that holds its bytes.
-        row: Its row in that Parquet file; `NO_ROW` for a file of its own.
-        bytes: Encoded size; 0 where unknown.
+        uri: The file, or the Parquet file or archive that holds its bytes.
+        row: Its row in that Parquet file, or its offset in that archive; `NO_ROW` for a file of its own.
+        bytes: Encoded size (in the archive); 0 where unknown.
         etag: Entity tag; empty where the store has none.
         mtime: Time of the last change; empty where the store has none.
     """
@@ -33,7 +34,7 @@ class InputImage(NamedTuple):
 
 
 def list_input(url: str) -> list[InputImage]:
-    """List the images of a folder, a glob, a `.txt` list or a Parquet table, ordered by id.
+    """List the images of a folder, a glob, a `.txt` list, archives or a Parquet table, ordered by id.
 
     Raises:
         UserError: There are none, they cannot be listed, or an id occurs twice.
@@ -44,6 +45,8 @@ def list_input(url: str) -> list[InputImage]:
         found = _from_tables(url)
     else:
         found = _from_files(url)
+    if not found:
+        raise UserError(f"no images in {storage.redact(url)}")
     found.sort()
     for before, after in itertools.pairwise(found):
         if before.image_id == after.image_id:
@@ -52,11 +55,26 @@ def list_input(url: str) -> list[InputImage]:
 
 
 def _from_files(url: str) -> list[InputImage]:
-    fs, path = storage.filesystem(url)
+    pattern = archive.as_glob(url)
+    fs, path = storage.filesystem(pattern)
     root = glob_root(path) if glob_root(path) != path and not fs.exists(path) else path
+    with storage.friendly_errors(url, "cannot list"):
+        files = archive.only_numbered(storage.list_files(pattern), url)
+    if archives := archive.find_archives(files, root):
+        return _from_archives([(datasets.relative(f.path, root), storage.url_of(fs, f.path), f) for f in archives])
     return [
         InputImage(datasets.relative(f.path, root), storage.url_of(fs, f.path), NO_ROW, f.size, f.etag, f.mtime)
-        for f in datasets.list_images(url, root=root)
+        for f in datasets.only_images(files, url, root=root)
+    ]
+
+
+def _from_archives(archives: list[tuple[str, str, storage.StoredFile]]) -> list[InputImage]:
+    """List the images in archives, each given by its key, URL and entry of the listing."""
+    listed = archive.list_archives([(key, place, file.size) for key, place, file in archives])
+    return [
+        InputImage(image.image_id, place, image.offset, image.size, file.etag, file.mtime)
+        for (_, place, file), images in zip(archives, listed, strict=True)
+        for image in images
     ]
 
 
@@ -77,7 +95,14 @@ def _from_list(url: str) -> list[InputImage]:
         raise UserError(f"the list {storage.redact(url)} is empty")
     folder = posixpath.dirname(url)
     uris = [line if _is_absolute(line) else storage.join(folder, line) for line in lines]
-    return [InputImage(storage.redact(line), uri, NO_ROW, 0, "", "") for line, uri in zip(lines, uris, strict=True)]
+    keys = [storage.redact(line) for line in lines]
+    archives = [
+        (k, uri, storage.StoredFile(uri, 0, "", ""))
+        for k, uri in zip(keys, uris, strict=True)
+        if archive.is_archive(uri)
+    ]
+    files = [(k, uri) for k, uri in zip(keys, uris, strict=True) if not archive.is_archive(uri)]
+    return [InputImage(k, uri, NO_ROW, 0, "", "") for k, uri in files] + _from_archives(archives)
 
 
 def _is_absolute(line: str) -> bool:

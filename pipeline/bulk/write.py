@@ -44,7 +44,7 @@ class ShardWriter:
 
     def _row(self, predicted: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
         row = {name: predicted.get(name) for name in self._schema.names}
-        row["uri"] = row_uri(storage.redact(image["uri"]), image["row"])
+        row["uri"] = row_uri(storage.redact(image["uri"]), image["row"], image["bytes"])
         row["etag"] = image["etag"] or None
         if predicted["error_stage"] is not None:
             return row | {"status": "error"}

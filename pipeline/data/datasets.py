@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes
+from pipeline.data.formats import SUFFIXES
 from pipeline.errors import UserError
 
 
@@ -73,17 +74,30 @@ def list_images(url: str, *, root: str | None = None) -> list[storage.StoredFile
     """
     with storage.friendly_errors(url, "cannot list"):
         files = storage.list_files(url)
-    root = root or storage.filesystem(url)[1]
-    found = [f for f in files if _is_image(relative(f.path, root))]
+    return only_images(files, url, root=root or storage.filesystem(url)[1])
+
+
+def only_images(files: Sequence[storage.StoredFile], url: str, *, root: str) -> list[storage.StoredFile]:
+    """Return the image files among the files of a folder or glob; see `list_images`.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = [f for f in files if is_image(relative(f.path, root))]
     if not found:
         others = f"{len(files)} other files" if files else "nothing; does the bucket or folder exist?"
         raise UserError(f"no images in {storage.redact(url)} (found {others})")
     return found
 
 
-def _is_image(key: str) -> bool:
-    hidden = any(part.startswith(".") for part in key.split("/"))
-    return not hidden and posixpath.splitext(key)[1].lower() in images.SUFFIXES
+def is_image(key: str) -> bool:
+    """Tell by its name whether a file is an image that is not hidden."""
+    return posixpath.splitext(key)[1].lower() in SUFFIXES and not is_hidden(key)
+
+
+def is_hidden(key: str) -> bool:
+    """Tell whether a name in a path below a root begins with a dot."""
+    return any(part.startswith(".") for part in key.split("/"))
 
 
 def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
@@ -149,7 +163,7 @@ def read_list(url: str) -> list[str]:
 def without_image_suffix(key: str) -> str:
     """Remove an image suffix, but no other one: `a/b.jpg` -> `a/b`, `a/b.2` -> `a/b.2`."""
     stem, suffix = posixpath.splitext(key)
-    return stem if suffix.lower() in images.SUFFIXES else key
+    return stem if suffix.lower() in SUFFIXES else key
 
 
 def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

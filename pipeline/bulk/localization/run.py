@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.listing import InputImage
 from pipeline.bulk.localization.config import LocalizeConfig
@@ -120,15 +121,14 @@ class LocalizationRun:
         truths: list[str | None] = []
         named, unknown = 0, dict[str, None]()
         for image in images:
-            key = datasets.without_image_suffix(image.image_id)
-            known = annotations.find(key)
+            known = annotations.find(truth_key(image.image_id, annotations.by_key))
             named += known is not None
             labels = known.labels if known else ()
             unknown |= dict.fromkeys(name for name in labels if name not in index)
             truth = ImageTruth(
                 classes=[index[name] for name in labels if name in index],
                 boxes=[(index[box.label], *box[1:]) for box in (known.boxes if known else ()) if box.label in index],
-                foreground=masks.get(key),
+                foreground=masks.get(truth_key(image.image_id, masks)),
             )
             truths.append(truth.to_json())
         where = storage.redact(self.config.truth)

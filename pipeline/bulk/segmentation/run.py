@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.listing import InputImage
 from pipeline.bulk.run import run_bulk
@@ -121,7 +122,7 @@ class SegmentationRun:
         if self.config.labels is None:
             return [None] * len(images)
         by_key = datasets.files_by_key(self.config.labels)
-        labels = [by_key.get(datasets.without_image_suffix(image.image_id)) for image in images]
+        labels = [by_key.get(truth_key(image.image_id, by_key)) for image in images]
         if images and not any(labels):
             raise UserError(
                 f"no label map in {storage.redact(self.config.labels)} has the name of an image; the first image is "
