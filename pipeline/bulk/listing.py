@@ -45,8 +45,6 @@ def list_input(url: str) -> list[InputImage]:
         found = _from_tables(url)
     else:
         found = _from_files(url)
-    if not found:
-        raise UserError(f"no images in {storage.redact(url)}")
     found.sort()
     for before, after in itertools.pairwise(found):
         if before.image_id == after.image_id:
@@ -61,7 +59,10 @@ def _from_files(url: str) -> list[InputImage]:
     with storage.friendly_errors(url, "cannot list"):
         files = archive.only_numbered(storage.list_files(pattern), url)
     if archives := archive.find_archives(files, root):
-        return _from_archives([(datasets.relative(f.path, root), storage.url_of(fs, f.path), f) for f in archives])
+        found = _from_archives([(datasets.relative(f.path, root), storage.url_of(fs, f.path), f) for f in archives])
+        if not found:
+            raise UserError(f"no images in {storage.redact(url)} (found {len(archives)} archives)")
+        return found
     return [
         InputImage(datasets.relative(f.path, root), storage.url_of(fs, f.path), NO_ROW, f.size, f.etag, f.mtime)
         for f in datasets.only_images(files, url, root=root)

@@ -35,8 +35,9 @@ SUFFIXES = frozenset(
 )
 MAX_PIXELS = 100_000_000
 
-# Brands of the HEVC images in an ISO base media file (ISO/IEC 23008-12); `mif1` and `msf1` can hold any codec.
+# Brands of ISO base media files with HEVC and AV1 images (ISO/IEC 23008-12, AVIF); `mif1` and `msf1` name no codec.
 _HEIC_BRANDS = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"])
+_AVIF_BRANDS = frozenset([b"avif", b"avis"])
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1  # photometric interpretations of a grey TIFF
 _SIGNED, _FLOAT = 2, 3  # sample formats of a TIFF
 _SAVE_IT = "save it with 8 or 16 bits per channel"
@@ -62,7 +63,8 @@ def open_image(data: bytes, *, max_pixels: int, labels: bool = False) -> Image.I
     tiff = _tiff_pixels(data)
     if tiff is not None:
         _check_tiff(tiff, labels=labels)
-    heic = _is_heic(data)
+    brands = _brands(data)
+    heic = bool(brands & _HEIC_BRANDS)
     if heic and not _register_heif():
         raise ImageError(
             "a HEIC image, which needs the package pillow-heif on every node: pip install 'segpipe[heic]'; "
@@ -75,6 +77,8 @@ def open_image(data: bytes, *, max_pixels: int, labels: bool = False) -> Image.I
     except UnidentifiedImageError:
         if tiff is not None:
             raise ImageError(f"a TIFF of {tiff.samples} x {tiff.bits} bits, which is not read; {_SAVE_IT}") from None
+        if brands & (_HEIC_BRANDS | _AVIF_BRANDS):
+            raise ImageError("truncated or damaged header") from None
         raise ImageError("not an image, or in an unsupported format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than the allowed {max_pixels:,} pixels (a decompression bomb?)") from None
@@ -99,13 +103,12 @@ def load_image(image: Image.Image) -> None:
         raise ImageError(f"truncated or damaged ({error})") from None
 
 
-def _is_heic(data: bytes) -> bool:
-    """Tell whether a file's header names HEVC images."""
+def _brands(data: bytes) -> frozenset[bytes]:
+    """Return the brands that the header of an ISO base media file names; none for other files."""
     if data[4:8] != b"ftyp":
-        return False
+        return frozenset()
     end = min(int.from_bytes(data[:4]), 256)
-    brands = {data[8:12], *(data[i : i + 4] for i in range(16, end, 4))}
-    return bool(brands & _HEIC_BRANDS)
+    return frozenset([data[8:12], *(data[i : i + 4] for i in range(16, end, 4))])
 
 
 @functools.cache
@@ -153,11 +156,11 @@ def _tiff_pixels(data: bytes) -> _TiffPixels | None:
             warnings.simplefilter("ignore")
             tags.load(file)
         return _TiffPixels(
-            bits=max(tags.get(258, (1,))),
-            compression=tags.get(259, 1),
-            photometric=tags.get(262, 1),
-            samples=tags.get(277, 1),
-            planar=tags.get(284, 1),
+            bits=int(max(tags.get(258, (1,)))),
+            compression=int(tags.get(259, 1)),
+            photometric=int(tags.get(262, 1)),
+            samples=int(tags.get(277, 1)),
+            planar=int(tags.get(284, 1)),
             alphas=sum(kind in (1, 2) for kind in tags.get(338, ())),
             kinds=frozenset(tags.get(339, (1,))),
         )

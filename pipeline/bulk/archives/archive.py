@@ -45,7 +45,7 @@ def is_archive(url: str) -> bool:
 
 def as_glob(url: str) -> str:
     """Return a glob that finds the files of numbered names: `train-{000..123}.tar` -> `train-*.tar`."""
-    return _NUMBERS.sub("*", url)
+    return re.sub(f"(?:{_NUMBERS.pattern})+", "*", url)
 
 
 def only_numbered(files: Sequence[storage.StoredFile], url: str) -> list[storage.StoredFile]:
@@ -60,9 +60,7 @@ def only_numbered(files: Sequence[storage.StoredFile], url: str) -> list[storage
     names = _numbered(storage.filesystem(url)[1])
     missing = [name for name in names if name not in by_path]
     if missing:
-        raise UserError(
-            f"{storage.redact(url)}: {len(missing)} of {len(names)} files do not exist, first: {missing[0]}"
-        )
+        raise UserError(f"{storage.redact(url)}: {len(missing)} of {len(names)} are missing, first: {missing[0]}")
     return [by_path[name] for name in names]
 
 
@@ -148,7 +146,9 @@ def list_archive(key: str, url: str, size: int) -> tuple[list[ArchivedImage], li
     if repeated:
         notes.append(f"{repeated} images have the name of an earlier one; their ids end in #offset=N")
     images = sorted(found.values())
-    return (images if contents.damage is None else [_unlisted(key, contents.damage), *images]), notes
+    if contents.damage is not None and all(image.offset != contents.damage for image in images):
+        images.insert(0, _unlisted(key, contents.damage))
+    return images, notes
 
 
 def _unlisted(key: str, offset: int) -> ArchivedImage:

@@ -29,7 +29,7 @@ class Contents(NamedTuple):
 
     Attributes:
         members: Files, in the order of the archive.
-        damage: Byte offset from which on the archive cannot be listed, where reading a member fails; None if it can.
+        damage: Byte offset from which on the archive cannot be listed; None if it can. Reading a member there fails.
         notes: What a user should know about the archive, a line each.
     """
 

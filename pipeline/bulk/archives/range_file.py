@@ -6,15 +6,14 @@ from pipeline import storage
 
 SMALLEST = 16 * 2**10
 LARGEST = 4 * 2**20
-# A request of an object store takes some 20 ms, in which 256 KiB to 1 MiB are read: smaller gaps are read, not skipped.
-NEAR = 256 * 2**10
+# An object store needs some 20 ms for a request, in which it transfers 1 MiB of another: smaller gaps are read through.
+NEAR = 2**20
 
 
 class RangeFile:
     """A file that is read at places, mostly in ascending order. It keeps the range that it has read last.
 
-    A range is small if it lies far from the one before, and twice as large as that if it lies near. On local disks,
-    where a request costs next to nothing, no gap is near.
+    A range is small if it lies far from the one before, and twice as large as that if it lies near.
 
     Args:
         url: The file.
@@ -24,7 +23,7 @@ class RangeFile:
     def __init__(self, url: str, size: int):
         self.url = url
         self.size = size
-        self._near = 0 if storage.is_local(url) else NEAR
+        self._near = SMALLEST if storage.is_local(url) else NEAR
         self._block = SMALLEST // 2
         self._start = 0
         self._data = b""

@@ -86,10 +86,10 @@ def read_zip_member(url: str, offset: int, size: int) -> bytes:
 def _inflate(data: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data, LARGEST)
+        inflated = inflater.decompress(data, LARGEST + 1)
     except zlib.error as error:
         raise MemberError(f"this member of the archive is damaged ({error})") from None
-    if inflater.unconsumed_tail:
+    if len(inflated) > LARGEST:
         raise MemberError(f"this member inflates to more than {LARGEST:,} bytes")
     if not inflater.eof:
         raise MemberError("this member of the archive is damaged: its deflated data end early")
