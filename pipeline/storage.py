@@ -5,10 +5,12 @@ instance role. fsspec is imported when the first path is opened, because option 
 load fast.
 """
 
+import errno
 import os
 import posixpath
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -161,6 +163,24 @@ def read_bytes(url: str) -> bytes:
     return fs.cat_file(path)
 
 
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Read the bytes from `start` to before `end`, in one request; fewer if the file ends earlier.
+
+    Raises:
+        OSError: The store cannot read parts of a file.
+    """
+    fs, path = filesystem(url)
+    try:
+        data = fs.cat_file(path, start=start, end=end)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # S3: the file ends before the range
+            return b""
+        raise
+    if len(data) > end - start:
+        raise OSError(f"the store sent {len(data)} bytes for a range of {end - start}")
+    return data
+
+
 def read_text(url: str, *, noun: str) -> str:
     """Read a text file that the user named, with a clear error in place of any failure.
 
@@ -218,6 +238,19 @@ def exists(url: str) -> bool:
     return fs.exists(path)
 
 
+def size_of(url: str) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        OSError: It does not exist, or the store does not tell.
+    """
+    fs, path = filesystem(url)
+    size = fs.info(path)["size"]
+    if size is None:
+        raise OSError("the store does not tell the size of the file")
+    return size
+
+
 def remove(url: str) -> None:
     """Remove a file, if it exists."""
     fs, path = filesystem(url)
@@ -228,13 +261,25 @@ def remove(url: str) -> None:
 def list_files(url: str) -> list[StoredFile]:
     """List every file below a folder, ordered by path; an empty list if there are none.
 
-    The listing is held in memory; `walk.iter_files` lists any number of files, and globs.
+    The listing is held in memory; `walk.iter_files` lists any number of files, and globs. A symbolic link to a file is
+    listed as that file, and one that leads nowhere as an empty file, so that reading it fails and nothing is left out
+    silently. Links to folders are not followed.
     """
     fs, path = filesystem(url)
-    found = fs.find(path, detail=True)
+    infos = (_link_target(info) if info.get("islink") else info for info in fs.find(path, detail=True).values())
     # Some tools mark an S3 folder by an empty object whose name ends with a slash.
-    files = (info for info in found.values() if info["type"] == "file" and not info["name"].endswith("/"))
+    files = (info for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
     return sorted(stored_file(info) for info in files)
+
+
+def _link_target(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a local symbolic link with type, size and time of its target."""
+    try:
+        target = os.stat(info["name"])
+    except OSError:
+        return info | {"type": "file", "size": 0}
+    kind = "file" if stat.S_ISREG(target.st_mode) else "other"
+    return info | {"type": kind, "size": target.st_size, "mtime": target.st_mtime}
 
 
 def stored_file(info: dict[str, Any]) -> StoredFile:

@@ -15,6 +15,7 @@ from s3fs import S3FileSystem
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.walk import iter_files
 from tests.support.swift import SwiftServer
 
 UNUSUAL_NAMES = [
@@ -270,6 +271,64 @@ def test_a_listing_has_all_pages(s3: str) -> None:
     for name in names:
         storage.write_bytes(storage.join(folder, name), b"")
     assert _paths(folder) == names
+
+
+def test_links_to_files_are_listed_as_these_and_dangling_links_as_empty_files(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(b"12345")
+    os.utime(tmp_path / "elsewhere" / "a.png", (1, 1))
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "good.png").symlink_to("../elsewhere/a.png")
+    (root / "dangling.png").symlink_to("nowhere.png")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "folder.png").symlink_to("../elsewhere")
+    os.mkfifo(root / "pipe.png")
+    (root / "to_pipe.png").symlink_to("pipe.png")
+    for files in (storage.list_files(str(root)), iter_files(str(root)), iter_files(str(root / "*.png"))):
+        found = {Path(file.path).name: file for file in files}
+        assert {name: file.size for name, file in found.items()} == {"good.png": 5, "dangling.png": 0, "loop.png": 0}
+        assert found["good.png"].mtime == "1.0"  # of the target, so that a changed image is found
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(root / "dangling.png"))
+
+
+# --- parts of files
+
+
+def test_a_range_has_its_bytes(folder: str) -> None:
+    url = storage.join(folder, "x.bin")
+    data = bytes(range(256)) * 10
+    storage.write_bytes(url, data)
+    for start, end in [(0, 1), (5, 300), (0, len(data)), (2000, 9999), (len(data) - 1, len(data))]:
+        assert storage.read_range(url, start, end) == data[start:end]
+    assert storage.size_of(url) == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_range_beyond_the_end_is_empty(folder: str, size: int) -> None:
+    url = storage.join(folder, "x.bin")
+    storage.write_bytes(url, bytes(size))
+    assert storage.read_range(url, size, size + 100) == b""
+
+
+def test_a_store_that_ignores_ranges_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HTTP servers may: the whole file would be taken for a part of it."""
+    (tmp_path / "x.bin").write_bytes(bytes(100))
+    fs, _ = storage.filesystem(str(tmp_path))
+    whole = fs.cat_file
+    monkeypatch.setattr(fs, "cat_file", lambda path, start, end: whole(path))
+    with pytest.raises(OSError, match="100 bytes for a range of 10"):
+        storage.read_range(str(tmp_path / "x.bin"), 5, 15)
+
+
+@pytest.mark.parametrize(
+    "operation", [storage.size_of, lambda url: storage.read_range(url, 0, 5)], ids=["size", "range"]
+)
+def test_parts_of_a_missing_file_are_no_empty_file(folder: str, operation: Callable[[str], object]) -> None:
+    storage.write_bytes(storage.join(folder, "other"), b"x")
+    with pytest.raises(FileNotFoundError):
+        operation(storage.join(folder, "none"))
 
 
 # --- failures

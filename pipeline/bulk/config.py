@@ -61,7 +61,8 @@ class BulkConfig(BaseModel):
 
     model: Url = Field(description="bundle: the output folder of the job that trained the model")
     images: Url = Field(
-        description="folder, glob, .txt list of URLs, or Parquet table with a column 'uri' or 'image' (bytes)"
+        description="folder, glob, .tar or .zip archives (folder, glob, shard-{000..123}.tar), .txt list of URLs, or "
+        "Parquet table with a column 'uri' or 'image' (bytes)"
     )
     output: Url = Field(description="folder for runs; this run is written to OUTPUT/run_id=…/")
     run_id: str | None = Field(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.bulk.table_input import NO_ROW, read_table_images
+from pipeline.bulk.archives.archive import is_archive
+from pipeline.bulk.table_input import NO_ROW, read_encoded, read_table_images
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault
 
@@ -139,36 +140,40 @@ def fetch_images(
 
 
 def read_tables(images: list[dict[str, Any]]) -> list[Wanted]:
-    """Return the images of a shard to fetch; those that lie in tables are read here, each table once."""
-    uris = sorted({image["uri"] for image in images if image["row"] != NO_ROW})
-    tables = {uri: _read_table(uri, [image["row"] for image in images if image["uri"] == uri]) for uri in uris}
+    """Return the images of a shard to fetch; those that lie in Parquet tables are read here, each table once."""
+    in_tables = [image for image in images if image["row"] != NO_ROW and not is_archive(image["uri"])]
+    rows: dict[str, list[int]] = {}
+    for image in in_tables:
+        rows.setdefault(image["uri"], []).append(image["row"])
+    tables = {uri: _read_table(uri, some) for uri, some in rows.items()}
     return [
-        Wanted(image, _of_table(tables[image["uri"]], image)) if image["row"] != NO_ROW else Wanted(image)
+        Wanted(image, _of_table(tables[image["uri"]], image["row"]) if image["uri"] in tables else None)
         for image in images
     ]
 
 
-def _read_table(uri: str, rows: list[int]) -> dict[int, bytes | None] | Failure:
+def _read_table(uri: str, rows: list[int]) -> dict[int, bytes | ImageError] | Failure:
     try:
         return read_table_images(uri, rows)
     except Exception as error:  # whatever the store or the Parquet file raises belongs to these rows
         return Failure.of("fetch", error)
 
 
-def _of_table(table: dict[int, bytes | None] | Failure, image: dict[str, Any]) -> bytes | Failure:
+def _of_table(table: dict[int, bytes | ImageError] | Failure, row: int) -> bytes | Failure:
     if isinstance(table, Failure):
         return table
-    data = table[image["row"]]
-    return Failure.of("fetch", ImageError("the row holds no bytes")) if data is None else data
+    data = table[row]
+    return Failure.of("fetch", data) if isinstance(data, ImageError) else data
 
 
 def _read(wanted: Wanted) -> tuple[bytes | Failure, float]:
     """Return the encoded bytes of an image, and the milliseconds that it took."""
     if wanted.data is not None:
         return wanted.data, 0.0
+    image = wanted.image
     start = time.perf_counter()
     try:
-        data: bytes | Failure = storage.read_bytes(wanted.image["uri"])
+        data: bytes | Failure = read_encoded(image["uri"], image["row"], image["bytes"])
     except Exception as error:  # whatever a store raises belongs to this image
         data = Failure.of("fetch", error)
     return data, 1000 * (time.perf_counter() - start)

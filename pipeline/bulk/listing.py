@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline import storage
+from pipeline.bulk.archives import archive
 from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, image_column, row_uri, uri_column
 from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
@@ -24,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.walk import glob_root, iter_files
 
 PAGE = 10_000  # images that are Python objects at a time
+NOTHING_FOUND = "nothing; does the bucket or folder exist?"
 READ_AHEAD = 8 * 2**20  # bytes of a list that are fetched at a time
 
 
@@ -32,9 +34,9 @@ class InputImage(NamedTuple):
 
     Attributes:
         image_id: Its key below the input's root; unique in a run.
-        uri: The file, or the Parquet file that holds its bytes.
-        row: Its row in that Parquet file; `NO_ROW` for a file of its own.
-        bytes: Encoded size; 0 where unknown.
+        uri: The file, or the Parquet file or archive that holds its bytes.
+        row: Its row in that Parquet file, or its offset in that archive; `NO_ROW` for a file of its own.
+        bytes: Encoded size (in the archive); 0 where unknown.
         etag: Entity tag; empty where the store has none.
         mtime: Time of the last change; empty where the store has none.
     """
@@ -58,7 +60,7 @@ IMAGE_FIELDS = [
 
 
 def list_input(url: str) -> Iterator[pa.Table]:
-    """List the images of a folder, a glob, a `.txt` list or a Parquet table.
+    """List the images of a folder, a glob, a `.txt` list, archives or a Parquet table.
 
     The input is listed and sorted before this returns; the tables are read from temporary files later.
 
@@ -116,22 +118,58 @@ def _unique(tables: Iterable[pa.Table], url: str) -> Iterator[pa.Table]:
 
 
 def _from_files(url: str) -> Iterator[InputImage]:
-    fs, path = storage.filesystem(url)
+    """List a folder or glob: its image files or, if there are none, the images in its archives."""
+    pattern = archive.as_glob(url)
+    fs, path = storage.filesystem(pattern)
     root = glob_root(path) if glob_root(path) != path and not fs.exists(path) else path
-    for image_id, file in datasets.iter_images(url, root=root):
-        yield InputImage(image_id, storage.url_of(fs, file.path), NO_ROW, file.size, file.etag, file.mtime)
+    archives: list[storage.StoredFile] = []
+    others, is_empty = 0, True
+    with storage.friendly_errors(url, "cannot list"):
+        files = iter_files(pattern)
+        for file in files if pattern == url else archive.only_numbered(list(files), url):
+            key = datasets.relative(file.path, root)
+            if datasets.is_image(key):
+                is_empty = False
+                yield InputImage(key, storage.url_of(fs, file.path), NO_ROW, file.size, file.etag, file.mtime)
+            elif archive.is_packed(key):
+                archives.append(file)
+            else:
+                others += 1
+    if not is_empty:
+        return
+    archives = archive.find_archives(archives, root)
+    for image in _from_archives([(datasets.relative(f.path, root), storage.url_of(fs, f.path), f) for f in archives]):
+        is_empty = False
+        yield image
+    if is_empty:
+        found = f"{len(archives)} archives" if archives else f"{others} other files" if others else NOTHING_FOUND
+        raise UserError(f"no images in {storage.redact(url)} (found {found})")
+
+
+def _from_archives(archives: list[tuple[str, str, storage.StoredFile]]) -> Iterator[InputImage]:
+    """List the images in archives, each given by its key, URL and entry of the listing."""
+    listed = archive.list_archives([(key, place, file.size) for key, place, file in archives])
+    for (_, place, file), images in zip(archives, listed, strict=True):
+        for image in images:
+            yield InputImage(image.image_id, place, image.offset, image.size, file.etag, file.mtime)
 
 
 def _from_list(url: str) -> Iterator[InputImage]:
     """Read URLs, or keys relative to the list's folder, one a line; the store is not asked for their sizes."""
     folder = posixpath.dirname(url)
+    archives = []
     is_empty = True
     for line in _lines(url):
         is_empty = False
         uri = line if _is_absolute(line) else storage.join(folder, line)
-        yield InputImage(storage.redact(line), uri, NO_ROW, 0, "", "")
+        key = storage.redact(line)
+        if archive.is_archive(uri):
+            archives.append((key, uri, storage.StoredFile(uri, 0, "", "")))
+        else:
+            yield InputImage(key, uri, NO_ROW, 0, "", "")
     if is_empty:
         raise UserError(f"the list {storage.redact(url)} is empty")
+    yield from _from_archives(archives)
 
 
 def _lines(url: str) -> Iterator[str]:

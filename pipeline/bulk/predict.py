@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.bulk.archives.member import MemberError
 from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
@@ -23,11 +24,14 @@ from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import pack
 from pipeline.bulk.write import ShardWriter
+from pipeline.data.formats import ImageError
 from pipeline.errors import UserError
 from pipeline.predict.batches import Batches
 
 # If none of at least so many images in a shard can be fetched, the store fails, not the images.
 TOO_MANY_TO_BE_CHANCE = 4
+# Classes of errors in fetching that are not the store's.
+OWN_FAULTS = {error.__name__ for error in (FileNotFoundError, ImageError, MemberError)}
 
 Batch = list[tuple[int, Predicted]]  # positions in the shard, and the images
 
@@ -131,7 +135,7 @@ class ShardPredictor:
 
 
 def _raise_if_store_failed(wanted: list[Wanted], lost: list[Failure | None]) -> None:
-    failures = [f for f in lost if f is not None and f.stage == "fetch" and f.error_class != "FileNotFoundError"]
+    failures = [f for f in lost if f is not None and f.stage == "fetch" and f.error_class not in OWN_FAULTS]
     if len(failures) == len(wanted) >= TOO_MANY_TO_BE_CHANCE:
         raise UserError(
             f"none of the {len(wanted)} images of a shard can be fetched: "

@@ -1,9 +1,16 @@
-"""Parquet tables as input: a column of URLs, or one of encoded images whose rows are named `TABLE#row=N`."""
+"""Parquet tables as input: a column of URLs, or one of encoded images whose rows are named `TABLE#row=N`.
+
+The names of images in archives are made and read here, too (`ARCHIVE.tar#offset=N&size=M`).
+"""
+
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.bulk.archives import archive
+from pipeline.data.formats import ImageError
 from pipeline.errors import UserError
 
 NO_ROW = -1  # row of an image that is a file of its own
@@ -13,17 +20,44 @@ BYTES_COLUMNS = ("image", "bytes")
 _ROW = "#row="
 
 
-def row_uri(uri: str, row: int) -> str:
-    """Name an image: the file's URI, or with its row where the file is a table."""
-    return uri if row == NO_ROW else f"{uri}{_ROW}{row}"
+def row_uri(uri: str, row: int, size: int = 0) -> str:
+    """Name an image: the file's URI; in a table, with its row; in an archive, with its offset and size there."""
+    if row == NO_ROW:
+        return uri
+    return archive.member_uri(uri, row, size) if archive.is_archive(uri) else f"{uri}{_ROW}{row}"
 
 
 def read_image_bytes(uri: str) -> bytes:
-    """Read an encoded image by the name that `row_uri` gave it."""
+    """Read an encoded image by the name that `row_uri` gave it.
+
+    Raises:
+        ImageFault: The table or archive holds no such image.
+    """
+    if member := archive.split_member_uri(uri):
+        return archive.read_member(*member)
     file, _, row = uri.rpartition(_ROW)
-    if not file:
+    return read_encoded(file, int(row)) if file else storage.read_bytes(uri)
+
+
+def read_encoded(uri: str, row: int, size: int = 0) -> bytes:
+    """Read an encoded image by its row of the plan.
+
+    Args:
+        uri: See `InputImage`.
+        row: See `InputImage`.
+        size: `InputImage.bytes`, which images in archives need.
+
+    Raises:
+        ImageFault: The table or archive holds no such image.
+    """
+    if row == NO_ROW:
         return storage.read_bytes(uri)
-    return read_table_images(file, [int(row)])[int(row)] or b""
+    if archive.is_archive(uri):
+        return archive.read_member(uri, row, size)
+    found = read_table_images(uri, [row])[row]
+    if isinstance(found, ImageError):
+        raise found
+    return found
 
 
 def uri_column(schema: pa.Schema) -> str | None:
@@ -54,11 +88,15 @@ def image_column(schema: pa.Schema, url: str) -> str:
     )
 
 
-def read_table_images(url: str, rows: list[int]) -> dict[int, bytes | None]:
-    """Read the encoded images in some rows of a table, and only the row groups that hold them."""
+def read_table_images(url: str, rows: list[int]) -> dict[int, bytes | ImageError]:
+    """Read the encoded images in some rows of a table, and only the row groups that hold them.
+
+    Returns:
+        The bytes of each row, or the error of a row that holds none.
+    """
     fs, path = storage.filesystem(url)
     wanted = set(rows)
-    found: dict[int, bytes | None] = {}
+    found: dict[int, bytes | ImageError] = {}
     with fs.open(path, "rb") as handle:
         parquet = pq.ParquetFile(handle)
         column = image_column(parquet.schema_arrow, url)
@@ -69,7 +107,20 @@ def read_table_images(url: str, rows: list[int]) -> dict[int, bytes | None]:
             if inside:
                 values = parquet.read_row_group(group, columns=[column]).column(0)
                 for row in inside:
-                    value = values[row - first].as_py()
-                    found[row] = value["bytes"] if isinstance(value, dict) else value
+                    found[row] = _bytes_of(values[row - first].as_py())
             first += count
     return found
+
+
+def _bytes_of(value: Any) -> bytes | ImageError:
+    """Return the encoded image in a cell: bytes, or a Hugging Face image `{"bytes": …, "path": …}`."""
+    encoded = value.get("bytes") if isinstance(value, dict) else value
+    if encoded is not None:
+        return encoded
+    path = value.get("path") if isinstance(value, dict) else None
+    if path:
+        return ImageError(
+            f"the row holds the path '{path}' but no bytes: store the images in the table, or their URLs in a column "
+            "'uri' in place of this one"
+        )
+    return ImageError("the row holds no bytes")

@@ -63,7 +63,7 @@ class ShardWriter:
             raise RuntimeError(f"the image {fetched.image_id} is not the plan's {image['image_id']}")
         row = dict.fromkeys(self._schema.names) | {
             "image_id": fetched.image_id,
-            "uri": row_uri(storage.redact(image["uri"]), image["row"]),
+            "uri": row_uri(storage.redact(image["uri"]), image["row"], image["bytes"]),
             "etag": image["etag"] or None,
             "width": fetched.width,
             "height": fetched.height,

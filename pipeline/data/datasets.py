@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes
+from pipeline.data.formats import SUFFIXES
 from pipeline.errors import UserError
 from pipeline.walk import iter_files
 
-_SUFFIXES = tuple(images.SUFFIXES)
+_SUFFIXES = tuple(SUFFIXES)
 
 
 class Sample(NamedTuple):
@@ -82,7 +83,7 @@ def iter_images(url: str, *, root: str | None = None) -> Iterator[tuple[str, sto
     with storage.friendly_errors(url, "cannot list"):
         for file in iter_files(url):
             key = relative(file.path, root)
-            if _is_image(key):
+            if is_image(key):
                 is_empty = False
                 yield key, file
             else:
@@ -92,9 +93,14 @@ def iter_images(url: str, *, root: str | None = None) -> Iterator[tuple[str, sto
         raise UserError(f"no images in {storage.redact(url)} (found {found})")
 
 
-def _is_image(key: str) -> bool:
-    is_hidden = key.startswith(".") or "/." in key
-    return not is_hidden and key.lower().endswith(_SUFFIXES)
+def is_image(key: str) -> bool:
+    """Tell by its name whether a file is an image that is not hidden."""
+    return key.lower().endswith(_SUFFIXES) and not is_hidden(key)
+
+
+def is_hidden(key: str) -> bool:
+    """Tell whether a name in a path below a root begins with a dot."""
+    return key.startswith(".") or "/." in key
 
 
 def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
@@ -160,7 +166,7 @@ def read_list(url: str) -> list[str]:
 def without_image_suffix(key: str) -> str:
     """Remove an image suffix, but no other one: `a/b.jpg` -> `a/b`, `a/b.2` -> `a/b.2`."""
     stem, suffix = posixpath.splitext(key)
-    return stem if suffix.lower() in images.SUFFIXES else key
+    return stem if suffix.lower() in SUFFIXES else key
 
 
 def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -2,38 +2,16 @@
 
 import colorsys
 import io
-import warnings
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from pipeline.data.formats import MAX_PIXELS, ImageError, load_image, open_image
 from pipeline.data.preprocessing import View
-from pipeline.errors import ImageFault
 
-# The only formats that Pillow may try. EPS, for example, would make it start Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-    ]
-)
-MAX_PIXELS = 100_000_000
 _STRIP = 256  # rows of an image that are converted at a time
 
 _EXIF_ORIENTATION = 0x0112
@@ -51,57 +29,24 @@ _UPRIGHT = {
 }
 
 
-class ImageError(ImageFault):
-    """The bytes are no usable image; the message gives the reason."""
-
-
 class DecodedImage(NamedTuple):
     """A decoded image.
 
     Attributes:
         pixels: Upright RGB image, uint8 [height, width, 3].
-        orientation: EXIF orientation 1-8 of the stored pixels, with which `from_upright` turns a mask back.
+        orientation: EXIF orientation 1-8 of the stored pixels, with which `from_upright` turns a mask back. The
+            stored pixels are those that Pillow decodes: an AVIF is not turned yet, while those of a HEIC are upright.
     """
 
     pixels: NDArray[np.uint8]
     orientation: int
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Read only the header, so that a decompression bomb is refused before memory is allocated for it."""
-    if not data:
-        raise ImageError("the file is empty")
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow has no limit per file, and refuses twice its global one
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ImageError("not an image, or in an unsupported format") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than the allowed {max_pixels:,} pixels (a decompression bomb?)") from None
-    except Exception as error:
-        raise ImageError(f"damaged header ({error})") from None
-    if image.width * image.height > max_pixels:
-        raise ImageError(f"{image.width}x{image.height} is more than the allowed {max_pixels:,} pixels")
-    return image
-
-
-def _load(image: Image.Image) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
-        raise ImageError(f"truncated or damaged ({error})") from None
-
-
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """Decode JPEG, PNG, WebP, TIFF, BMP, GIF (first frame), JPEG 2000 or PPM to upright 8-bit RGB.
+    """Decode JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000, PPM, AVIF or HEIC to upright 8-bit RGB.
 
-    16-bit grey is reduced to its high byte, as libpng does (Pillow alone would saturate it). CMYK and palettes are
-    converted to RGB. Alpha is dropped.
+    Of several pages or frames, the first is decoded (of a HEIC, the primary image). 16-bit grey is reduced to its high
+    byte, as libpng does (Pillow alone would saturate it). CMYK and palettes are converted to RGB. Alpha is dropped.
 
     The peak memory of most formats is that of Pillow's image (4 bytes per pixel for colours, 1 for greys and palettes)
     and that of the result (3 bytes); JPEG 2000 and WebP need more.
@@ -113,9 +58,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     Raises:
         ImageError: The file is empty, truncated, too large, or no image.
     """
-    image = _open(data, max_pixels)
+    image = open_image(data, max_pixels=max_pixels)
     tiff_orientation = _tiff_orientation(image)
-    _load(image)
+    load_image(image)
     orientation = _orientation(image) if tiff_orientation == 1 else 1  # Pillow has turned such a TIFF upright
     _check_range(image)
     transposed = _UPRIGHT[orientation][0]
@@ -185,10 +130,10 @@ def decode_raw_label(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
     Raises:
         ImageError: The file cannot be decoded, or its pixels are of another kind.
     """
-    image = _open(data, max_pixels)
+    image = open_image(data, max_pixels=max_pixels, labels=True)
     tiff_orientation = _tiff_orientation(image)
     grey_factor = _grey_factor(image)
-    _load(image)
+    load_image(image)
     if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
         raw = np.asarray(image).astype(np.int32) // grey_factor
         if raw.size and raw.max() >= 1 << 24:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.localization.config import LocalizeConfig
@@ -128,15 +129,14 @@ class LocalizationRun:
         for some in ids:
             truths: list[str | None] = []
             for image_id in some:
-                key = datasets.without_image_suffix(image_id)
-                known = annotations.find(key)
+                known = annotations.find(truth_key(image_id, annotations.by_key))
                 named += known is not None
                 labels, boxes = known or ((), ())
                 unknown |= dict.fromkeys(name for name in labels if name not in index)
                 truth = ImageTruth(
                     classes=[index[name] for name in labels if name in index],
                     boxes=[(index[box.label], *box[1:]) for box in boxes if box.label in index],
-                    foreground=masks.get(key),
+                    foreground=masks.get(truth_key(image_id, masks)),
                 )
                 truths.append(truth.to_json())
             first = first or some[0]

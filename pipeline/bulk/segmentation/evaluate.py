@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.finish import store_tables
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
@@ -53,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     classes = classes_like(config.classes, Classes(**about.get("mask_classes", about["classes"])), owner="run")
     by_key = datasets.files_by_key(config.labels)
     rows = images.to_table(columns=["image_id", "status"]).to_pylist()
-    labels = [by_key.get(datasets.without_image_suffix(row["image_id"])) for row in rows]
+    labels = [by_key.get(truth_key(row["image_id"], by_key)) for row in rows]
     if not any(labels):
         raise UserError(f"{storage.redact(config.labels)} has no label map of an image of {storage.redact(config.run)}")
     if config.output:

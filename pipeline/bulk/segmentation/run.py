@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.run import run_bulk
@@ -112,7 +113,7 @@ class SegmentationRun:
         by_key = datasets.files_by_key(self.config.labels)
         first, is_any = None, False
         for some in ids:
-            labels = [by_key.get(datasets.without_image_suffix(image_id)) for image_id in some]
+            labels = [by_key.get(truth_key(image_id, by_key)) for image_id in some]
             first, is_any = first or some[0], is_any or any(labels)
             yield labels
         if first and not is_any:

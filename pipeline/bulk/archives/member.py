@@ -1,0 +1,43 @@
+"""The members of an archive, as `tar.py` and `zip.py` find them."""
+
+import posixpath
+from typing import NamedTuple
+
+from pipeline.errors import ImageFault
+
+
+class MemberError(ImageFault):
+    """A member of an archive cannot be read; the message gives the reason."""
+
+
+class Member(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+        name: Path in the archive; see `safe_name`.
+        offset: Byte offset of its header.
+        size: Bytes of its data in the archive; 0 also where the archive ends before them.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+class Contents(NamedTuple):
+    """The files in an archive, without links and folders.
+
+    Attributes:
+        members: Files, in the order of the archive.
+        damage: Byte offset from which on the archive cannot be listed; None if it can. Reading a member there fails.
+        notes: What a user should know about the archive, a line each.
+    """
+
+    members: list[Member]
+    damage: int | None
+    notes: list[str]
+
+
+def safe_name(name: str) -> str:
+    """Return the path of a member below the archive's root: absolute paths and `..` do not leave it."""
+    return posixpath.normpath("/" + name.partition("\0")[0]).lstrip("/")

@@ -1,0 +1,96 @@
+"""Zip archives: listing their central directory, and reading a member by the offset of its local header."""
+
+import stat
+import struct
+import zipfile
+import zlib
+
+from pipeline import storage
+from pipeline.bulk.archives.member import Contents, Member, MemberError, safe_name
+from pipeline.bulk.archives.range_file import RangeFile, SeekableFile
+
+# The end records, which lie at the end: up to 64 KiB of comment, 22 bytes, and 76 bytes of Zip64 (APPNOTE 4.3.14-16).
+_END = 2**16 + 22 + 76
+# Local header (APPNOTE 4.3.7): signature, flags, method, CRC-32, compressed size, lengths of name and extra field.
+_HEADER = struct.Struct("<4s2xHH4xII4xHH")
+_SIGNATURE = b"PK\x03\x04"
+_ENCRYPTED, _SIZES_FOLLOW = 1 << 0, 1 << 3  # flags
+_OTHER_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz"}
+_SIZE_IN_EXTRA = 0xFFFFFFFF  # Zip64
+# Names and extra fields are of unknown length; so much of them is read in the same request as the data.
+_SLACK = 1024
+LARGEST = 2**30  # bytes to which a member may inflate
+
+
+def list_zip(file: RangeFile) -> Contents:
+    """List the files of a zip by its central directory, without which none of them can be found."""
+    # `zipfile` takes a failure of the store here for a file that is no zip.
+    file.read_at(max(0, file.size - _END), _END)
+    last = max(0, file.size - 1)  # no header begins there
+    try:
+        with zipfile.ZipFile(SeekableFile(file)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
+        return Contents([], last, [f"its directory cannot be read ({error}): is it truncated?"])
+    members = []
+    for entry in entries:
+        if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
+            continue
+        start, end = entry.header_offset, entry.header_offset + entry.compress_size
+        name = safe_name(entry.filename.replace("\\", "/"))  # some writers on Windows do not follow the standard
+        if not 0 <= start <= last:
+            members.append(Member(name, last, 0))
+        else:
+            members.append(Member(name, start, entry.compress_size if end <= file.size else 0))
+    return Contents(members, None, [])
+
+
+def read_zip_member(url: str, offset: int, size: int) -> bytes:
+    """Read the data of a member, in one request unless its name and extra fields are very long.
+
+    Args:
+        url: The archive.
+        offset: Offset of the member's local header.
+        size: Size of its data in the archive.
+
+    Raises:
+        MemberError: There is no such member, or it cannot be read.
+    """
+    data = storage.read_range(url, offset, offset + _HEADER.size + _SLACK + size)
+    if len(data) < _HEADER.size or not data.startswith(_SIGNATURE):
+        raise MemberError(
+            f"no member begins at byte {offset} of the archive: it is damaged, or has changed since it was listed"
+        )
+    _, flags, method, crc, compressed, name, extra = _HEADER.unpack_from(data)
+    if flags & _ENCRYPTED:
+        raise MemberError("this member of the archive is encrypted: pack it without a password")
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        name_of_method = _OTHER_METHODS.get(method, "unknown")
+        raise MemberError(
+            f"this member is compressed by method {method} ({name_of_method}): pack it stored or deflated"
+        )
+    start = _HEADER.size + name + extra
+    if len(data) < start + size:
+        data += storage.read_range(url, offset + len(data), offset + start + size)
+    body = data[start : start + size]
+    sizes_follow = bool(flags & _SIZES_FOLLOW)
+    if len(body) < size or not (sizes_follow or compressed in (size, _SIZE_IN_EXTRA)):
+        raise MemberError("the archive ends within this member, or has changed since it was listed")
+    if method == zipfile.ZIP_DEFLATED:
+        body = _inflate(body)
+    if not sizes_follow and zlib.crc32(body) != crc:
+        raise MemberError("this member of the archive is damaged: its checksum differs")
+    return body
+
+
+def _inflate(data: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data, LARGEST + 1)
+    except zlib.error as error:
+        raise MemberError(f"this member of the archive is damaged ({error})") from None
+    if len(inflated) > LARGEST:
+        raise MemberError(f"this member inflates to more than {LARGEST:,} bytes")
+    if not inflater.eof:
+        raise MemberError("this member of the archive is damaged: its deflated data end early")
+    return inflated
