@@ -28,9 +28,9 @@ class ArchivedImage(NamedTuple):
     """An image in an archive.
 
     Attributes:
-        image_id: Key of the archive, "/" and name of the member; unique in the archive. If the member has the name of an
-            earlier one, "#offset=N" stands before its suffix. Where a damaged archive cannot be read on, the id is the
-            key of the archive and "#offset=N".
+        image_id: Key of the archive, "/" and name of the member; unique in the archive. If an earlier member has the
+            same name, "#offset=N" stands before the suffix. Where a damaged archive cannot be read on, the id is the
+            archive's key and "#offset=N".
         offset: Byte offset of the member's header.
         size: Size in the archive.
     """

@@ -181,6 +181,7 @@ def test_a_broken_pax_header_ends_the_listing(tmp_path, records):
     data = tar_of_infos((info("a.jpg"), b"1"), (info("x", type=tarfile.XHDTYPE), records), (info("b.jpg"), b"2"))
     found, notes = contents(tmp_path / "shard.tar", data)
     assert list(found) == ["#offset=1024", "/a.jpg"]
+    assert "no member begins at byte 1024" in str(found["#offset=1024"])
     assert notes[0].startswith("damaged at byte 1024 (")
 
 
