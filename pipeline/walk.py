@@ -111,10 +111,17 @@ def _local_folder(path: str) -> Iterator[Page]:
         return
     with os.scandir(path) as entries:
         while some := list(islice(entries, PAGE)):
-            files = [_local_file(entry.path, entry.stat()) for entry in some if entry.is_file()]
+            files = [_local_file(entry.path, entry.stat()) for entry in some if _is_file(entry)]
             dangling = (entry for entry in some if entry.is_symlink() and not os.path.exists(entry.path))
             files += [StoredFile(entry.path, 0, "", "") for entry in dangling]
             yield Page(files, [entry.path for entry in some if entry.is_dir(follow_symlinks=False)])
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _local_file(path: str, stat: os.stat_result) -> StoredFile:

@@ -29,7 +29,11 @@ class BulkScaling(BaseModel):
         "node's CPUs but one, or 2 if a dense CRF needs the others)",
     )
     use_gpu: bool | None = Field(default=None, description="predict on GPUs (default: if the cluster has any)")
-    fetch_threads: int = Field(default=16, ge=1, description="files that each predictor fetches at a time")
+    fetch_threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="files that each predictor fetches at a time (default: 16, or 8 for each of its helper processes)",
+    )
     wait_for_nodes: bool = Field(
         default=False, description="start even if the cluster is too small, because an autoscaler will add nodes"
     )

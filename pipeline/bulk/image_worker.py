@@ -75,7 +75,8 @@ class ImageWorker:
 
 def start_helpers(kind: RunKind, processes: int, *, threads: int = THREADS) -> HelperPool:
     """Start helper processes for a run, each of which runs some calls at a time."""
-    worker = ImageWorker(kind, fetch_threads=max(1, kind.config.scaling.fetch_threads // processes))
+    fetches = kind.config.scaling.fetch_threads or max(16, 8 * processes)
+    worker = ImageWorker(kind, fetch_threads=max(1, fetches // processes))
     return HelperPool(worker, processes=processes, threads=threads)
 
 

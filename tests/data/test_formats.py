@@ -96,6 +96,14 @@ def test_tiffs_whose_numbers_are_no_colours_are_refused_with_advice(
     assert "\n" not in str(error.value)
 
 
+def test_12_bit_grey_which_pillow_would_make_nearly_black_is_refused() -> None:
+    data = tiff(noise("u2", 1))
+    bits = struct.pack("<HHI", 258, 3, 1)
+    assert data.count(bits + struct.pack("<H", 16)) == 1
+    with pytest.raises(ImageError, match="12-bit pixels are not read"):
+        decode_image(data.replace(bits + struct.pack("<H", 16), bits + struct.pack("<H", 12)))
+
+
 def test_16_bit_planes_are_refused_unless_pillow_reads_them() -> None:
     with pytest.raises(ImageError, match=r"16-bit channels in separate planes are not read; save them interleaved"):
         decode_image(tiff(noise("u2", 3), photometric=RGB, planar=2))

@@ -23,10 +23,12 @@ from pipeline.bulk.results import read_file
 from pipeline.bulk.schema import METADATA_KEY
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment
+from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.images import decode_image, decode_mask, decode_raw_label
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
 from pipeline.predict.segmenter import Segmenter
+from tests.support.archives import tar_of, zip_of
 from tests.support.jobs import kill_when, run_job, succeed
 from tests.support.runs import rows_of, the_run
 
@@ -241,6 +243,44 @@ def test_tables_lists_and_globs_give_the_same_masks(local_bundle, scenes, tmp_pa
         assert [row["status"] for row in rows] == ["ok"] * 3
         found.append([row["mask"]["bytes"] for row in rows])
     assert all(masks == found[0] for masks in found)
+
+
+def test_shards_give_the_same_masks_and_a_broken_member_costs_what_lies_behind_it(
+    local_bundle, scenes, tmp_path, ray_head
+):
+    """A tar and a zip with label maps in folders of their names; the header of the tar's fourth image is damaged."""
+    files = sorted(Path(scenes, "val/images").iterdir())
+    places = [f"train-000.tar/{f.name}" for f in files[:4]] + [f"train-001.zip/{f.name}" for f in files[4:]]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    data = bytearray(tar_of({"about.json": b"{}"} | {f.name: f.read_bytes() for f in files[:4]}))
+    last = data.index(files[3].name.encode())
+    data[last] ^= 1
+    (shards / "train-000.tar").write_bytes(data)
+    (shards / "train-001.zip").write_bytes(zip_of({f.name: f.read_bytes() for f in files[4:]}))
+    for place in places:
+        label = tmp_path / "labels" / place.replace(".tar/", "/").replace(".zip/", "/")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(scenes, "val/labels", label.name).with_suffix(".png"), label.with_suffix(".png"))
+    options = {"model": local_bundle, "environment": ray_head.environment, "scaling__actors": 1}
+    text = succeed("segment", **options, images=shards, labels=tmp_path / "labels", output=tmp_path / "runs")
+    succeed("segment", **options, images=f"{scenes}/val/images", output=tmp_path / "plain")
+
+    assert f"{shards}/train-000.tar: damaged at byte {last} (bad checksum): nothing after it is read" in text
+    rows = {row["image_id"]: row for row in rows_of(the_run(str(tmp_path / "runs"))).to_pylist()}
+    broken = rows.pop(f"train-000.tar#offset={last}")
+    assert (broken["status"], broken["error_stage"], broken["error_class"]) == ("error", "fetch", "MemberError")
+    assert f"no member begins at byte {last} of the archive" in broken["error_message"]
+    del places[3]
+    assert list(rows) == places
+    plain = {row["image_id"]: row["mask"] for row in rows_of(the_run(str(tmp_path / "plain"))).to_pylist()}
+    for place, row in rows.items():
+        name = place.rsplit("/")[-1]
+        assert row["mask"]["bytes"] == plain[name]["bytes"]
+        assert read_image_bytes(row["uri"]) == Path(scenes, "val/images", name).read_bytes()
+        assert row["label_uri"].endswith(f"labels/{place[:9]}/{Path(name).stem}.png")
+        assert row["tp"] is not None
+    assert storage.exists(storage.join(the_run(str(tmp_path / "runs")), "sheet.png"))
 
 
 def test_the_next_night_plans_what_is_new_and_a_retry_what_failed(local_bundle, tmp_path, ray_driver):

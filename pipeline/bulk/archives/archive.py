@@ -4,6 +4,7 @@ An image in an archive is named by the byte offset of its header. Listing notes 
 that a worker needs no index of the archive.
 """
 
+import posixpath
 import re
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,9 @@ class ArchivedImage(NamedTuple):
     """An image in an archive.
 
     Attributes:
-        image_id: Key of the archive, "/" and name of the member; unique in the archive. If a member has the name of an
-            earlier one, "#offset=N" follows; where a damaged archive cannot be read on, it follows the archive's key.
+        image_id: Key of the archive, "/" and name of the member; unique in the archive. If an earlier member has the
+            same name, "#offset=N" stands before the suffix. Where a damaged archive cannot be read on, the id is the
+            archive's key and "#offset=N".
         offset: Byte offset of the member's header.
         size: Size in the archive.
     """
@@ -140,12 +142,13 @@ def list_archive(key: str, url: str, size: int) -> tuple[list[ArchivedImage], li
     for member in contents.members:
         if datasets.is_image(member.name):
             image_id = f"{key}/{member.name}"
-            if image_id in found:  # no image's name ends like this
-                image_id = f"{image_id}#offset={member.offset}"
-                repeated += 1
+            repeated += image_id in found
+            while image_id in found:
+                stem, suffix = posixpath.splitext(image_id)
+                image_id = f"{stem}#offset={member.offset}{suffix}"
             found[image_id] = ArchivedImage(image_id, member.offset, member.size)
     if repeated:
-        notes.append(f"{repeated} images have the name of an earlier one; their ids end in #offset=N")
+        notes.append(f"{repeated} images have the name of an earlier one; their ids contain #offset=N")
     images = sorted(found.values())
     if contents.damage is not None and all(image.offset != contents.damage for image in images):
         images.insert(0, _unlisted(key, contents.damage))

@@ -41,3 +41,10 @@ class Contents(NamedTuple):
 def safe_name(name: str) -> str:
     """Return the path of a member below the archive's root: absolute paths and `..` do not leave it."""
     return posixpath.normpath("/" + name.partition("\0")[0]).lstrip("/")
+
+
+def no_member(offset: int) -> MemberError:
+    """Return the error of an offset at which no member begins."""
+    return MemberError(
+        f"no member begins at byte {offset} of the archive: it is damaged, or has changed since it was listed"
+    )

@@ -5,7 +5,7 @@ from tarfile import BLOCKSIZE, TarInfo
 from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.bulk.archives.member import Contents, Member, MemberError, safe_name
+from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member, safe_name
 from pipeline.bulk.archives.range_file import RangeFile
 from pipeline.errors import UserError
 
@@ -215,11 +215,11 @@ def read_tar_member(url: str, offset: int, size: int) -> bytes:
     try:
         header = _parse(data[:BLOCKSIZE])
     except _DamagedError:
-        raise MemberError(
-            f"no member begins at byte {offset} of the archive: it is damaged, or has changed since it was listed"
-        ) from None
-    if header.kind == tarfile.GNUTYPE_SPARSE or header.kind in _PAX:
+        raise no_member(offset) from None
+    if header.kind == tarfile.GNUTYPE_SPARSE or (header.kind in _PAX and size > 0):
         raise MemberError("a sparse file, whose holes are not in the archive: pack it without --sparse")
-    if header.kind not in tarfile.REGULAR_TYPES or header.size != size or len(data) < BLOCKSIZE + size:
+    if header.kind not in tarfile.REGULAR_TYPES:
+        raise no_member(offset)
+    if header.size != size or len(data) < BLOCKSIZE + size:
         raise MemberError("the archive ends within this member, or has changed since it was listed")
     return data[BLOCKSIZE:]

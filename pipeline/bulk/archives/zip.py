@@ -6,7 +6,7 @@ import zipfile
 import zlib
 
 from pipeline import storage
-from pipeline.bulk.archives.member import Contents, Member, MemberError, safe_name
+from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member, safe_name
 from pipeline.bulk.archives.range_file import RangeFile, SeekableFile
 
 # The end records, which lie at the end: up to 64 KiB of comment, 22 bytes, and 76 bytes of Zip64 (APPNOTE 4.3.14-16).
@@ -58,9 +58,7 @@ def read_zip_member(url: str, offset: int, size: int) -> bytes:
     """
     data = storage.read_range(url, offset, offset + _HEADER.size + _SLACK + size)
     if len(data) < _HEADER.size or not data.startswith(_SIGNATURE):
-        raise MemberError(
-            f"no member begins at byte {offset} of the archive: it is damaged, or has changed since it was listed"
-        )
+        raise no_member(offset)
     _, flags, method, crc, compressed, name, extra = _HEADER.unpack_from(data)
     if flags & _ENCRYPTED:
         raise MemberError("this member of the archive is encrypted: pack it without a password")

@@ -78,10 +78,15 @@ def test_names_do_not_leave_the_archive(tmp_path):
 
 
 def test_a_repeated_name_gets_an_id_of_its_own(tmp_path):
-    entries = [(info("a.jpg"), b"first"), (info("./a.jpg"), b"second"), (info("b.jpg"), b"other")]
+    entries = [(info("a.jpg"), b"1"), (info("./a.jpg"), b"2"), (info("a#offset=1024.jpg"), b"3"), (info("b.jpg"), b"4")]
     found, notes = contents(tmp_path / "shard.tar", tar_of_infos(*entries))
-    assert found == {"/a.jpg": b"first", "/a.jpg#offset=1024": b"second", "/b.jpg": b"other"}
-    assert notes == ["1 images have the name of an earlier one; their ids end in #offset=N"]
+    assert found == {
+        "/a.jpg": b"1",
+        "/a#offset=1024.jpg": b"2",
+        "/a#offset=1024#offset=2048.jpg": b"3",
+        "/b.jpg": b"4",
+    }
+    assert notes == ["2 images have the name of an earlier one; their ids contain #offset=N"]
 
 
 def test_names_that_are_not_utf8_stay_distinct(tmp_path):
@@ -176,6 +181,7 @@ def test_a_broken_pax_header_ends_the_listing(tmp_path, records):
     data = tar_of_infos((info("a.jpg"), b"1"), (info("x", type=tarfile.XHDTYPE), records), (info("b.jpg"), b"2"))
     found, notes = contents(tmp_path / "shard.tar", data)
     assert list(found) == ["#offset=1024", "/a.jpg"]
+    assert "no member begins at byte 1024" in str(found["#offset=1024"])
     assert notes[0].startswith("damaged at byte 1024 (")
 
 

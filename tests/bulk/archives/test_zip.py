@@ -97,7 +97,7 @@ def test_a_repeated_name_gets_an_id_of_its_own(tmp_path):
         archive.writestr("a.jpg", b"first")
         archive.writestr("a.jpg", b"second")
     found, notes = contents(tmp_path / "photos.zip", buffer.getvalue())
-    assert found == {"/a.jpg": b"first", "/a.jpg#offset=40": b"second"}
+    assert found == {"/a.jpg": b"first", "/a#offset=40.jpg": b"second"}
     assert len(notes) == 1
 
 
