@@ -91,7 +91,10 @@ class BulkConfig(BaseModel):
         "computed alone (default: 1,000,000 on a CPU; on a GPU measured at the start and noted in RUN/_run)",
     )
     max_image_pixels: int = Field(
-        default=50_000_000, ge=1, description="largest number of pixels in an image; larger images become error rows"
+        default=400_000_000,
+        ge=1,
+        description="largest number of pixels in an image; larger images become error rows (decoding takes 7 bytes of "
+        "memory for each pixel)",
     )
     sharding: Sharding = Sharding()
     scaling: BulkScaling = BulkScaling()

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-from pipeline.bulk.fetch import ENOUGH_PIXELS, Failure, Fetched, Wanted
+from pipeline.bulk.fetch import Failure, Fetched, Wanted
 from pipeline.bulk.helpers import Death, HelperPool
 
 CHUNK_IMAGES = 8  # fetched by a call, so that messages cost little beside the images
@@ -14,31 +14,37 @@ PIXELS_AHEAD = 32_000_000
 SECONDS = 900.0  # without an answer: longer than a store is retried, shorter than anyone waits
 
 
-def load(wanted: list[Wanted], pool: HelperPool) -> Iterator[Fetched]:
-    """Fetch and decode images ahead of their use.
+class Loader:
+    """Fetches and decodes images ahead of their use.
+
+    It begins carefully, because nobody knows how large the images are, and then goes by those that came last.
 
     Args:
-        wanted: The images.
         pool: Helper processes with an `ImageWorker`.
-
-    Yields:
-        The images, in their order. One that ends its process has a failure.
     """
-    waiting = deque(_chunks(wanted, images=len(wanted) // (CALLS_AHEAD * len(pool))))
-    running: deque[tuple[list[Wanted], Future]] = deque()
-    pixels_of_call = ENOUGH_PIXELS  # as the last call returned
-    while waiting or running:
-        ahead = max(1, min(CALLS_AHEAD * len(pool), PIXELS_AHEAD // max(1, pixels_of_call)))
-        while waiting and len(running) < ahead:
-            chunk = waiting.popleft()
-            running.append((chunk, pool.submit("fetch", chunk, seconds=SECONDS)))
-        chunk, future = running.popleft()
-        fetched = [_fetched(one, result) for one, result in zip(chunk, future.result(), strict=False)]
-        pixels_of_call = sum((one.width or 0) * (one.height or 0) for one in fetched)
-        if len(fetched) < len(chunk):
-            left = chunk[len(fetched) :]
-            running.appendleft((left, pool.submit("fetch", left, seconds=SECONDS)))
-        yield from fetched
+
+    def __init__(self, pool: HelperPool):
+        self._pool = pool
+        self._pixels_of_call = float(PIXELS_AHEAD)
+
+    def load(self, wanted: list[Wanted]) -> Iterator[Fetched]:
+        """Yield some images in their order; one that ends its helper process has a failure."""
+        waiting = deque(_chunks(wanted, images=len(wanted) // (CALLS_AHEAD * len(self._pool))))
+        running: deque[tuple[list[Wanted], Future]] = deque()
+        while waiting or running:
+            ahead = max(1, min(CALLS_AHEAD * len(self._pool), int(PIXELS_AHEAD / self._pixels_of_call)))
+            while waiting and len(running) < ahead:
+                running.append(self._submit(waiting.popleft()))
+            chunk, future = running.popleft()
+            fetched = [_fetched(one, result) for one, result in zip(chunk, future.result(), strict=False)]
+            pixels = sum((one.width or 0) * (one.height or 0) for one in fetched)
+            self._pixels_of_call = max(1, pixels, self._pixels_of_call / 2)
+            if len(fetched) < len(chunk):
+                running.appendleft(self._submit(chunk[len(fetched) :]))
+            yield from fetched
+
+    def _submit(self, chunk: list[Wanted]) -> tuple[list[Wanted], Future]:
+        return chunk, self._pool.submit("fetch", chunk, seconds=SECONDS)
 
 
 def _chunks(wanted: list[Wanted], *, images: int) -> Iterator[list[Wanted]]:

@@ -19,7 +19,7 @@ from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
 from pipeline.bulk.image_worker import Predicted, start_helpers
 from pipeline.bulk.kind import RunKind
-from pipeline.bulk.loader import PIXELS_AHEAD, load
+from pipeline.bulk.loader import PIXELS_AHEAD, Loader
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import pack
@@ -59,6 +59,7 @@ class ShardPredictor:
         helpers: int,
     ):
         self._pool = start_helpers(kind, helpers)  # they start while the model is loaded
+        self._loader = Loader(self._pool)
         self._kind = kind
         self._plan = plan
         self._quarantine = quarantine
@@ -87,7 +88,7 @@ class ShardPredictor:
         batches = Batches(max_pixels=self._predictor.batch_pixels, max_waiting=PIXELS_AHEAD)
         waiting: dict[int, Fetched] = {}
         lost = []
-        for i, fetched in enumerate(load(wanted, self._pool)):
+        for i, fetched in enumerate(self._loader.load(wanted)):
             if fetched.prepared is None:
                 lost.append(fetched.failure)
                 yield [(i, Predicted(fetched, None, None))]

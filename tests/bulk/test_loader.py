@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.bulk.fetch import ENOUGH_PIXELS, Wanted
 from pipeline.bulk.image_worker import start_helpers
-from pipeline.bulk.loader import load
+from pipeline.bulk.loader import Loader
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
 from pipeline.card import Card
@@ -38,7 +38,7 @@ def wanted(folder: Path, sizes: list[tuple[int, int]], **changes: Any) -> list[W
 
 def test_small_images_come_in_order(pool, tmp_path):
     sizes = [(1 + i % 7, 5) for i in range(50)]
-    found = list(load(wanted(tmp_path, sizes), pool))
+    found = list(Loader(pool).load(wanted(tmp_path, sizes)))
     assert [one.image_id for one in found] == [f"{i}.png" for i in range(50)]
     for i, one in enumerate(found):
         assert one.prepared is not None
@@ -49,7 +49,7 @@ def test_small_images_come_in_order(pool, tmp_path):
 def test_images_that_fill_a_call_come_once_each(pool, tmp_path):
     """A call ends early at `ENOUGH_PIXELS`; the images that it leaves out are asked for again."""
     side = int((ENOUGH_PIXELS / 2) ** 0.5) + 1
-    found = list(load(wanted(tmp_path, [(side, side)] * 17), pool))
+    found = list(Loader(pool).load(wanted(tmp_path, [(side, side)] * 17)))
     assert [one.image_id for one in found] == [f"{i}.png" for i in range(17)]
     assert [int(one.prepared[0, 0, 0]) for one in found if one.prepared is not None] == list(range(17))
 
@@ -58,7 +58,7 @@ def test_failures_keep_their_place(pool, tmp_path):
     images = wanted(tmp_path, [(4, 4), (2000, 2000), (4, 4), (4, 4)])
     (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "3.png").unlink()
-    found = list(load(images, pool))
+    found = list(Loader(pool).load(images))
     assert [one.failure and (one.failure.stage, one.failure.error_class) for one in found] == [
         None,
         ("decode", "ImageError"),
