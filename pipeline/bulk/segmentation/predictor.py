@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bundle import load_bundle
-from pipeline.predict.batch_size import measure_batch_pixels
+from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.compiled import worth_compiling
 from pipeline.predict.device import device_name, own_stream, pick_device, set_threads, streams
 from pipeline.predict.prediction import Prediction
@@ -50,7 +50,9 @@ class SegmentationPredictor:
         self._segmenter.batch_pixels = pixels
 
     def measure_batch_pixels(self) -> int:
-        """Measure batches of 512x512 pixels."""
+        """Measure batches of 512x512 pixels; instance-wise inference computes one image after the other anyway."""
+        if self._segmenter.instances.proposals:
+            return CPU_PIXELS
         return measure_batch_pixels(self._segmenter, self._segmenter.device)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Prediction]:
