@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 from torchcam.methods import CAM
 
-from benchmarks.bulk import draw, timed
+from benchmarks.bulk_data import DRAWN_SIZE, draw_scenes, repeated
+from benchmarks.measure import timed
 from pipeline import bundle, cluster
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import localize
@@ -46,8 +47,9 @@ def main() -> None:
     small, large = arguments.images // 5, arguments.images
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
+        scenes = draw_scenes(home / "scenes", DRAWN_SIZE)
         for count in (small, large):
-            draw(home / str(count), count)
+            repeated(scenes, count, home / str(count))
         classifier_input = ClassifierInput(size=(SIDE, SIDE), multi_label=False)
         names = tuple(f"class {k}" for k in range(arguments.classes))
         card = Card(architecture=arguments.model, options={}, classes=Classes(names=names), classifier=classifier_input)

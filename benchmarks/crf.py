@@ -1,7 +1,6 @@
 """Compare our dense CRF with pydensecrf on one core: `python -m benchmarks.crf [--rounds 5] [--images FOLDER]`.
 
-pydensecrf does not build any more; its fork pydensecrf2 does: `pip install cython setuptools wheel`, then
-`pip install --no-build-isolation pydensecrf2`. If neither is installed, only our CRF is timed.
+`benchmarks.crf_peer` says how pydensecrf is installed. Without it, only our CRF is timed.
 
 There are nine cases: three image sizes of well-known data sets and three parameter sets. Each size has as many classes
 in an image as networks find there (CamVid: 7 of 11 is what our DeepLab with mIoU 0.42 leaves after pruning). Both
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from benchmarks.crf_peer import has_pydensecrf, pydensecrf
 from benchmarks.crf_scenes import STRIDE, Scene, draw, photograph
 from benchmarks.measure import peak_growth
 from pipeline.crf import CRFParams, Mode, dense_crf
@@ -60,27 +60,6 @@ def main() -> None:
     report_memory(peer=peer)
     report_two_processes()
     report_first_call()
-
-
-def has_pydensecrf() -> bool:
-    """Whether pydensecrf can be imported."""
-    try:
-        import pydensecrf.densecrf  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def pydensecrf(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams) -> NDArray[np.float32]:
-    """Return the probabilities [classes, height, width] that pydensecrf infers."""
-    from pydensecrf.densecrf import DenseCRF2D
-
-    classes, height, width = probabilities.shape
-    crf = DenseCRF2D(width, height, classes)
-    crf.setUnaryEnergy(-np.log(np.maximum(probabilities, 1e-8)).reshape(classes, -1))
-    crf.addPairwiseGaussian(sxy=params.sigma_gamma, compat=params.w2)
-    crf.addPairwiseBilateral(sxy=params.sigma_alpha, srgb=params.sigma_beta, rgbim=pixels, compat=params.w1)
-    return np.array(crf.inference(params.steps)).reshape(classes, height, width)
 
 
 def pydensecrf_labels(

@@ -130,6 +130,14 @@ def test_windows_are_augmented_as_the_whole_image_is() -> None:
     assert found.confidence == pytest.approx(whole.confidence, abs=1e-5)
 
 
+def test_copies_and_windows_work_in_half_precision() -> None:
+    model, pixels = narrow("deeplabv3_resnet18", output_stride=8).eval(), noise(150, 100)
+    options = {"tta": TTAOptions(scales=(0.5, 1), flip=True), "windows": Windows(above=1, size=64, overlap=32)}
+    exact, rough = (segment(model, pixels, dtype=dtype, **options) for dtype in ("float32", "bfloat16"))
+    assert rough.confidence == pytest.approx(exact.confidence, abs=0.02)
+    assert (rough.labels == exact.labels).mean() > 0.9
+
+
 def test_the_largest_copy_decides_whether_an_image_is_segmented_in_windows() -> None:
     sizes = []
 
