@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ DTYPE: DType = "bfloat16"
 
 def device_name() -> str:
     """Return the name of the GPU, which only a process of its own initialises: its memory belongs to the runs."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(torch.cuda.get_device_name)
+    with _process() as pool:
+        return pool.submit(torch.cuda.get_device_name).result()
 
 
 def bare_rates(bundle: str, *, batch: int = BATCH, size: int = SIZE, seconds: float = 5) -> dict[str, float | str]:
@@ -38,8 +39,12 @@ def bare_rates(bundle: str, *, batch: int = BATCH, size: int = SIZE, seconds: fl
     Returns:
         Images per second, "eager" and "compiled" by `torch.compile`; the reason in place of a rate if that fails.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_bare_rates, (bundle, batch, size, seconds))
+    with _process() as pool:
+        return pool.submit(_bare_rates, bundle, batch, size, seconds).result()
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @torch.inference_mode()

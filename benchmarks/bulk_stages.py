@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,9 +83,10 @@ def stage_costs(work: Work, *, processes: int, seconds: float) -> dict[str, floa
         The milliseconds for an image by stage, the mean over the processes.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(processes) as pool:
-        calls = [(work, seconds, manager.Barrier(processes))] * processes
-        costs = pool.starmap(_stage_costs, calls, chunksize=1)
+    with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
+        start = manager.Barrier(processes, timeout=600)
+        calls = [pool.submit(_stage_costs, work, seconds, start) for _ in range(processes)]
+        costs = [call.result() for call in calls]
     return {stage: sum(one[stage] for one in costs) / processes for stage in costs[0]}
 
 
