@@ -118,7 +118,7 @@ def _show(written: Any, *, images: int, layout: Layout, refines: bool) -> None:
     errors = 0
     with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
         for shard in written.iter_rows():
-            if refines and bar.n == 0 and shard["infer_ms"]:
+            if refines and bar.n == 0 and shard["errors"] < shard["images"]:
                 bar.write(_pace(shard, layout), file=sys.stderr)
             errors += shard["errors"]
             bar.set_postfix(errors=errors, refresh=False)
