@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
     # A pool of one worker, which is replaced after each task.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in FORMATS:
-            peak = pool.apply(_decode, (name, config.decode_side)) / config.decode_side**2
+            data = pool.apply(_encode, (name, config.decode_side))
+            peak = pool.apply(_decode, (data,)) / config.decode_side**2
             print(f"decoding {name}: {peak:.1f} bytes per pixel", flush=True)
         for stride in config.strides:
             for keep_scores in (False, True) if stride > 1 else (False,):
@@ -59,20 +60,21 @@ def main(argv: list[str]) -> None:
                 )
 
 
-def _decode(name: str, side: int) -> int:
+def _encode(name: str, side: int) -> bytes:
     from PIL import Image
 
-    from pipeline.data.images import decode_image
-
-    Image.MAX_IMAGE_PIXELS = None
     mode, kind, options = FORMATS[name]
     coarse = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     (image.quantize(32, method=2) if mode == "P" else image.convert(mode)).save(buffer, kind, **options)
-    del image
-    data = buffer.getvalue()
-    return peak_growth(lambda: decode_image(data, max_pixels=side**2))
+    return buffer.getvalue()
+
+
+def _decode(data: bytes) -> int:
+    from pipeline.data.images import decode_image
+
+    return peak_growth(lambda: decode_image(data, max_pixels=10**9))
 
 
 def _segment(side: int, classes: int, stride: int, keep_scores: bool) -> int:
