@@ -126,12 +126,16 @@ class Helper:
             pass  # the reading thread finds out why
 
     def _read(self) -> None:
+        fault: Exception | None = None
         while True:
             try:
                 while not wait([self._connection], timeout=1.0):
                     self._kill_if_overdue()
                 number, failed, value = receive(self._connection)
             except Closed:
+                break
+            except Exception as error:  # out of memory or descriptors, for example: no item is to blame, and none waits
+                fault = error
                 break
             if number == _READY:
                 self._ready = True
@@ -152,7 +156,7 @@ class Helper:
             self._death = Death(cause, self._ready)
             lost, self._calls = list(self._calls.values()), {}
         for call in lost:
-            call.answer.set_exception(HelperDied(self._death))
+            call.answer.set_exception(fault or HelperDied(self._death))
 
     def _kill_if_overdue(self) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -152,13 +152,6 @@ def read_plan(run: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
             yield plan.read_row_group(group, columns=columns)
 
 
-class PlannedShard(NamedTuple):
-    """The images of a shard, as rows of the plan, and the position of the first of them in the plan."""
-
-    images: list[dict[str, Any]]
-    first: int
-
-
 class PlanReader:
     """Reads single shards of a stored plan, and of the plan only the row groups that hold them.
 
@@ -177,28 +170,14 @@ class PlanReader:
         """Number of images of the plan."""
         return _metadata(self._url, self._key).num_rows
 
-    def shard(self, shard: int) -> PlannedShard:
-        """Read the plan's rows of a shard."""
+    def shard(self, shard: int) -> list[dict[str, Any]]:
+        """Read the images of a shard, as rows of the plan."""
         images: list[dict[str, Any]] = []
-        position = -1
-        for group, first in self._groups_of(shard):
-            table = _read_group(self._url, self._key, group)
-            inside = pc.indices_nonzero(pc.equal(table["shard"], shard))
-            if len(inside):
-                start = inside[0].as_py()
-                position = first + start if position < 0 else position
-                images += table.slice(start, len(inside)).to_pylist()
-        return PlannedShard(images, position)
-
-    def _groups_of(self, shard: int) -> list[tuple[int, int]]:
-        """Return the row groups that may hold a shard, each with the position of its first row."""
-        found = []
-        first = 0
-        for group, (smallest, largest, rows) in enumerate(_group_ranges(self._url, self._key)):
+        for group, (smallest, largest) in enumerate(_group_ranges(self._url, self._key)):
             if smallest <= shard <= largest:
-                found.append((group, first))
-            first += rows
-        return found
+                table = _read_group(self._url, self._key, group)
+                images += table.filter(pc.equal(table["shard"], shard)).to_pylist()
+        return images
 
 
 @functools.lru_cache(maxsize=4)
@@ -209,13 +188,12 @@ def _metadata(url: str, key: str) -> pq.FileMetaData:
 
 
 @functools.lru_cache(maxsize=4)
-def _group_ranges(url: str, key: str) -> list[tuple[int, int, int]]:
-    """Return the smallest and largest shard and the number of rows of each row group of a plan."""
+def _group_ranges(url: str, key: str) -> list[tuple[int, int]]:
+    """Return the smallest and the largest shard of each row group of a plan."""
     metadata = _metadata(url, key)
     column = SCHEMA.get_field_index("shard")
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    ranges = [(group.column(column).statistics, group.num_rows) for group in groups]
-    return [(statistics.min, statistics.max, rows) for statistics, rows in ranges]
+    statistics = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
+    return [(group.min, group.max) for group in statistics]
 
 
 @functools.lru_cache(maxsize=2)

@@ -71,7 +71,7 @@ class ShardPredictor:
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """Compute one shard; return what `ShardWriter.write` does, or the images packed for a `RefiningWriter`."""
         shard = int(batch["shard"][0])
-        images = self._plan.shard(shard).images
+        images = self._plan.shard(shard)
         suspects = self._quarantine.begin(shard)
         wanted = read_tables(images)
         batches = self._predict(wanted) if suspects is None else self._one_by_one(shard, wanted, suspects)

@@ -35,7 +35,7 @@ class RefiningWriter:
         """Write a block of `pack`; return what `ShardWriter.write` does."""
         shard = block["shard"][0].as_py()
         described = _describe_packed(block, helper_of_task(self._kind))
-        return self._writer.write(shard, self._plan.shard(shard).images, described)
+        return self._writer.write(shard, self._plan.shard(shard), described)
 
 
 def pack(shard: int, batches: Batches, pool: HelperPool) -> pa.Table:

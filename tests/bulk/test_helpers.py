@@ -34,8 +34,18 @@ class Target:
     def pid(self, items: list[None]) -> list[int]:
         return [os.getpid() for _ in items]
 
+    def unreadable(self, items: list) -> list:
+        return [Unreadable() for _ in items]
+
     def fail(self, items: list) -> list:
         raise KeyError("no such thing")
+
+
+class Unreadable:
+    """A result that the worker cannot unpickle."""
+
+    def __reduce__(self):
+        return int, ("no number",)
 
 
 class Unloadable:
@@ -104,6 +114,12 @@ def test_a_process_that_is_killed_from_outside_condemns_nobody(pool):
 def test_what_a_method_raises_arrives(pool):
     with pytest.raises(KeyError, match="no such thing"):
         pool.submit("fail", [1], seconds=60).result()
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_and_nobody_waits(pool):
+    with pytest.raises(ValueError, match="no number"):
+        pool.submit("unreadable", [1], seconds=60).result(timeout=60)
+    assert pool.submit("double", [1], seconds=60).result(timeout=60) == [2]
 
 
 def test_a_process_that_cannot_start_blames_no_item():
