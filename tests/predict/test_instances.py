@@ -17,6 +17,7 @@ from pipeline.models.upsampling import upsample
 from pipeline.predict.device import normalise
 from pipeline.predict.instances import CROPS, choose, instance_scores
 from pipeline.predict.segmenter import Segmenter
+from tests.support.argmax import assert_argmax
 
 
 def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
@@ -146,7 +147,7 @@ def test_the_segmenter_fuses_the_scores_of_its_boxes() -> None:
             image,
             choose(selective_search(pixels), instances),
         )
-    assert np.array_equal(by_boxes[0].labels, scores.argmax(dim=0).numpy())
+    assert_argmax(by_boxes[0].labels, scores, margin=1e-3, share=0.5)
     assert by_boxes[0].labels.shape == (160, 200)
     (whole,) = Segmenter(model, **options)([pixels])
     assert not np.array_equal(by_boxes[0].labels, whole.labels)

@@ -15,6 +15,7 @@ from pipeline.models.upsampling import upsample
 from pipeline.predict.batches import micro_batches
 from pipeline.predict.device import NotFiniteError, normalise
 from pipeline.predict.segmenter import Segmenter
+from tests.support.argmax import assert_argmax
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -36,24 +37,6 @@ def pictures(count: int, height: int = 37, width: int = 50) -> list[np.ndarray]:
 
 def segmenter(model: nn.Module, **options: Any) -> Segmenter:
     return Segmenter(model, preprocessing=PREPROCESSING, device=CPU, **options)
-
-
-def assert_argmax(labels: np.ndarray, scores: Tensor, *, margin: float, share: float) -> None:
-    """Assert that labels [height, width] are the argmax of scores [classes, height, width], except for near ties.
-
-    Rounding, which depends on the instruction set and the batch size, may change the label of a pixel if its two
-    largest scores are close.
-
-    Args:
-        labels: The labels.
-        scores: The scores.
-        margin: Smallest difference of the two largest scores that counts, in standard deviations of the scores.
-        share: Smallest share of the pixels that must count.
-    """
-    first, second = scores.topk(2, dim=0).values
-    clear = (first - second > margin * scores.std()).numpy()
-    np.testing.assert_array_equal(labels[clear], scores.argmax(dim=0).numpy()[clear])
-    assert clear.mean() >= share
 
 
 def upsampled_scores(model: Any, images: list[np.ndarray]) -> Tensor:
