@@ -101,7 +101,7 @@ def flag(*path: Any) -> str:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Run a job's `main` and exit with what it returns (None is 0), or 2 and one line on stderr for a `UserError`."""
+    """Run a job's `main` and exit with what it returns (None is 0), or with one line and the code of a `UserError`."""
     try:
         code = main(sys.argv[1:]) or 0
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
-        code = 2
+        code = mistake.exit_code
     sys.stdout.flush()
     sys.exit(code)
 

@@ -9,7 +9,25 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """A mistake in the input; the message names what is wrong with which file or option, and what to do."""
+    """A mistake in the input; the message names what is wrong with which file or option, and what to do.
+
+    Attributes:
+        exit_code: Exit code of a job that ends with this error.
+    """
+
+    exit_code = 2
+
+
+class IncompleteError(UserError):
+    """A run stopped before its end without a mistake in its input; the message says why, and the command resumes it."""
+
+    exit_code = 3
+
+
+class TooManyErrors(UserError):
+    """More images failed than the run's owner accepts."""
+
+    exit_code = 4
 
 
 class ImageFault(ValueError):
@@ -37,17 +55,19 @@ def find_user_error(error: BaseException) -> UserError | None:
     then only the text of the traceback names it.
     """
     chain = list(_chain(error, set()))
-    plain = [e for e in chain if type(e) is UserError]
+    plain = [e for e in chain if isinstance(e, UserError) and type(e).__module__ == __name__]
     if plain:
         return plain[-1]
     quoted = [match for e in chain for match in _IN_TRACEBACK.findall(str(e))]
     if quoted:
-        return UserError(quoted[-1])
+        name, message = quoted[-1]
+        return _BY_NAME[name](message)
     wrapped = [e for e in chain if isinstance(e, UserError)]
     return wrapped[-1] if wrapped else None
 
 
-_IN_TRACEBACK = re.compile(r"^(?:.*\s)?pipeline\.errors\.UserError: (.+)$", re.MULTILINE)
+_BY_NAME = {kind.__name__: kind for kind in (UserError, IncompleteError, TooManyErrors)}
+_IN_TRACEBACK = re.compile(rf"^(?:.*\s)?pipeline\.errors\.({'|'.join(_BY_NAME)}): (.+)$", re.MULTILINE)
 
 
 def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
