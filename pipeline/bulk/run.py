@@ -9,52 +9,83 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.bulk import plan as planning
+from pipeline.bulk.config import LAST
+from pipeline.bulk.earlier import Earlier, find_earlier, read_earlier, with_earlier
 from pipeline.bulk.finish import finish
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.limits import Alarm, check_error_rate, deadline
+from pipeline.bulk.outcome import Outcome
 from pipeline.bulk.results import read_file
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
+from pipeline.units import format_bytes
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
 
 
-def run_bulk(kind: RunKind) -> str | None:
+def run_bulk(kind: RunKind, outcome: Outcome | None = None) -> str | None:
     """Compute a run, or resume the one in the output.
 
     Args:
         kind: What is computed, and its configuration.
+        outcome: Filled in while the run goes on.
 
     Returns:
         The folder of the finished run; None after a dry run.
 
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
+        IncompleteError: The deadline has passed.
+        TooManyErrors: More images have failed than the configuration accepts, before all were computed.
     """
+    outcome = outcome or Outcome()
+    with deadline(kind.config.deadline, lambda: _progress(outcome)) as alarm:
+        return _compute(kind, outcome, alarm)
+
+
+def _progress(outcome: Outcome) -> str:
+    if not outcome.images:
+        return "the plan is not made yet"
+    left = outcome.images - outcome.written
+    return f"{outcome.written:,} of {outcome.images:,} images are written, {left:,} are left"
+
+
+def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
     config = kind.config
     identity = planning.run_identity(config, kind.card, kind.classes)
-    run_id = config.run_id or planning.default_run_id(identity, kind.card)
+    earlier = None if config.run_id else find_earlier(config)
+    run_id = config.run_id or planning.default_run_id(identity, kind.card, earlier)
     run = storage.join(config.output, f"run_id={run_id}")
+    outcome.run, outcome.run_id = run, run_id
     plan = planning.existing_plan(run, identity)
     if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
         place = storage.redact(run)
         print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
         return run
-    removed = None
     resumed = plan is not None
     if plan is None:
+        if config.run_id:
+            earlier = find_earlier(config)
         if not config.dry_run:
             storage.check_writable(config.output)
-        images = Selection(config)
+        images = Selection(with_earlier(config, earlier), run=None if config.dry_run else run)
         rows = planning.make_plan(config, images, kind.truth, refines=kind.refines)
         plan = planning.summarize(rows) if config.dry_run else _store_beside_ray(kind, run, rows, identity)
-        removed = images.removed
-    print(format_plan(plan, run, removed=removed))
+        continued = Earlier(earlier, images.removed)
+    else:
+        continued = read_earlier(run)
+    if config.since == LAST and continued.run is None:
+        print("--since last: the output has no finished run of this job over these images, so all are processed")
+    print(format_plan(plan, run, continued, retries=config.retry_errors is not None))
     if config.dry_run:
         return None
     if plan.images == 0:
         print("nothing to do: no image is new, changed or failed")
+    outcome.images = plan.images
     done = {shard for shards in parts(run).values() for shard in shards}
     left = [shard for shard in range(len(plan.shard_images)) if shard not in done]
+    left_images = sum(plan.shard_images[shard] for shard in left)
+    outcome.written = plan.images - left_images
     schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
     if left:
         if done:
@@ -63,7 +94,12 @@ def run_bulk(kind: RunKind) -> str | None:
             _start_ray(kind)
         from pipeline.bulk.stream import stream
 
-        stream(kind, run, left, schema, images=sum(plan.shard_images[shard] for shard in left))
+        def written(shard: dict[str, Any]) -> None:
+            outcome.add(shard)
+            check_error_rate(outcome, config.max_error_rate)
+
+        stream(kind, run, left, schema, images=left_images, written=written)
+    alarm.cancel()  # the end takes little time and would have to be repeated as a whole
     finish(run, run_id=run_id, schema=schema, kind=kind)
     return run
 
@@ -102,29 +138,25 @@ def _warm_up(kind: RunKind) -> None:
     helper_of_task(kind).submit("warm_up", [None], seconds=600).result()
 
 
-def format_plan(plan: planning.PlanSummary, run: str, *, removed: int | None = None) -> str:
+def format_plan(plan: planning.PlanSummary, run: str, earlier: Earlier | None = None, *, retries: bool = False) -> str:
     """Describe what a run is going to do, in one line.
 
     Args:
         plan: Summary of its plan.
         run: Folder of the run.
-        removed: Images of the run that `--since` names that the input no longer has.
+        earlier: What it continues; None for nothing.
+        retries: Whether it computes the errors of the earlier run.
     """
     shards = len(plan.shard_images)
-    text = f"{storage.redact(run)}: {plan.images:,} images, {_format_bytes(plan.bytes)} in {shards:,} shards"
+    text = f"{storage.redact(run)}: {plan.images:,} images, {format_bytes(plan.bytes)} in {shards:,} shards"
     if plan.bytes:
-        text += f" of {_format_bytes(plan.bytes / shards)}; the largest image is {_format_bytes(plan.largest)}"
+        text += f" of {format_bytes(plan.bytes / shards)}; the largest image is {format_bytes(plan.largest)}"
     if plan.with_truth:
         text += f"; {plan.with_truth:,} with ground truth"
-    return text + (f"; {removed:,} images of the earlier run are no longer there" if removed else "")
-
-
-def _format_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+    if earlier is not None and earlier.run is not None:
+        text += f"; {'the errors of' if retries else 'new or changed since'} {storage.redact(earlier.run)}"
+        text += f"; {earlier.removed:,} images of the earlier run are no longer there" if earlier.removed else ""
+    return text
 
 
 def format_run(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import storage
 from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.earlier import COMPARED, Earlier, known_images, require_whole, store_earlier, store_listing
 from pipeline.bulk.listing import list_input
-from pipeline.bulk.plan import SCHEMA, read_manifest, read_plan, require_finished
+from pipeline.bulk.plan import SCHEMA, read_manifest, require_finished
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
 
-COMPARED = ["image_id", "bytes", "etag", "mtime"]
 ROWS = 10_000  # of the earlier run that are read at a time after the last image
 
 
@@ -22,34 +23,44 @@ class Selection:
     """The images of a run, as tables with `listing.IMAGE_FIELDS`, ordered by id. It can be iterated once.
 
     Args:
-        config: Configuration of the run.
+        config: Configuration of the run, in which no run is named `last`; see `earlier.with_earlier`.
+        run: Folder of the run, to store what it continues and, with `--since`, the listing of the whole input; None to
+            store nothing.
 
     Attributes:
         removed: Number of images of the run that `--since` names that the input no longer has; None without `--since`.
             It is complete after the iteration.
 
     Raises:
-        UserError: The input is empty or cannot be listed, or the earlier run is not finished.
+        UserError: The input is empty or cannot be listed, or the earlier run is not finished or does not know all
+            images.
     """
 
-    def __init__(self, config: BulkConfig):
+    def __init__(self, config: BulkConfig, *, run: str | None = None):
         self.removed: int | None = None
-        earlier = config.since or config.retry_errors
-        if earlier:
-            require_finished(earlier)
+        self._run = run
+        self._earlier = config.since or config.retry_errors
+        if self._earlier:
+            require_finished(self._earlier)
+        if config.since:
+            require_whole(config.since)
         self._images = list_input(config.images)
         if config.since:
-            self._images = self._changed_since(config.since, self._images)
+            listed = store_listing(run, self._images) if run else self._images
+            self._images = self._changed_since(config.since, listed)
         elif config.retry_errors:
             self._images = _failed_in(config.retry_errors, self._images)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return self._images
+        yield from self._images
+        if self._run:
+            name = storage.redact(self._earlier) if self._earlier else None
+            store_earlier(self._run, Earlier(name, self.removed, is_listed=self.removed is not None))
 
     def _changed_since(self, run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
         """Yield the images that the run does not have, or has with another size, tag or time."""
         self.removed = 0
-        planned = TableStream(read_plan(run, COMPARED), key="image_id")
+        planned = TableStream(known_images(run), key="image_id")
         for table in images:
             before = _up_to(planned, table, COMPARED)
             places = pc.index_in(table["image_id"], value_set=before["image_id"])

@@ -8,11 +8,24 @@ import pyarrow as pa
 from pipeline import parquet, storage
 from pipeline.bulk.describe import Described
 from pipeline.bulk.fetch import Failure
+from pipeline.bulk.outcome import causes_of
 from pipeline.bulk.schema import compression
 from pipeline.bulk.shards import IMAGES, part_name
 from pipeline.bulk.table_input import row_uri
 
 ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still meets few groups
+
+CAUSE = pa.struct([("stage", pa.string()), ("class", pa.string()), ("count", pa.int64()), ("example", pa.string())])
+COUNTS = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("images", pa.int64()),
+        ("errors", pa.int64()),
+        ("infer_ms", pa.float64()),
+        ("describe_ms", pa.float64()),
+        ("causes", pa.list_(CAUSE)),
+    ]
+)
 
 
 class ShardWriter:
@@ -36,8 +49,8 @@ class ShardWriter:
             described: Each of its images once, with its position in the shard, in any order.
 
         Returns:
-            A row with the number of the shard, its images, the errors among them, and the milliseconds that the
-            network and the description took in all.
+            A row with the number of the shard, its images, the errors among them and their causes, and the milliseconds
+            that the network and the description took in all.
         """
         rows: dict[int, dict[str, Any]] = {}
         describe_ms = 0.0
@@ -54,8 +67,9 @@ class ShardWriter:
             "errors": sum(row["status"] == "error" for row in in_order),
             "infer_ms": sum(row["t_infer_ms"] or 0.0 for row in in_order),
             "describe_ms": describe_ms,
+            "causes": causes_of(in_order),
         }
-        return pa.Table.from_pylist([counts])
+        return pa.Table.from_pylist([counts], schema=COUNTS)
 
     def _row(self, image: dict[str, Any], described: Described) -> dict[str, Any]:
         fetched = described.fetched
