@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -23,6 +24,7 @@ from pipeline.storage import read_text, redact
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
+_POSITIONAL = get_args(CliPositionalArg)[1]  # marks fields that are arguments without a flag
 
 
 def parse(config_type: type[Config], argv: list[str], *, description: str, recipe: str | None = None) -> Config:
@@ -157,7 +159,7 @@ def _flags(config_type: type[BaseModel], *groups: str) -> list[str]:
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             flags += _flags(nested, *groups, name)
-        else:
+        elif _POSITIONAL not in field.metadata:
             flags.append(flag(*groups, name))
     return flags
 

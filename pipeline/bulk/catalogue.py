@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import storage
@@ -43,3 +44,16 @@ def read_each(runs: list[str], path: str) -> dict[str, dict[str, Any]]:
     """Read the JSON file at a path below each of some runs, in parallel; runs without the file are left out."""
     found = in_order(read_json, [storage.join(run, path) for run in runs])
     return {run: content for run, content in zip(runs, found, strict=True) if content is not None}
+
+
+def written_at(file: storage.StoredFile) -> datetime | None:
+    """Return when a file was written, by the clock of its store; None if the store keeps no time."""
+    try:
+        return datetime.fromtimestamp(float(file.mtime), UTC)
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(file.mtime)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -25,9 +25,9 @@ def check_error_rate(outcome: Outcome, limit: float | None) -> None:
     """
     if limit is None or outcome.seen < FEWEST_IMAGES or outcome.errors <= limit * outcome.seen:
         return
-    (cause,) = outcome.causes.most_common(1) or [None]
+    (cause,) = outcome.causes.most_common(1)
     raise TooManyErrors(
-        f"stopped, because {_share(outcome.errors, outcome.seen, limit)}{_most(cause)}. Remove the cause and run the "
+        f"stopped, because {_share(outcome.errors, outcome.seen, limit)}; {_describe(cause)}. Remove the cause and run the "
         "same command again: it computes the other images, and --retry-errors computes these again"
     )
 
@@ -55,11 +55,9 @@ def _share(errors: int, images: int, limit: float) -> str:
     return f"{errors:,} of {images:,} images failed, more than --max-error-rate {limit:g} accepts"
 
 
-def _most(cause: dict[str, Any] | None) -> str:
-    if cause is None:
-        return ""
+def _describe(cause: dict[str, Any]) -> str:
     example = cause["example"].rstrip(".")
-    return f"; {cause['count']:,} of them in {cause['stage']} with {cause['class']}, such as {example}"
+    return f"{cause['count']:,} of them in {cause['stage']} with {cause['class']}, such as {example}"
 
 
 class Alarm:
