@@ -5,7 +5,8 @@ jobs/prune.py OUTPUT [--older-than 30d] [--keep 7] [--max-size 500GiB] [--yes]
 
 Without --yes it only prints what it would remove. A run stays if another run that stays was begun with --since or
 --retry-errors of it, if a driver is at work on it, if it is unfinished (but see --unfinished), or if it is among the
-newest of its input (--keep). A run of --retry-errors goes together with the run that it retried. Only folders run_id=… with _run/config.json are touched.
+newest of its input (--keep). A run of --retry-errors goes together with the run that it retried. Only folders run_id=…
+with _run/config.json are touched.
 """
 
 from pipeline import cli

@@ -27,8 +27,8 @@ def check_error_rate(outcome: Outcome, limit: float | None) -> None:
         return
     (cause,) = outcome.causes.most_common(1)
     raise TooManyErrors(
-        f"stopped, because {_share(outcome.errors, outcome.seen, limit)}; {_describe(cause)}. Remove the cause and run the "
-        "same command again: it computes the other images, and --retry-errors computes these again"
+        f"stopped, because {_share(outcome.errors, outcome.seen, limit)}; {_describe(cause)}. Remove the cause and run "
+        "the same command again: it computes the other images, and --retry-errors computes these again"
     )
 
 

@@ -174,7 +174,10 @@ def test_a_plan_of_no_image(tmp_path):
 
 def test_the_line_that_describes_a_plan():
     plan = PlanSummary(shard_images=[256, 256, 7], bytes=3 * 2**20, largest=2**11, with_truth=1200)
-    text = "s3://out/run: 519 images, 3.0 MiB in 3 shards of 1.0 MiB; the largest image is 2.0 KiB; 1,200 with ground truth"
+    text = (
+        "s3://out/run: 519 images, 3.0 MiB in 3 shards of 1.0 MiB; the largest image is 2.0 KiB; 1,200 with ground "
+        "truth"
+    )
     assert format_plan(plan, "s3://user:secret@out/run") == text
     assert format_plan(plan, "s3://user:secret@out/run", Earlier("s3://user:secret@out/night-1", 1234)) == (
         f"{text}; new or changed since s3://out/night-1; 1,234 images of the earlier run are no longer there"
