@@ -10,7 +10,7 @@ with _run/config.json are touched.
 """
 
 from pipeline import cli
-from pipeline.bulk.config import PruneConfig
+from pipeline.bulk.upkeep_config import PruneConfig
 
 
 def main(argv: list[str]) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 
 from pipeline import cli
-from pipeline.bulk.config import StatusConfig
+from pipeline.bulk.upkeep_config import StatusConfig
 
 
 def main(argv: list[str]) -> None:

@@ -76,6 +76,8 @@ with contextlib.suppress(SystemExit):
         ("pipeline.crf.score_map", {"numpy", "numba", "scipy"}),
         ("pipeline.bulk.plan", {"numpy", "pyarrow"}),
         ("pipeline.bulk.write", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.status", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.prune", {"numpy", "pyarrow"}),
         ("pipeline.training.examples", {"numpy", "pyarrow", "ray"}),
         ("pipeline.training.segmentation.crops", {"numpy", "pyarrow", "ray", "scipy"}),
     ],

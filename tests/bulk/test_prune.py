@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
-from pipeline.bulk.config import PruneConfig
 from pipeline.bulk.prune import StoredRun, choose, format_pruning, plan_pruning, read_runs, remove_run
+from pipeline.bulk.upkeep_config import PruneConfig
 from pipeline.errors import UserError
 from tests.support.jobs import REPO
 from tests.support.nights import Killed, compute, config_of, draw, without_ray
