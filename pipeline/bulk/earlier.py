@@ -1,12 +1,14 @@
 """The earlier run that `--since` or `--retry-errors` names: which one `last` is, and which images it knows.
 
 A run with `--since` plans only what is new, but stores the listing of its whole input beside the plan. The next night
-compares its input with this listing, so that the images of all nights before are known to it.
+compares its input with this listing, so that it knows the images of all nights before. The ids of images that the input
+no longer has are stored, too.
 """
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +23,7 @@ from pipeline.errors import UserError
 
 EARLIER = f"{RUN_FOLDER}/earlier.json"
 LISTING = f"{RUN_FOLDER}/listing.parquet"
+REMOVED = f"{RUN_FOLDER}/removed.parquet"
 COMPARED = ["image_id", "bytes", "etag", "mtime"]
 
 Config = TypeVar("Config", bound=BulkConfig)
@@ -80,16 +83,26 @@ def require_whole(run: str) -> None:
         )
 
 
-def store_listing(run: str, images: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the images of an input, and store what later runs compare of them once all have passed."""
-    schema = pa.schema([SCHEMA.field(name) for name in COMPARED])
+@contextmanager
+def stored_table(url: str | None, columns: list[str]) -> Iterator[Callable[[pa.Table], None]]:
+    """Store some columns of any number of images as a Parquet file, once the block has ended without an error.
+
+    Args:
+        url: The file; None to store nothing.
+        columns: Columns of the plan.
+
+    Yields:
+        A function that takes the next rows.
+    """
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    if url is None:
+        yield lambda rows: None
+        return
     with tempfile.TemporaryDirectory(prefix="segpipe-listing-") as folder:
-        local = Path(folder) / "listing.parquet"
+        local = Path(folder) / "rows.parquet"
         with pq.ParquetWriter(local, schema, compression="zstd") as writer:
-            for table in images:
-                writer.write_table(table.select(COMPARED), row_group_size=ROW_GROUP)
-                yield table
-        storage.upload(local, storage.join(run, LISTING))
+            yield lambda rows: writer.write_table(rows.select(columns), row_group_size=ROW_GROUP)
+        storage.upload(local, url)
 
 
 def known_images(run: str) -> Iterator[pa.Table]:

@@ -3,14 +3,24 @@
 The input and the earlier run are both ordered by id. They are read side by side, a table at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.bulk.config import BulkConfig
-from pipeline.bulk.earlier import COMPARED, Earlier, known_images, require_whole, store_earlier, store_listing
+from pipeline.bulk.earlier import (
+    COMPARED,
+    LISTING,
+    REMOVED,
+    Earlier,
+    known_images,
+    require_whole,
+    store_earlier,
+    stored_table,
+)
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.plan import SCHEMA, read_manifest, require_finished
 from pipeline.bulk.results import read_file
@@ -46,8 +56,7 @@ class Selection:
             require_whole(config.since)
         self._images = list_input(config.images)
         if config.since:
-            listed = store_listing(run, self._images) if run else self._images
-            self._images = self._changed_since(config.since, listed)
+            self._images = self._changed_since(config.since, self._images)
         elif config.retry_errors:
             self._images = _failed_in(config.retry_errors, self._images)
 
@@ -61,15 +70,23 @@ class Selection:
         """Yield the images that the run does not have, or has with another size, tag or time."""
         self.removed = 0
         planned = TableStream(known_images(run), key="image_id")
-        for table in images:
-            before = _up_to(planned, table, COMPARED)
-            places = pc.index_in(table["image_id"], value_set=before["image_id"])
-            self.removed += len(before) - (len(places) - places.null_count)
-            before = before.take(places)  # with a row of nulls for each image that is new
-            same = pc.and_(pc.equal(before["bytes"], table["bytes"]), pc.equal(_version(before), _version(table)))
-            yield table.filter(pc.invert(pc.fill_null(same, False)))
-        while rest := planned.take(ROWS):
-            self.removed += sum(map(len, rest))
+        with self._stored(LISTING, COMPARED) as store_listed, self._stored(REMOVED, ["image_id"]) as store_removed:
+            for table in images:
+                store_listed(table)
+                before = _up_to(planned, table, COMPARED)
+                gone = before.filter(pc.invert(pc.is_in(before["image_id"], value_set=table["image_id"])))
+                store_removed(gone)
+                self.removed += len(gone)
+                before = before.take(pc.index_in(table["image_id"], value_set=before["image_id"]))  # nulls for new ones
+                same = pc.and_(pc.equal(before["bytes"], table["bytes"]), pc.equal(_version(before), _version(table)))
+                yield table.filter(pc.invert(pc.fill_null(same, False)))
+            while rest := planned.take(ROWS):
+                for gone in rest:
+                    store_removed(gone)
+                    self.removed += len(gone)
+
+    def _stored(self, path: str, columns: list[str]) -> AbstractContextManager[Callable[[pa.Table], None]]:
+        return stored_table(storage.join(self._run, path) if self._run else None, columns)
 
 
 def _up_to(earlier: TableStream, images: pa.Table, columns: list[str]) -> pa.Table:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.bulk.earlier import find_earlier, read_earlier
+from pipeline.bulk.earlier import REMOVED, find_earlier, read_earlier
 from pipeline.bulk.plan import read_manifest
+from pipeline.bulk.results import read_file
 from pipeline.errors import UserError
 from tests.support.nights import Killed, compute, config_of, draw, without_ray
 from tests.support.runs import rows_of
@@ -53,6 +54,7 @@ def test_each_night_does_what_is_new_since_all_nights_before(nights, capsys):
     assert night(nights, since="last", run_id="3") == ["a.png", "d.png"]
     assert "new or changed since" in (text := capsys.readouterr().out)
     assert "1 images of the earlier run are no longer there" in text
+    assert read_file(f"{nights}/runs/run_id=3", REMOVED)["image_id"].to_pylist() == ["b.png"]
     assert read_earlier(f"{nights}/runs/run_id=3") == (f"{nights}/runs/run_id=2", 1, True)
     finished_at(nights, "3", "2026-11-03T00:00:00+00:00")
     assert night(nights, since="last", run_id="4") == []
