@@ -94,11 +94,11 @@ def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
             _start_ray(kind)
         from pipeline.bulk.stream import stream
 
-        def written(shard: dict[str, Any]) -> None:
+        def on_shard(shard: dict[str, Any]) -> None:
             outcome.add(shard)
             check_error_rate(outcome, config.max_error_rate)
 
-        stream(kind, run, left, schema, images=left_images, written=written)
+        stream(kind, run, left, schema, images=left_images, on_shard=on_shard)
     alarm.cancel()  # the end takes little time and would have to be repeated as a whole
     finish(run, run_id=run_id, schema=schema, kind=kind)
     return run

@@ -24,7 +24,7 @@ def stream(
     schema: pa.Schema,
     *,
     images: int,
-    written: Callable[[dict[str, Any]], None],
+    on_shard: Callable[[dict[str, Any]], None],
 ) -> None:
     """Compute and write shards, with a progress bar.
 
@@ -34,7 +34,7 @@ def stream(
         shards: Numbers of the shards to do.
         schema: Schema of the table `images`.
         images: Number of images in these shards.
-        written: Called with what `ShardWriter.write` returns for each shard; it may raise to stop the run.
+        on_shard: Called with what `ShardWriter.write` returns for each shard; it may raise to stop the run.
 
     Raises:
         UserError: The cluster cannot hold the run.
@@ -45,7 +45,7 @@ def stream(
     context.target_max_block_size = None  # a block is never split, because it is a shard
     plan = PlanReader(run)
     writer = ShardWriter(run=run, schema=schema)
-    rows = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
+    written = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
         ShardPredictor,
         fn_constructor_kwargs={
             "kind": kind,
@@ -70,8 +70,8 @@ def stream(
     )
     if kind.refines:
         refining = RefiningWriter(writer, kind=kind, plan=plan)
-        rows = rows.map_batches(refining, batch_size=None, batch_format="pyarrow", num_cpus=1)
-    _show(rows, images=images, layout=layout, refines=kind.refines, written=written)
+        written = written.map_batches(refining, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    _show(written, images=images, layout=layout, refines=kind.refines, on_shard=on_shard)
 
 
 class Layout(NamedTuple):
@@ -122,18 +122,20 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
     return Layout(actors, cpus, helpers, use_gpu, free_cpus=max(1, have.cpus - actors * cpus))
 
 
-def _show(rows: Any, *, images: int, layout: Layout, refines: bool, written: Callable[[dict[str, Any]], None]) -> None:
+def _show(
+    written: Any, *, images: int, layout: Layout, refines: bool, on_shard: Callable[[dict[str, Any]], None]
+) -> None:
     """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log."""
     terminal = sys.stderr.isatty()
     errors = 0
     with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
-        for shard in rows.iter_rows():
+        for shard in written.iter_rows():
             if refines and bar.n == 0 and shard["errors"] < shard["images"]:
                 bar.write(_pace(shard, layout), file=sys.stderr)
             errors += shard["errors"]
             bar.set_postfix(errors=errors, refresh=False)
             bar.update(shard["images"])
-            written(shard)
+            on_shard(shard)
 
 
 def _pace(shard: dict[str, Any], layout: Layout) -> str:

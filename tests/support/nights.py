@@ -86,14 +86,14 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, *, stop: Callable[[int], None] 
     """
     computed: list[int] = []
 
-    def stream(kind: Any, run: str, shards: list[int], schema: pa.Schema, *, images: int, written: Any) -> None:
+    def stream(kind: Any, run: str, shards: list[int], schema: pa.Schema, *, images: int, on_shard: Any) -> None:
         plan, writer = PlanReader(run), ShardWriter(run=run, schema=schema)
         for shard in shards:
             stop(shard)
             rows = plan.shard(shard)
             (counts,) = writer.write(shard, rows, rows_of_shard(rows)).to_pylist()
             computed.append(shard)
-            written(counts)
+            on_shard(counts)
 
     monkeypatch.setattr("pipeline.bulk.stream.stream", stream)
     monkeypatch.setattr("pipeline.bulk.run._start_ray", lambda kind: None)
