@@ -185,6 +185,8 @@ def _explain_values(error: ValidationError) -> str:
             lines.append(f"unknown option {option}")
         elif option == "--":
             lines.append(message)
+        elif problem["type"] in ("model_type", "dict_type"):  # a group; what stands in its place may be a secret
+            lines.append(f"{option}: {message}")
         else:
             lines.append(f"{option}: {message} (got {problem['input']!r})")
     return "; ".join(lines)

@@ -116,7 +116,7 @@ class BulkConfig(BaseModel):
     since: EarlierRun | None = Field(
         default=None,
         description="folder of a finished run; process only images that are new or have changed since that run. last: "
-        "the newest finished run of this job over these images in OUTPUT; in the first night, all images",
+        "the newest finished run of this job over these images in OUTPUT; on the first night, all images",
     )
     retry_errors: EarlierRun | None = Field(
         default=None,

@@ -41,7 +41,7 @@ def find_earlier(config: BulkConfig) -> str | None:
     `--retry-errors` are passed over, because they know only the images that they retried.
 
     Returns:
-        The folder; None without either option, and in the first night of `--since last`.
+        The folder; None without either option, and on the first night of `--since last`.
 
     Raises:
         UserError: There is no run for `--retry-errors last`.

@@ -11,6 +11,7 @@ from pipeline.errors import IncompleteError, TooManyErrors
 from pipeline.units import format_duration
 
 FEWEST_IMAGES = 100  # after which a share of errors is no chance
+AGAIN_SECONDS = 30.0  # until an alarm rings again: some places swallow an interrupt, such as destructors
 
 
 def check_error_rate(outcome: Outcome, limit: float | None) -> None:
@@ -78,7 +79,7 @@ class Alarm:
         """Ring after some time; called in the main thread."""
         self._is_set = True
         self._before = signal.signal(signal.SIGALRM, self._ring)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
 
     def cancel(self) -> None:
         """Do not ring any more."""
@@ -113,6 +114,7 @@ def deadline(seconds: float | None, progress: Callable[[], str]) -> Iterator[Ala
     try:
         yield alarm
     except BaseException:  # the interrupt, or what a library has made of it
+        alarm.cancel()
         if not alarm.has_rung or seconds is None:
             raise
         raise IncompleteError(
