@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     if not config.yes:
         print("nothing was removed; --yes removes")
         return
-    for run in pruning.removed:
+    for run in reversed(pruning.removed):  # a run before those that it needs
         is_removed = remove_run(run)
         print(f"removed {run.name}" if is_removed else f"kept {run.name}: a driver has begun to work on it")
 

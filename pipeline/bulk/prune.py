@@ -141,28 +141,35 @@ def choose(config: PruneConfig, runs: list[StoredRun], now: datetime | None = No
     """
     now = now or datetime.now(UTC)
     reasons = _reasons_to_stay(config, runs)
-    is_limited = config.older_than is not None or config.max_size is not None
 
     def is_old(run: StoredRun) -> bool:
         if config.older_than is None:
-            return run.is_finished and not is_limited
+            return run.is_finished and config.max_size is None
         return (now - run.time).total_seconds() > config.older_than
 
-    wanted = [run for run in runs if is_old(run)]
-    removed = _without_needed([run for run in wanted if run.name not in reasons], runs)
+    wanted = {run.name for run in runs if is_old(run)}
+    removed = _removable(wanted - reasons.keys(), runs)
     if config.max_size is not None:
-        removed, more = _down_to_size(config.max_size, runs, removed, reasons)
-        wanted += more
-    removed_names = {run.name for run in removed}
-    stay = [run for run in runs if run.name not in removed_names]
+        total = sum(run.bytes for run in runs)
+        for run in runs:  # the oldest first; those that others need go together with them
+            if total - sum(each.bytes for each in runs if each.name in removed) <= config.max_size:
+                break
+            wanted.add(run.name)
+            if run.name not in reasons and run.name not in removed:
+                removed = _removable(wanted - reasons.keys(), runs)
+    stay = [run for run in runs if run.name not in removed]
     needed = _needed_by(stay)
     kept = [
         (run, reasons.get(run.name) or f"{needed.get(run.name) or run.retries} needs it")
-        for run in runs
-        if run in wanted and run.name not in removed_names
+        for run in stay
+        if run.name in wanted
     ]
-    left = sum(run.bytes for run in stay)
-    return Pruning(removed, kept, left, sum(not run.is_finished for run in stay))
+    return Pruning(
+        removed=[run for run in runs if run.name in removed],
+        kept=kept,
+        bytes_left=sum(run.bytes for run in stay),
+        unfinished=sum(not run.is_finished for run in stay),
+    )
 
 
 def _reasons_to_stay(config: PruneConfig, runs: list[StoredRun]) -> dict[str, str]:
@@ -188,38 +195,16 @@ def _needed_by(runs: Iterable[StoredRun]) -> dict[str, str]:
     return {name: run.name for run in runs for name in run.needs}
 
 
-def _without_needed(removed: list[StoredRun], runs: list[StoredRun]) -> list[StoredRun]:
-    """Take out the runs that a run which stays needs, and its retries, whose images it lacks."""
+def _removable(names: set[str], runs: list[StoredRun]) -> set[str]:
+    """Leave out the runs that a run which stays needs, and its retries, whose images it lacks."""
     while True:
-        names = {run.name for run in removed}
         stay = [run for run in runs if run.name not in names]
-        needed = {*_needed_by(stay)}
-        kept = {run.name for run in stay}
-        rest = [run for run in removed if run.name not in needed and run.retries not in kept]
-        if len(rest) == len(removed):
+        needed, kept = _needed_by(stay), {run.name for run in stay}
+        free = names - needed.keys()
+        rest = {run.name for run in runs if run.name in free and run.retries not in kept}
+        if rest == names:
             return rest
-        removed = rest
-
-
-def _down_to_size(
-    limit: int, runs: list[StoredRun], removed: list[StoredRun], reasons: dict[str, str]
-) -> tuple[list[StoredRun], list[StoredRun]]:
-    """Remove the oldest runs too until the others are small enough.
-
-    Returns:
-        All runs to remove, and those that were considered.
-    """
-    considered = []
-    for run in runs:
-        if sum(each.bytes for each in runs) - sum(each.bytes for each in removed) <= limit:
-            break
-        considered.append(run)
-        if run.name in reasons or run in removed:
-            continue
-        # A run that another needs goes together with it, or not at all.
-        candidates = [each for each in runs if each in removed or (each in considered and each.name not in reasons)]
-        removed = _without_needed(candidates, runs)
-    return removed, considered
+        names = rest
 
 
 def remove_run(run: StoredRun) -> bool:

@@ -182,7 +182,8 @@ def test_the_job_prints_first_and_removes_only_when_asked(runs):
     assert lines[-1] == "nothing was removed; --yes removes"
     assert names(runs) == everything
     result = job(runs / "runs", "--older-than", "90d", "--yes")
-    assert "removed run_id=night-2" in result.stdout
+    gone = [line for line in result.stdout.splitlines() if line.startswith("removed ")]
+    assert gone == [f"removed run_id=night-{i}" for i in (2, 1, 0)]  # never a run before those that need it
     assert names(runs) == ["full", "open", "retry"]
 
 
