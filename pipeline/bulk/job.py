@@ -40,13 +40,15 @@ def run_job(
     """
     check_on_end(config.on_end)
     start = time.monotonic()
+    shares_ray = _is_connected()
     outcome = Outcome()
+    run = None
     end: dict[str, Any] = {"job": config.job, "exit_code": 0, "message": None}
     try:
         # The workers, to which the configuration is sent, need no webhook.
         run = compute(config.model_copy(update={"on_end": OnEnd()}), outcome)
-        if run is None:  # a dry run
-            return
+        if run is None:
+            return  # a dry run, which announces nothing
         print(format_run(run, format_tables))
         manifest = read_manifest(run)
         end |= {"images": manifest["images"], "written": manifest["images"], "errors": manifest["errors"]}
@@ -54,9 +56,15 @@ def run_job(
         check_finished(manifest["images"], manifest["errors"], config.max_error_rate, run=storage.redact(run))
     except (Exception, KeyboardInterrupt) as error:
         code, message = _explain(error)
-        _end(config, outcome, end | {"exit_code": code, "message": message}, time.monotonic() - start)
+        end |= {"exit_code": code, "message": message}
         raise
-    _end(config, outcome, end, time.monotonic() - start)
+    finally:
+        if run is not None or end["exit_code"]:
+            _end(config, outcome, end | {"seconds": round(time.monotonic() - start, 1)}, shares_ray=shares_ray)
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -67,7 +75,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     return (1, storage.explain(error)) if mistake is None else (mistake.exit_code, str(mistake))
 
 
-def _end(config: BulkConfig, outcome: Outcome, known: dict[str, Any], seconds: float) -> None:
+def _end(config: BulkConfig, outcome: Outcome, known: dict[str, Any], *, shares_ray: bool) -> None:
     """Announce the end of a run, and print the last line."""
     end = {
         "run": storage.redact(outcome.run) if outcome.run else None,
@@ -77,8 +85,10 @@ def _end(config: BulkConfig, outcome: Outcome, known: dict[str, Any], seconds: f
         "errors": outcome.errors,
         "removed": None,
         "report": None,
-        "seconds": round(seconds, 1),
     } | known
     announce(config.on_end, end)
     if config.last_line == "json" or (config.last_line == "auto" and not sys.stdout.isatty()):
-        print(json.dumps(end), flush=True)
+        output = sys.stdout
+        if _is_connected() and not shares_ray:
+            sys.stdout = sys.stderr  # Ray prints messages of its own until this process ends
+        print(json.dumps(end), file=output, flush=True)

@@ -80,7 +80,7 @@ def test_three_nights_with_a_cron_line(model, tmp_path, s3, ray_head):
     assert (status["state"], status["errors"], status["earlier"]) == ("finished", 1, f"{output}/run_id=1")
     assert status["causes"][0]["example"].startswith("broken-2.png: ")
     pruned = look("prune", output, "--keep", "1")
-    assert [line[:6] for line in pruned.stdout.splitlines()] == ["keep  ", "keep  ", "0 runs", "nothin"]
+    assert [line[:6] for line in pruned.stdout.splitlines()] == [*["keep  "] * 3, "0 runs", "nothin"]
     pruned = look("prune", output, "--keep", "0", "--yes")
     assert pruned.stdout.count("removed run_id=") == 3
     assert storage.list_files(output) == []
