@@ -23,6 +23,7 @@ from pipeline.threads import in_order
 
 WINDOW = 15 * 60.0  # seconds before the last written shard, over which the rate is measured
 FEWEST_PARTS = 5  # that the rate is measured on, if they are older
+AT_WORK = "nothing: a driver is at work"
 ERROR_COLUMNS = ["image_id", "status", "error_stage", "error_class", "error_message"]
 
 State = Literal["planning", "running", "stopped", "finished"]
@@ -112,7 +113,10 @@ class StatusReader:
             if not storage.exists(storage.join(self._run, CONFIG)):
                 if status.driver is None:
                     raise UserError(f"{place} is no run: it has no {CONFIG}")
-                _advise(status)
+                if is_live(status.driver):
+                    status.next = AT_WORK
+                else:
+                    status.state, status.next = "stopped", "run the same command again: it makes the plan anew"
                 return status
             status.job = self._identity.get("job")
             status.images, status.shards = self._plan.images, len(self._plan.shard_images)
@@ -210,7 +214,7 @@ def _groups_with_errors(footer: pq.FileMetaData) -> Iterator[int]:
 
 
 def _advise(status: Status) -> None:
-    """Set what to do next."""
+    """Set what to do next with a run that has a plan."""
     command = f"jobs/{status.job}.py" if status.job else "the job"
     match status.state:
         case "finished" if status.errors:
@@ -219,8 +223,5 @@ def _advise(status: Status) -> None:
             status.next = "nothing: the run is complete"
         case "stopped":
             status.next = f"run the same command of {command} again: it resumes the run"
-        case "planning" if not is_live(status.driver):
-            status.state = "stopped"
-            status.next = f"run the same command of {command} again: it makes the plan anew"
         case _:
-            status.next = "nothing: a driver is at work"
+            status.next = AT_WORK

@@ -49,12 +49,12 @@ def _state(status: Status) -> str:
     text: str = status.state
     if status.driver:
         driver = f"{status.driver.get('host')}, process {status.driver.get('pid')}"
-        text += f"; the driver ({driver}) gave a sign of life {format_duration(age_of(status.driver))} ago"
+        text += f"; the driver ({driver}) was last seen {format_duration(age_of(status.driver))} ago"
     elif status.state == "stopped":
         text += "; no driver is at work"
     if status.last_written:
         ago = datetime.now(UTC) - datetime.fromisoformat(status.last_written)
-        text += f"; rows were written last {format_duration(max(0.0, ago.total_seconds()))} ago"
+        text += f"; rows were last written {format_duration(max(0.0, ago.total_seconds()))} ago"
     return text
 
 

@@ -60,11 +60,11 @@ def test_a_run_whose_driver_is_at_work_and_one_whose_lease_is_stale(tmp_path, mo
     lease(run, seconds=10)
     status = StatusReader(run).read()
     assert (status.state, status.next) == ("running", "nothing: a driver is at work")
-    assert "running; the driver (node-1, process 4711) gave a sign of life 10 s ago" in format_status(status, causes=10)
+    assert "running; the driver (node-1, process 4711) was last seen 10 s ago" in format_status(status, causes=10)
     lease(run, seconds=100)
     status = StatusReader(run).read()
     assert status.state == "stopped"
-    assert "stopped; the driver (node-1, process 4711) gave a sign of life 100 s ago" in format_status(
+    assert "stopped; the driver (node-1, process 4711) was last seen 100 s ago" in format_status(
         status, causes=10
     )
 
@@ -130,7 +130,7 @@ def test_a_plan_that_is_being_made(tmp_path):
     assert StatusReader(str(run)).read().state == "planning"
     lease(str(run), seconds=1000)
     status = StatusReader(str(run)).read()
-    assert (status.state, status.next) == ("stopped", "run the same command of the job again: it makes the plan anew")
+    assert (status.state, status.next) == ("stopped", "run the same command again: it makes the plan anew")
     assert "0 of 0 images" in format_status(status, causes=10)
 
 
