@@ -64,9 +64,7 @@ def test_a_run_whose_driver_is_at_work_and_one_whose_lease_is_stale(tmp_path, mo
     lease(run, seconds=100)
     status = StatusReader(run).read()
     assert status.state == "stopped"
-    assert "stopped; the driver (node-1, process 4711) was last seen 100 s ago" in format_status(
-        status, causes=10
-    )
+    assert "stopped; the driver (node-1, process 4711) was last seen 100 s ago" in format_status(status, causes=10)
 
 
 def test_errors_are_counted_by_cause_and_files_are_read_once(tmp_path, monkeypatch):
