@@ -90,5 +90,5 @@ def _end(config: BulkConfig, outcome: Outcome, known: dict[str, Any], *, shares_
     if config.last_line == "json" or (config.last_line == "auto" and not sys.stdout.isatty()):
         output = sys.stdout
         if _is_connected() and not shares_ray:
-            sys.stdout = sys.stderr  # Ray prints messages of its own to it until this process ends
+            sys.stdout = sys.stderr  # to which Ray prints messages of its own until this process ends
         print(json.dumps(end), file=output, flush=True)

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.bulk.catalogue import PREFIX, read_each, run_folders, written_at
 from pipeline.bulk.config import LAST
+from pipeline.bulk.driver import LEASE, is_live, read_lease
 from pipeline.bulk.earlier import EARLIER
-from pipeline.bulk.lease import LEASE, is_live, read_lease
 from pipeline.bulk.plan import CONFIG, MANIFEST
 from pipeline.bulk.upkeep_config import PruneConfig
 from pipeline.errors import UserError

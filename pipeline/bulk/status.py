@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.bulk.catalogue import PREFIX, read_json, written_at
+from pipeline.bulk.driver import is_live, read_lease
 from pipeline.bulk.earlier import read_earlier
-from pipeline.bulk.lease import is_live, read_lease
 from pipeline.bulk.outcome import Causes, causes_of
 from pipeline.bulk.plan import CONFIG, MANIFEST, SUMMARY, PlanSummary
 from pipeline.bulk.shards import parts

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from pipeline.bulk.lease import age_of
+from pipeline.bulk.driver import age_of
 from pipeline.bulk.status import Status
 from pipeline.units import format_duration
 

@@ -1,4 +1,4 @@
-"""The lease of a run, as readers see it: which driver works on the run, and whether it still does."""
+"""The driver of a run as others see it, by the lease that it renews: whether one is at work, and where."""
 
 from datetime import UTC, datetime
 from typing import Any
