@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -24,6 +25,7 @@ from pipeline.supervisor import supervise
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
+_POSITIONAL = get_args(CliPositionalArg)[1]  # marks fields that are arguments without a flag
 
 
 def parse(config_type: type[Config], argv: list[str], *, description: str, recipe: str | None = None) -> Config:
@@ -173,7 +175,7 @@ def _flags(config_type: type[BaseModel], *groups: str) -> list[str]:
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             flags += _flags(nested, *groups, name)
-        else:
+        elif _POSITIONAL not in field.metadata:
             flags.append(flag(*groups, name))
     return flags
 
@@ -199,6 +201,8 @@ def _explain_values(error: ValidationError) -> str:
             lines.append(f"unknown option {option}")
         elif option == "--":
             lines.append(message)
+        elif problem["type"] in ("model_type", "dict_type"):  # a group; what stands in its place may be a secret
+            lines.append(f"{option}: {message}")
         else:
             lines.append(f"{option}: {message} (got {problem['input']!r})")
     return "; ".join(lines)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.bulk import plan, selection
 from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.earlier import REMOVED, known_images
 from pipeline.bulk.listing import IMAGE_FIELDS, NO_ROW, InputImage
 from pipeline.bulk.plan import MANIFEST, make_plan, store_plan
 from pipeline.bulk.schema import results_schema
@@ -35,10 +36,12 @@ def nothing_known(ids: Iterable[list[str]]) -> Iterator[list[str | None]]:
     return ([None] * len(some) for some in ids)
 
 
-def select(images: dict[str, tuple[int, str, str]], *, rows: int, **options: str) -> tuple[list[str], int | None]:
+def select(
+    images: dict[str, tuple[int, str, str]], *, rows: int, run: str | None = None, **options: str
+) -> tuple[list[str], int | None]:
     """The ids that are selected, and the number of images that are gone."""
     with patch.object(selection, "list_input", lambda _: listing(images, rows=rows)):
-        found = Selection(BulkConfig(model="/m", images="/i", output="/o", **options))
+        found = Selection(BulkConfig(model="/m", images="/i", output="/o", **options), run=run)
         ids = [i for table in found for i in table["image_id"].to_pylist()]
     return ids, found.removed
 
@@ -52,13 +55,19 @@ def test_since_selects_what_is_new_or_has_changed(before, now, is_similar, rows,
         store_plan(run, make_plan(config, listing(before, rows=3), nothing_known), {})
         Path(run, MANIFEST).write_text("{}")
         ids, removed = select(now, rows=rows, since=run)
+        with tempfile.TemporaryDirectory() as next_run:
+            assert select(now, rows=rows, run=next_run, since=run) == (ids, removed)
+            listed = [i for table in known_images(next_run) for i in table["image_id"].to_pylist()]
+            gone = pa.parquet.read_table(f"{next_run}/{REMOVED}")["image_id"].to_pylist()
 
     def version(images: dict[str, tuple[int, str, str]], image_id: str) -> tuple[int, str] | None:
         size, etag, mtime = images.get(image_id, (-1, "", ""))
         return (size, etag or mtime) if image_id in images else None
 
     assert ids == sorted(i for i in now if version(now, i) != version(before, i))
-    assert removed == len(before.keys() - now.keys())
+    assert listed == sorted(now)
+    assert gone == sorted(before.keys() - now.keys())
+    assert removed == len(gone)
 
 
 @settings(max_examples=50, deadline=None)
