@@ -71,7 +71,7 @@ def load_bundle(url: str) -> tuple[nn.Module, Card]:
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
         model.load_state_dict(weights, assign=True)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise _misfit(url, error) from None
     return model.eval(), card
 

@@ -19,7 +19,8 @@ from pydantic_settings import (
 
 from pipeline import __version__
 from pipeline.errors import UserError, find_user_error, one_line
-from pipeline.storage import read_text, redact
+from pipeline.secrets import redact, without_secrets
+from pipeline.storage import read_text
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
@@ -169,7 +170,7 @@ def _explain_arguments(message: str, flags: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], flags, n=1)
         hint = f"did you mean {close[0]}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
-    return f"{message} (see --help)"
+    return f"{without_secrets(message)} (see --help)"
 
 
 def _explain_values(error: ValidationError) -> str:
@@ -184,5 +185,5 @@ def _explain_values(error: ValidationError) -> str:
         elif option == "--":
             lines.append(message)
         else:
-            lines.append(f"{option}: {message} (got {problem['input']!r})")
+            lines.append(f"{option}: {message} (got {without_secrets(repr(problem['input']))})")
     return "; ".join(lines)

@@ -8,7 +8,7 @@ from pipeline.data.preprocessing import DType
 from pipeline.storage import Url
 
 # Options that change no row: where and how fast the run computes, and what is only printed.
-_INCIDENTAL = {"model", "output", "run_id", "scaling", "dry_run"}
+_INCIDENTAL = {"model", "output", "run_id", "scaling", "dry_run", "allow_local_files", "allow_queries"}
 
 
 class BulkScaling(BaseModel):
@@ -67,6 +67,16 @@ class BulkConfig(BaseModel):
     images: Url = Field(
         description="folder, glob, .tar or .zip archives (folder, glob, shard-{000..123}.tar), .txt list of URLs, or "
         "Parquet table with a column 'uri' or 'image' (bytes)"
+    )
+    allow_local_files: bool = Field(
+        default=False,
+        description="let a list or table on a remote store name files of the workers' own disks; without it, the run "
+        "refuses them",
+    )
+    allow_queries: bool = Field(
+        default=False,
+        description="accept http(s) URLs with a query (`?…`), which the plan of the run stores; signed URLs are refused "
+        "in any case",
     )
     output: Url = Field(description="folder for runs; this run is written to OUTPUT/run_id=…/")
     run_id: str | None = Field(

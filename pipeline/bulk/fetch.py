@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.bulk.archives.archive import is_archive
-from pipeline.bulk.table_input import NO_ROW, read_encoded, read_table_images
+from pipeline.bulk.table_input import read_encoded, read_table_images
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault
 
@@ -141,7 +141,7 @@ def fetch_images(
 
 def read_tables(images: list[dict[str, Any]]) -> list[Wanted]:
     """Return the images of a shard to fetch; those that lie in Parquet tables are read here, each table once."""
-    in_tables = [image for image in images if image["row"] != NO_ROW and not is_archive(image["uri"])]
+    in_tables = [image for image in images if image["row"] >= 0 and not is_archive(image["uri"])]
     rows: dict[str, list[int]] = {}
     for image in in_tables:
         rows.setdefault(image["uri"], []).append(image["row"])

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.listing import list_input
+from pipeline.bulk.named_places import Rules
 from pipeline.bulk.plan import SCHEMA, read_manifest, read_plan, require_finished
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
@@ -37,7 +38,9 @@ class Selection:
         earlier = config.since or config.retry_errors
         if earlier:
             require_finished(earlier)
-        self._images = list_input(config.images)
+        self._images = list_input(
+            config.images, rules=Rules(local_files=config.allow_local_files, queries=config.allow_queries)
+        )
         if config.since:
             self._images = self._changed_since(config.since, self._images)
         elif config.retry_errors:

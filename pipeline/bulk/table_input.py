@@ -14,6 +14,7 @@ from pipeline.data.formats import ImageError
 from pipeline.errors import UserError
 
 NO_ROW = -1  # row of an image that is a file of its own
+NOT_UTF_8 = -2  # row of a file whose name is not UTF-8; texts of the plan are
 ID_COLUMN = "image_id"
 URI_COLUMNS = ("uri", "url", "path")
 BYTES_COLUMNS = ("image", "bytes")
@@ -22,7 +23,7 @@ _ROW = "#row="
 
 def row_uri(uri: str, row: int, size: int = 0) -> str:
     """Name an image: the file's URI; in a table, with its row; in an archive, with its offset and size there."""
-    if row == NO_ROW:
+    if row < 0:
         return uri
     return archive.member_uri(uri, row, size) if archive.is_archive(uri) else f"{uri}{_ROW}{row}"
 
@@ -52,6 +53,8 @@ def read_encoded(uri: str, row: int, size: int = 0) -> bytes:
     """
     if row == NO_ROW:
         return storage.read_bytes(uri)
+    if row == NOT_UTF_8:
+        raise ImageError("the name of the file is not UTF-8 (the id shows its other bytes as \\xNN); rename it")
     if archive.is_archive(uri):
         return archive.read_member(uri, row, size)
     found = read_table_images(uri, [row])[row]

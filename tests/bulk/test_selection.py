@@ -37,7 +37,7 @@ def nothing_known(ids: Iterable[list[str]]) -> Iterator[list[str | None]]:
 
 def select(images: dict[str, tuple[int, str, str]], *, rows: int, **options: str) -> tuple[list[str], int | None]:
     """The ids that are selected, and the number of images that are gone."""
-    with patch.object(selection, "list_input", lambda _: listing(images, rows=rows)):
+    with patch.object(selection, "list_input", lambda *_, **__: listing(images, rows=rows)):
         found = Selection(BulkConfig(model="/m", images="/i", output="/o", **options))
         ids = [i for table in found for i in table["image_id"].to_pylist()]
     return ids, found.removed

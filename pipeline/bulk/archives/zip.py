@@ -6,8 +6,9 @@ import zipfile
 import zlib
 
 from pipeline import storage
-from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member, safe_name
+from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member
 from pipeline.bulk.archives.range_file import RangeFile, SeekableFile
+from pipeline.bulk.image_ids import safe_path
 
 # The end records, which lie at the end: up to 64 KiB of comment, 22 bytes, and 76 bytes of Zip64 (APPNOTE 4.3.14-16).
 _END = 2**16 + 22 + 76
@@ -34,10 +35,10 @@ def list_zip(file: RangeFile) -> Contents:
         return Contents([], last, [f"its directory cannot be read ({error}): is it truncated?"])
     members = []
     for entry in entries:
-        if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
+        if entry.filename.endswith("/") or stat.S_ISLNK(entry.external_attr >> 16):
             continue
         start, end = entry.header_offset, entry.header_offset + entry.compress_size
-        name = safe_name(entry.filename.replace("\\", "/"))  # some writers on Windows do not follow the standard
+        name = safe_path(entry.filename.replace("\\", "/"))  # some writers on Windows do not follow the standard
         if not 0 <= start <= last:
             members.append(Member(name, last, 0))
         else:

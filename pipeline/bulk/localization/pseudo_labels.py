@@ -9,6 +9,7 @@ import pyarrow.compute
 import yaml
 
 from pipeline import parquet, storage
+from pipeline.bulk.image_ids import safe_path
 from pipeline.bulk.localization.config import PseudoLabelsConfig
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
@@ -125,7 +126,7 @@ class Labeller:
         indices = np.arange(IGNORE_INDEX + 1, dtype=np.uint8)
         indices[1 : len(entries) + 1] = [self._index[c["class"]] for c in entries]
         stored = from_upright(indices[labels], decoded.orientation)
-        place = posixpath.join(LABELS, posixpath.splitext(row["image_id"])[0] + ".png")
+        place = posixpath.join(LABELS, posixpath.splitext(safe_path(row["image_id"]))[0] + ".png")
         storage.write_bytes(storage.join(self._config.output, place), encode_mask(stored, self._palette))
         return {
             "label": place,
