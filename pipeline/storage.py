@@ -8,7 +8,6 @@ load fast.
 import errno
 import os
 import posixpath
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -289,8 +288,8 @@ def list_files(url: str) -> list[StoredFile]:
     """List every file below a folder, ordered by path; an empty list if there are none.
 
     The listing is held in memory; `walk.iter_files` lists any number of files, and globs. A symbolic link to a file is
-    listed as that file. One that leads nowhere, a pipe, a socket and a device are listed as empty files, so that reading
-    them fails and nothing is left out silently. Links to folders are not followed.
+    listed as that file. One that leads nowhere, a pipe, a socket and a device are listed as empty files, so that
+    reading them fails and nothing is left out silently. Links to folders are not followed.
     """
     fs, path = filesystem(url)
     infos = (_link_target(info) if info.get("islink") else info for info in fs.find(path, detail=True).values())

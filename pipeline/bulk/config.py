@@ -75,8 +75,8 @@ class BulkConfig(BaseModel):
     )
     allow_queries: bool = Field(
         default=False,
-        description="accept http(s) URLs with a query (`?…`), which the plan of the run stores; signed URLs are refused "
-        "in any case",
+        description="accept http(s) URLs with a query (`?…`) from a list or table; the plan of the run stores them. "
+        "Signed URLs are refused in any case",
     )
     output: Url = Field(description="folder for runs; this run is written to OUTPUT/run_id=…/")
     run_id: str | None = Field(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline import storage
 from pipeline.bulk.archives import archive
 from pipeline.bulk.image_ids import listed_id, named_id
-from pipeline.bulk.named_places import Rules, check_place, secret_of
+from pipeline.bulk.named_places import STRICT, Rules, check_place, secret_of
 from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, NOT_UTF_8, image_column, row_uri, uri_column
 from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
@@ -62,7 +62,7 @@ IMAGE_FIELDS = [
 ]
 
 
-def list_input(url: str, *, rules: Rules = Rules()) -> Iterator[pa.Table]:
+def list_input(url: str, *, rules: Rules = STRICT) -> Iterator[pa.Table]:
     """List the images of a folder, a glob, a `.txt` list, archives or a Parquet table.
 
     The input is listed and sorted before this returns; the tables are read from temporary files later.
@@ -126,8 +126,8 @@ def _twice(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Describe two images with the same id."""
     places = [storage.redact(row_uri(image["uri"], image["row"], image["bytes"])) for image in (one, other)]
     return (
-        f"the image id '{one['image_id']}' occurs twice, for {places[0]} and {places[1]}; name each image once, or give "
-        "their ids in the column 'image_id' of a table"
+        f"the image id '{one['image_id']}' occurs twice, for {places[0]} and {places[1]}; name each image once, or "
+        "give their ids in the column 'image_id' of a table"
     )
 
 

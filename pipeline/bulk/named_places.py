@@ -13,7 +13,10 @@ from pipeline.secrets import has_credentials, has_query, is_signed
 # Protocols of stores that are the same from every machine. All others are local, lead to local files (`git`, `dir`), or
 # open one URL within another (`zip`, `simplecache`).
 REMOTE = frozenset(
-    "s3 s3a gs gcs abfs abfss az adl http https hf oss oci tos ftp sftp ssh smb hdfs webhdfs webdav".split()
+    [
+        *("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hf", "oss", "oci", "tos"),
+        *("ftp", "sftp", "ssh", "smb", "hdfs", "webhdfs", "webdav"),
+    ]
 )
 
 
@@ -27,6 +30,9 @@ class Rules(NamedTuple):
 
     local_files: bool = False
     queries: bool = False
+
+
+STRICT = Rules()
 
 
 def check_place(place: str, *, source: str, where: str, rules: Rules) -> None:

@@ -50,7 +50,8 @@ def test_no_two_keys_of_a_listing_have_the_same_id(keys):
 
 
 @pytest.mark.parametrize(
-    "key", ["a.jpg", "a/b c/d#1.png", "a..b.jpg", "...jpg", "d/..a/b.jpg", "日本/é.webp", "-rf.jpg", "<b>'; DROP TABLE.png"]
+    "key",
+    ["a.jpg", "a/b c/d#1.png", "a..b.jpg", "...jpg", "d/..a/b.jpg", "日本/é.webp", "-rf.jpg", "<b>'; DROP TABLE.png"],
 )
 def test_an_ordinary_key_is_its_own_id(key):
     assert listed_id(key) == named_id(key) == key
@@ -131,7 +132,9 @@ def test_a_line_of_a_list_and_an_archive_that_are_not_utf_8_are_rows_too(tmp_pat
 
 def test_names_of_one_id_are_refused_with_both_places(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n./a.jpg\n")
-    with pytest.raises(UserError, match=r"'a\.jpg' occurs twice, for \S+/a\.jpg and \S+/\./a\.jpg; name each image once"):
+    with pytest.raises(
+        UserError, match=r"'a\.jpg' occurs twice, for \S+/a\.jpg and \S+/\./a\.jpg; name each image once"
+    ):
         images(tmp_path / "list.txt")
     pq.write_table(pa.table({"image_id": ["x", "/x"], "uri": ["/a", "/b"]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"'x' occurs twice, for /a and /b; .* the column 'image_id'"):
@@ -151,5 +154,7 @@ def test_pipes_and_devices_are_listed_and_not_opened(tmp_path):
     found = {image["image_id"]: image["uri"] for image in images(tmp_path)}
     assert set(found) == {"pipe.png", "device.png", "nowhere.png"}
     for name in ("pipe.png", "device.png"):
-        with pytest.raises(storage.SpecialFileError, match="a pipe, a socket or a device; replace it by a regular file"):
+        with pytest.raises(
+            storage.SpecialFileError, match="a pipe, a socket or a device; replace it by a regular file"
+        ):
             storage.read_bytes(found[name])

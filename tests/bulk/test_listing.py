@@ -57,7 +57,9 @@ def test_a_list_takes_urls_and_keys_relative_to_it(tmp_path):
 
 def test_the_same_id_twice_is_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\na.jpg\n")
-    with pytest.raises(UserError, match=r"the image id 'a\.jpg' occurs twice, for \S+/a\.jpg and \S+/a\.jpg; name each"):
+    with pytest.raises(
+        UserError, match=r"the image id 'a\.jpg' occurs twice, for \S+/a\.jpg and \S+/a\.jpg; name each"
+    ):
         list_input(str(tmp_path / "list.txt"))
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from pipeline import storage
 from pipeline.bulk.listing import list_input
-from pipeline.bulk.named_places import REMOTE, Rules, protocol_of
+from pipeline.bulk.named_places import REMOTE, STRICT, Rules, protocol_of
 from pipeline.errors import UserError
 
 SECRET = "s3cr3t"
 
 
-def refusal(url: str, *, rules: Rules = Rules()) -> str:
+def refusal(url: str, *, rules: Rules = STRICT) -> str:
     """The one line that refuses an input; it holds no secret."""
     with pytest.raises(UserError) as error:
         list_input(url, rules=rules)
@@ -24,7 +24,7 @@ def refusal(url: str, *, rules: Rules = Rules()) -> str:
     return text
 
 
-def ids(url: str, *, rules: Rules = Rules()) -> list[str]:
+def ids(url: str, *, rules: Rules = STRICT) -> list[str]:
     return pa.concat_tables(list_input(url, rules=rules))["image_id"].to_pylist()
 
 
@@ -50,7 +50,7 @@ SIGNED = [
 
 
 @pytest.mark.parametrize("place", WITH_CREDENTIALS)
-@pytest.mark.parametrize("rules", [Rules(), Rules(local_files=True, queries=True)])
+@pytest.mark.parametrize("rules", [STRICT, Rules(local_files=True, queries=True)])
 def test_credentials_in_a_list_or_table_are_refused_by_line(tmp_path, place, rules):
     (tmp_path / "list.txt").write_text(f"# images\na.jpg\n\n{place}\n{place}x\n")
     text = refusal(str(tmp_path / "list.txt"), rules=rules)
@@ -63,7 +63,7 @@ def test_credentials_in_a_list_or_table_are_refused_by_line(tmp_path, place, rul
 
 
 @pytest.mark.parametrize("place", SIGNED)
-@pytest.mark.parametrize("rules", [Rules(), Rules(local_files=True, queries=True)])
+@pytest.mark.parametrize("rules", [STRICT, Rules(local_files=True, queries=True)])
 def test_signed_urls_are_refused(tmp_path, place, rules):
     (tmp_path / "list.txt").write_text(f"{place}\n")
     text = refusal(str(tmp_path / "list.txt"), rules=rules)
