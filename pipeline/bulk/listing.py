@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.bulk.archives import archive
-from pipeline.bulk.image_ids import listed_id, named_id
 from pipeline.bulk.named_places import STRICT, Rules, check_place, secret_of
 from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, NOT_UTF_8, image_column, row_uri, uri_column
 from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
+from pipeline.data.image_ids import listed_id, named_id
 from pipeline.errors import UserError
 from pipeline.walk import glob_root, iter_files
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from pipeline import storage
-from pipeline.bulk.image_ids import listed_id
 from pipeline.bundle import load_bundle, save_bundle
 from pipeline.card import Card
 from pipeline.data.classes import Classes
+from pipeline.data.image_ids import listed_id
 from pipeline.data.images import decode_image, decode_mask, from_upright
 from pipeline.predict.segmenter import Segmenter
 from tests.support.hostile import Case, local_cases, s3_cases, write_locally, write_special_files

@@ -3,9 +3,7 @@
 import io
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from pipeline.data.classes import Classes
 from tests.support.jobs import command, run_job
 from tests.support.networks import narrow
 from tests.support.runs import rows_of
+from tests.support.web import web_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -146,29 +145,13 @@ def test_secrets_in_the_settings_of_a_store_that_does_not_answer(options, s3, tm
     assert_no_canary(tmp_path / "runs", printed)
 
 
-class _Server(BaseHTTPRequestHandler):
-    """Answers each path with an image, or with a failure."""
-
-    def do_GET(self) -> None:
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(buffer, "PNG")
-        good = self.path.startswith("/good")
-        self.send_response(200 if good else 404)
-        self.send_header("Content-Length", str(len(buffer.getvalue()) if good else 0))
-        self.end_headers()
-        if good:
-            self.wfile.write(buffer.getvalue())
-
-    def log_message(self, *arguments: Any) -> None:
-        """Print nothing."""
-
-
 @pytest.fixture
 def web() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    """A server that has the pictures whose names begin with "good"."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    with web_server(lambda path: buffer.getvalue() if path.startswith("/good") else None) as url:
+        yield url
 
 
 def test_queries_that_are_allowed_are_in_the_plan_alone(web, options, tmp_path, ray_driver, capsys):

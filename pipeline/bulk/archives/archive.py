@@ -14,8 +14,8 @@ from pipeline import storage
 from pipeline.bulk.archives.range_file import RangeFile
 from pipeline.bulk.archives.tar import compressed_tar, list_tar, read_tar_member
 from pipeline.bulk.archives.zip import list_zip, read_zip_member
-from pipeline.bulk.image_ids import listed_id, without_mark
 from pipeline.data import datasets
+from pipeline.data.image_ids import listed_id, without_mark
 from pipeline.errors import UserError
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")

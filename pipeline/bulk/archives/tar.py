@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipeline import storage
 from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member
 from pipeline.bulk.archives.range_file import RangeFile
-from pipeline.bulk.image_ids import safe_path
+from pipeline.data.image_ids import safe_path
 from pipeline.errors import UserError
 
 # What compressed files begin with: gzip, bzip2, xz, Zstandard, LZ4.

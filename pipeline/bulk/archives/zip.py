@@ -8,7 +8,7 @@ import zlib
 from pipeline import storage
 from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member
 from pipeline.bulk.archives.range_file import RangeFile, SeekableFile
-from pipeline.bulk.image_ids import safe_path
+from pipeline.data.image_ids import safe_path
 
 # The end records, which lie at the end: up to 64 KiB of comment, 22 bytes, and 76 bytes of Zip64 (APPNOTE 4.3.14-16).
 _END = 2**16 + 22 + 76
@@ -67,7 +67,7 @@ def _slashes(name: str) -> str:
 
 
 class _WithoutClaims(SeekableFile):
-    """A zip whose names do not claim to be UTF-8, so that `zipfile` takes each byte for a character of code page 437."""
+    """A zip whose names do not claim to be UTF-8, so that `zipfile` takes their bytes for code page 437."""
 
     def read(self, size: int = -1) -> bytes:
         """Read `size` bytes, or all to the end; the central directory is read at once."""

@@ -144,7 +144,7 @@ def test_a_member_that_inflates_without_end_is_refused(tmp_path, monkeypatch):
     data = zip_of({"a.bmp": bytes(10_000), "bomb.bmp": bytes(10_001)}, method=zipfile.ZIP_DEFLATED)
     found, _ = contents(tmp_path / "photos.zip", data)
     assert found["/a.bmp"] == bytes(10_000)
-    assert str(found["/bomb.bmp"]) == "this member inflates to more than 10,000 bytes"
+    assert str(found["/bomb.bmp"]).startswith("this member inflates to more than 10,000 bytes (")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x1f\x8b" * 40, zip_of(IMAGES)[100:]], ids=["empty", "gzip", "begins late"])

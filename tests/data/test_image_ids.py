@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.bulk.archives.archive import truth_key
-from pipeline.bulk.image_ids import listed_id, named_id
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.table_input import read_encoded
 from pipeline.data.formats import ImageError
+from pipeline.data.image_ids import listed_id, named_id
 from pipeline.errors import UserError
 from tests.support.archives import tar_of
 
@@ -104,9 +104,9 @@ def test_files_whose_names_are_not_utf_8_are_planned_beside_the_others(tmp_path)
     assert [image["image_id"] for image in found] == sorted({image["image_id"] for image in found})
     by_name = {image["image_id"].partition("#id=")[0]: image for image in found}
     assert set(by_name) == {"a.jpg", "b\\xff.jpg", "b\\xff", "caf\\xe9/c", "caf\\xe9/d"}
-    for name in ("a.jpg", "b\\xff.jpg"):
-        image = by_name[name]
-        assert read_encoded(image["uri"], image["row"]) == name.encode()
+    for key in ("a.jpg", "b\\xff.jpg"):
+        image = by_name[key]
+        assert read_encoded(image["uri"], image["row"]) == key.encode()
     image = by_name["b\\xff"]  # not the file of that name in ASCII
     assert image["uri"] == f"{tmp_path}/images/b\\xff.jpg"
     assert (image["bytes"], bool(image["mtime"])) == (6, True)  # so that --since sees a change
