@@ -8,10 +8,11 @@ _ANY_USER = ("s3", "s3a", "http", "https")  # protocols with which a user name a
 _USER_INFO = re.compile(r"^(\w[\w+.-]*)://((?:[^/?]*|[^/:@?]*:(?!\d+/)[^@]*)@)")
 # Parameters of signed URLs (AWS, Google, Azure, CloudFront and other stores), and the usual names of tokens and keys.
 _SIGNATURE = re.compile(
-    r"[?&](?:x-\w+-(?:signature|credential|security-token|algorithm)|sig|signature|token|access_?token|auth|key|"
-    r"api_?key|password|secret|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy)=",
+    r"[?&](?:x-\w+-(?:signature|credential|security-token|algorithm)|sig|signature|awsaccesskeyid|googleaccessid|"
+    r"ossaccesskeyid|key-pair-id)=",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"[?&](?:token|access_?token|auth|key|api_?key|password|secret|policy)=", re.IGNORECASE)
 _URL = re.compile(r"\w[\w+.-]*://[^\s'\"<>)]+")
 _PAIR = re.compile(r"(?<![\w/])[^\s'\"<>()/:@]+:(?!//)[^\s'\"<>()@]+@(?=[\w.-])")  # KEY:SECRET@ without a protocol
 
@@ -24,7 +25,7 @@ def has_credentials(url: str) -> bool:
 
 def is_signed(url: str) -> bool:
     """Tell whether a URL has a query with a signature, a token or a key."""
-    return "://" in url and _SIGNATURE.search(url) is not None
+    return "://" in url and bool(_SIGNATURE.search(url) or (has_query(url) and _TOKEN.search(url)))
 
 
 def has_query(url: str) -> bool:
@@ -33,10 +34,18 @@ def has_query(url: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """Return the URL without user info, query and signature, fit for a message, a log or a row."""
+    """Return the URL without user info and query, fit for a row, a log or a message.
+
+    The keys of object stores are kept as they are, since `?` is an ordinary character there.
+    """
     if not _names_container(url):
         url = _USER_INFO.sub(r"\1://", url)
-    return url.split("?", 1)[0] if has_query(url) or is_signed(url) else url
+    return url.split("?", 1)[0] if has_query(url) else url
+
+
+def redact_signed(url: str) -> str:
+    """Return the URL as `redact` does, and without a signature that was added to the key of an object store."""
+    return redact(url).split("?", 1)[0] if is_signed(url) else redact(url)
 
 
 def redact_all(value: Any) -> Any:
@@ -45,12 +54,12 @@ def redact_all(value: Any) -> Any:
         return {name: redact_all(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [redact_all(inner) for inner in value]
-    return redact(value) if isinstance(value, str) else value
+    return redact_signed(value) if isinstance(value, str) else value
 
 
 def without_secrets(text: str) -> str:
     """Redact the URLs in a text: HTTP libraries quote them whole, signature included."""
-    return _PAIR.sub("", _URL.sub(lambda match: redact(match[0]), text))
+    return _PAIR.sub("", _URL.sub(lambda match: redact_signed(match[0]), text))
 
 
 def _names_container(url: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from pipeline import storage
-from pipeline.secrets import has_credentials, is_signed, redact_all, without_secrets
+from pipeline.secrets import has_credentials, is_signed, redact_all, redact_signed, without_secrets
 from pipeline.storage import Url
 
 
@@ -41,7 +41,14 @@ def test_an_option_is_utf_8():
         Options(place="/data/caf\udce9")
 
 
-@pytest.mark.parametrize("url", ["https://h/a.jpg?w=1", "s3://b/a?x.jpg", "/a?sig=1", "https://h/sig=1/a.jpg"])
+def test_the_key_of_an_object_store_is_kept_and_a_signature_beside_it_is_not():
+    assert storage.redact("s3://b/a?key=1.jpg") == redact_signed("s3://b/a?key=1.jpg") == "s3://b/a?key=1.jpg"
+    assert redact_signed("s3://b/a.jpg?X-Amz-Signature=5ec2e7") == "s3://b/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h/a.jpg?w=1", "s3://b/a?x.jpg", "s3://b/a?key=1.jpg", "/a?sig=1", "https://h/sig=1/a.jpg"]
+)
 def test_an_ordinary_url_is_not_signed(url):
     assert not is_signed(url)
 

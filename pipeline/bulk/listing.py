@@ -24,6 +24,7 @@ from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
 from pipeline.data.image_ids import listed_id, named_id
 from pipeline.errors import UserError
+from pipeline.secrets import redact_signed
 from pipeline.walk import glob_root, iter_files
 
 PAGE = 10_000  # images that are Python objects at a time
@@ -80,7 +81,7 @@ def list_input(url: str, *, rules: Rules = STRICT) -> Iterator[pa.Table]:
     """
     problem = secret_of(url, rules=rules)
     if problem:
-        raise UserError(f"--images {storage.redact(url)} {problem}")
+        raise UserError(f"--images {redact_signed(url)} {problem}")
     tables = _unique(sort_rows(_tables(_source(url, rules)), "image_id"), url)
     return itertools.chain(list(itertools.islice(tables, 1)), tables)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.secrets import has_credentials, has_query, is_signed
+from pipeline.secrets import has_credentials, has_query, is_signed, redact_signed
 
 # Protocols of stores that are the same from every machine. All others are local, lead to local files (`git`, `dir`), or
 # open one URL within another (`zip`, `simplecache`).
@@ -54,7 +54,7 @@ def check_place(place: str, *, source: str, where: str, rules: Rules) -> None:
             "--allow-local-files if you trust it"
         )
     if problem:
-        shown = storage.printable(storage.redact(place))
+        shown = storage.printable(redact_signed(place))
         raise UserError(f"{storage.redact(source)}, {where}: {shown} {problem}")
 
 

@@ -18,6 +18,7 @@ NAMES = [
     "pipe|.png",
     "hash#tag.png",
     "why?.png",
+    "why?key=1&sig=2.png",
     "100%.png",
     "%2e%2e%2fescaped.png",
     "%00.png",
