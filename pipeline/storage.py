@@ -180,8 +180,7 @@ def read_bytes(url: str) -> bytes:
         SpecialFileError: It is no regular file.
     """
     fs, path = filesystem(url)
-    if is_local_filesystem(fs) and _is_special(os.stat(path).st_mode):
-        raise SpecialFileError("it is a pipe, a socket or a device; replace it by a regular file")
+    _refuse_special(fs, path)
     return fs.cat_file(path)
 
 
@@ -217,8 +216,11 @@ def read_text(url: str, *, noun: str) -> str:
         return read_bytes(url).decode("utf-8")
 
 
-def _is_special(mode: int) -> bool:
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+def _refuse_special(fs: "AbstractFileSystem", path: str) -> None:
+    if is_local_filesystem(fs):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise SpecialFileError("it is a pipe, a socket or a device; replace it by a regular file")
 
 
 def write_bytes(url: str, data: bytes) -> None:
