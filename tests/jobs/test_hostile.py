@@ -78,13 +78,16 @@ def test_a_folder(model, tmp_path, ray_head):
     cases += [Case(name, b"", refused=message) for name, message in special.items()]
     assert len(cases) >= 600
     output = str(tmp_path / "runs")
-    succeed("segment", environment=ray_head.environment, model=model, images=folder, output=output, **OPTIONS)
+    environment = ray_head.environment | {"HF_TOKEN": "cAnAry", "API_KEY": "cAnAry"}
+    text = succeed("segment", environment=environment, model=model, images=folder, output=output, **OPTIONS)
     rows = rows_of(the_run(output)).to_pylist()
     check_rows(rows, cases, model)
     page = storage.read_text(f"{the_run(output)}/report.html", noun="report")
     assert "<script>alert" not in page
     assert "<img src=x" not in page
     assert not list(Path().glob("owned"))
+    assert "cAnAry" not in text
+    assert not any(b"cAnAry" in path.read_bytes() for path in Path(output).rglob("*.*") if path.is_file())
 
 
 def test_a_bucket(model, swift: SwiftServer, s3, tmp_path, ray_head):
