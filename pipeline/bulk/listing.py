@@ -181,7 +181,7 @@ def _from_archives(archives: list[tuple[str, str, storage.StoredFile]]) -> Itera
 
 def _from_list(url: str, rules: Rules) -> Iterator[InputImage]:
     """Read URLs, or keys relative to the list's folder, one a line; the store is not asked for their sizes."""
-    folder = posixpath.dirname(url)
+    folder, rules = posixpath.dirname(url), rules.of(url)
     archives = []
     is_empty = True
     for number, line in _lines(url):
@@ -236,8 +236,11 @@ def _from_tables(url: str, rules: Rules) -> Iterator[InputImage]:
     if not files:
         raise UserError(f"{storage.redact(url)}: no Parquet file there")
     fs, root = storage.filesystem(url)
+    rules = rules.of(url)
     for file in files:
         place = storage.url_of(fs, file.path)
+        if not storage.is_utf8(place):
+            raise UserError(f"{storage.printable(place)}: the name of this table is not UTF-8; rename it")
         key = listed_id(datasets.exact_key(file.path, root))
         with storage.friendly_errors(place, "cannot read the table"), fs.open(file.path, "rb") as handle:
             parquet = pq.ParquetFile(handle)

@@ -31,6 +31,10 @@ class Rules(NamedTuple):
     local_files: bool = False
     queries: bool = False
 
+    def of(self, source: str) -> "Rules":
+        """Return the rules for a list or table: one on a local disk may name local files."""
+        return self._replace(local_files=self.local_files or storage.is_local(source))
+
 
 STRICT = Rules()
 
@@ -42,13 +46,13 @@ def check_place(place: str, *, source: str, where: str, rules: Rules) -> None:
         place: Path or URL.
         source: URL of the list or table.
         where: Its line or row, for the message.
-        rules: What the run accepts.
+        rules: `Rules.of` the list or table.
 
     Raises:
         UserError: The place is refused.
     """
     problem = secret_of(place, rules=rules) if "://" in place else None
-    if problem is None and not rules.local_files and protocol_of(place) not in REMOTE and not storage.is_local(source):
+    if problem is None and not rules.local_files and protocol_of(place) not in REMOTE:
         problem = (
             "is not on a remote store, and a list or table from elsewhere could read any file of the workers; pass "
             "--allow-local-files if you trust it"

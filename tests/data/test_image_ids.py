@@ -130,6 +130,13 @@ def test_a_line_of_a_list_and_an_archive_that_are_not_utf_8_are_rows_too(tmp_pat
         read_encoded(found[2]["uri"], found[2]["row"])
 
 
+def test_a_table_whose_name_is_not_utf_8_is_refused(tmp_path):
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").rename(os.fsdecode(os.fsencode(tmp_path) + b"/t\xff.parquet"))
+    with pytest.raises(UserError, match=r"/t\\xff\.parquet: the name of this table is not UTF-8; rename it"):
+        images(tmp_path)
+
+
 def test_names_of_one_id_are_refused_with_both_places(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n./a.jpg\n")
     with pytest.raises(
