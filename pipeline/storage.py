@@ -180,7 +180,7 @@ def read_bytes(url: str) -> bytes:
         SpecialFileError: It is no regular file.
     """
     fs, path = filesystem(url)
-    _refuse_special(fs, path)
+    refuse_special(fs, path)
     return fs.cat_file(path)
 
 
@@ -188,9 +188,11 @@ def read_range(url: str, start: int, end: int) -> bytes:
     """Read the bytes from `start` to before `end`, in one request; fewer if the file ends earlier.
 
     Raises:
+        SpecialFileError: It is no regular file.
         OSError: The store cannot read parts of a file.
     """
     fs, path = filesystem(url)
+    refuse_special(fs, path)
     try:
         data = fs.cat_file(path, start=start, end=end)
     except OSError as error:
@@ -216,11 +218,26 @@ def read_text(url: str, *, noun: str) -> str:
         return read_bytes(url).decode("utf-8")
 
 
-def _refuse_special(fs: "AbstractFileSystem", path: str) -> None:
+def refuse_special(fs: "AbstractFileSystem", path: str) -> None:
+    """Refuse to open a local file that is not a regular one.
+
+    Raises:
+        SpecialFileError: It is a pipe, a socket or a device.
+    """
     if is_local_filesystem(fs):
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise SpecialFileError("it is a pipe, a socket or a device; replace it by a regular file")
+
+
+def open_file(fs: "AbstractFileSystem", path: str) -> IO[bytes]:
+    """Open a listed file for reading.
+
+    Raises:
+        SpecialFileError: It is no regular file.
+    """
+    refuse_special(fs, path)
+    return fs.open(path, "rb")
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -242,7 +242,7 @@ def _from_tables(url: str, rules: Rules) -> Iterator[InputImage]:
         if not storage.is_utf8(place):
             raise UserError(f"{storage.printable(place)}: the name of this table is not UTF-8; rename it")
         key = listed_id(datasets.exact_key(file.path, root))
-        with storage.friendly_errors(place, "cannot read the table"), fs.open(file.path, "rb") as handle:
+        with storage.friendly_errors(place, "cannot read the table"), storage.open_file(fs, file.path) as handle:
             parquet = pq.ParquetFile(handle)
             uris = uri_column(parquet.schema_arrow)
             size = file.size // max(1, parquet.metadata.num_rows)

@@ -31,7 +31,7 @@ from pipeline.predict.batches import Batches
 # If none of at least so many images in a shard can be fetched, the store fails, not the images.
 TOO_MANY_TO_BE_CHANCE = 4
 # Classes of errors in fetching that are not the store's.
-OWN_FAULTS = {error.__name__ for error in (FileNotFoundError, ImageError, MemberError)}
+OWN_FAULTS = {error.__name__ for error in (FileNotFoundError, ImageError, MemberError, storage.SpecialFileError)}
 
 Batch = list[tuple[int, Predicted]]  # positions in the shard, and the images
 

@@ -165,3 +165,18 @@ def test_pipes_and_devices_are_listed_and_not_opened(tmp_path):
             storage.SpecialFileError, match="a pipe, a socket or a device; replace it by a regular file"
         ):
             storage.read_bytes(found[name])
+
+
+def test_pipes_among_archives_and_tables_are_not_opened(tmp_path):
+    shards, tables = tmp_path / "shards", tmp_path / "tables"
+    for folder, name in ((shards, "pipe.tar"), (shards, "pipe.zip"), (tables, "pipe.parquet")):
+        folder.mkdir(exist_ok=True)
+        os.mkfifo(folder / name)
+    (shards / "good.tar").write_bytes(tar_of({"a.jpg": b"1"}))
+    found = images(shards)
+    assert [image["image_id"] for image in found] == ["good.tar/a.jpg", "pipe.tar#offset=0", "pipe.zip#offset=0"]
+    for image in found[1:]:
+        with pytest.raises(storage.SpecialFileError):
+            read_encoded(image["uri"], image["row"], image["bytes"])
+    with pytest.raises(UserError, match=r"cannot read the table \S+/pipe\.parquet: it is a pipe, a socket or a device"):
+        images(tables)
