@@ -112,7 +112,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {without_secrets(str(mistake))}", file=sys.stderr)
         code = mistake.exit_code
     sys.stdout.flush()
     sys.exit(code)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.secrets import without_secrets
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -35,8 +37,8 @@ class ImageFault(ValueError):
 
 
 def one_line(error: BaseException, *, limit: int = 200) -> str:
-    """Return the message of an error as a single line of at most `limit` characters."""
-    return " ".join(str(error).split())[:limit]
+    """Return the message of an error as a single line of at most `limit` characters, without secrets in URLs."""
+    return without_secrets(" ".join(str(error).split()))[:limit]
 
 
 def first_problem(error: "ValidationError") -> str:
