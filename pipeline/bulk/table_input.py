@@ -19,6 +19,7 @@ ID_COLUMN = "image_id"
 URI_COLUMNS = ("uri", "url", "path")
 BYTES_COLUMNS = ("image", "bytes")
 _ROW = "#row="
+LARGEST = 2**31  # bytes of an encoded image; a process holds a few at a time
 
 
 def row_uri(uri: str, row: int, size: int = 0) -> str:
@@ -49,8 +50,12 @@ def read_encoded(uri: str, row: int, size: int = 0) -> bytes:
         size: `InputImage.bytes`, which images in archives need.
 
     Raises:
-        ImageFault: The table or archive holds no such image.
+        ImageFault: The image is too large or cannot be read by its name, or the table or archive holds no such image.
     """
+    if row == NO_ROW and not size and storage.is_local(uri):  # named by a list
+        size = storage.size_of(uri)
+    if size > LARGEST and (row == NO_ROW or archive.is_archive(uri)):
+        raise ImageError(f"the file has {size:,} bytes; images of more than {LARGEST:,} bytes are not read")
     if row == NO_ROW:
         return storage.read_bytes(uri)
     if row == NOT_UTF_8:

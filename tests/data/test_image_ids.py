@@ -180,3 +180,16 @@ def test_pipes_among_archives_and_tables_are_not_opened(tmp_path):
             read_encoded(image["uri"], image["row"], image["bytes"])
     with pytest.raises(UserError, match=r"cannot read the table \S+/pipe\.parquet: it is a pipe, a socket or a device"):
         images(tables)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(3 * 2**30)
+    (tmp_path / "list.txt").write_text("sparse.png\n")
+    for source, size in ((tmp_path, 3 * 2**30), (tmp_path / "list.txt", 0)):
+        (image,) = images(source)
+        assert image["bytes"] == size
+        with pytest.raises(
+            ImageError, match=r"the file has 3,221,225,472 bytes; images of more than 2,147,483,648 bytes"
+        ):
+            read_encoded(image["uri"], image["row"], image["bytes"])

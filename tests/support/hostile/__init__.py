@@ -56,10 +56,13 @@ def write_special_files(folder: Path) -> dict[str, str]:
     (place / "nowhere.png").symlink_to("none.png")
     (place / "itself.png").symlink_to("itself.png")
     (place / "folder.png").mkdir()  # no file, and no row
+    with (place / "sparse.png").open("wb") as sparse:
+        sparse.truncate(3 * 2**30)
     return {
         "special/pipe.png": special,
         "special/socket.png": special,
         "special/device.png": special,
         "special/nowhere.png": "it does not exist",
+        "special/sparse.png": "the file has 3,221,225,472 bytes; images of more than 2,147,483,648 bytes are not read",
         "special/itself.png": "[Ss]ymbolic links",
     }
