@@ -79,7 +79,7 @@ LOCAL_NAMES = ["x" * 251 + ".png", "\u65e5" * 83 + "ab.png"]  # of 255 bytes
 # Keys that no file system holds, but S3 does.
 S3_NAMES = [
     "<script>alert(1)</script>.png",
-    "k" * 900 + ".png",
+    "k" * (1024 - len("in/name/.png")) + ".png",  # a key of 1,024 bytes below `in/`, which is the longest
     "a//double.png",
     "/leading.png",
     "a/./dot.png",
