@@ -20,7 +20,8 @@ from pydantic_settings import (
 
 from pipeline import __version__
 from pipeline.errors import UserError, find_user_error, one_line
-from pipeline.storage import read_text, redact
+from pipeline.secrets import redact, without_secrets
+from pipeline.storage import read_text
 from pipeline.supervisor import supervise
 
 ENV_PREFIX = "SEGPIPE_"
@@ -127,7 +128,7 @@ def run(main: Callable[[list[str]], int | None], ended: Callable[[int], object] 
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {without_secrets(str(mistake))}", file=sys.stderr)
         code = mistake.exit_code
     finally:
         ended(code)
@@ -187,7 +188,7 @@ def _explain_arguments(message: str, flags: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], flags, n=1)
         hint = f"did you mean {close[0]}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
-    return f"{message} (see --help)"
+    return f"{without_secrets(message)} (see --help)"
 
 
 def _explain_values(error: ValidationError) -> str:
@@ -204,5 +205,5 @@ def _explain_values(error: ValidationError) -> str:
         elif problem["type"] in ("model_type", "dict_type"):  # a group; what stands in its place may be a secret
             lines.append(f"{option}: {message}")
         else:
-            lines.append(f"{option}: {message} (got {problem['input']!r})")
+            lines.append(f"{option}: {message} (got {without_secrets(repr(problem['input']))})")
     return "; ".join(lines)

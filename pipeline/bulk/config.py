@@ -21,6 +21,8 @@ _INCIDENTAL = {
     "deadline",
     "last_line",
     "on_end",
+    "allow_local_files",
+    "allow_queries",
 }
 
 LAST = "last"
@@ -130,6 +132,16 @@ class BulkConfig(BaseModel):
     images: Url = Field(
         description="folder, glob, .tar or .zip archives (folder, glob, shard-{000..123}.tar), .txt list of URLs, or "
         "Parquet table with a column 'uri' or 'image' (bytes)"
+    )
+    allow_local_files: bool = Field(
+        default=False,
+        description="let a list or table on a remote store name files of the workers' own disks; without it, the run "
+        "refuses them",
+    )
+    allow_queries: bool = Field(
+        default=False,
+        description="accept http(s) URLs with a query (`?…`) from a list or table; the plan of the run stores them. "
+        "Signed URLs are refused in any case",
     )
     output: Url = Field(description="folder for runs; this run is written to OUTPUT/run_id=…/")
     run_id: str | None = Field(

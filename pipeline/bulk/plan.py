@@ -24,6 +24,7 @@ from pipeline.bulk.table_stream import split
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
+from pipeline.secrets import redact_all
 
 RUN_FOLDER = "_run"
 PLAN = f"{RUN_FOLDER}/plan.parquet"
@@ -113,11 +114,10 @@ def summarize(plan: Iterable[pa.Table]) -> PlanSummary:
 
 def run_identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, Any]:
     """Return all that decides a run's rows besides the images themselves."""
-    options = config.deciding_options()
     return {
         "job": config.job,
         # The configuration is stored in every file of the run, and a URL may hold a password or a signature.
-        "config": {name: storage.redact(value) if isinstance(value, str) else value for name, value in options.items()},
+        "config": redact_all(config.deciding_options()),
         "model_fingerprint": card.fingerprint,
         "classes": classes.model_dump(mode="json"),
         "code_version": __version__,

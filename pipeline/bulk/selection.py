@@ -22,6 +22,7 @@ from pipeline.bulk.earlier import (
     stored_table,
 )
 from pipeline.bulk.listing import list_input
+from pipeline.bulk.named_places import Rules
 from pipeline.bulk.plan import SCHEMA, read_manifest, require_finished
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
@@ -54,7 +55,8 @@ class Selection:
             require_finished(self._earlier)
         if config.since:
             require_whole(config.since)
-        self._images = list_input(config.images)
+        rules = Rules(local_files=config.allow_local_files, queries=config.allow_queries)
+        self._images = list_input(config.images, rules=rules)
         if config.since:
             self._images = self._changed_since(config.since, self._images)
         elif config.retry_errors:
