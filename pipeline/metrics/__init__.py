@@ -1,1 +1,1 @@
-"""Metrics of segmentation, classification and localization."""
+"""Metrics of segmentation, classification, localization and detection."""

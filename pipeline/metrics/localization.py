@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.metrics.boxes import pairwise_iou
+
 EIGHT_CONNECTED = ndimage.generate_binary_structure(2, 2)  # diagonal neighbours are connected, as in OpenCV's contours
 IOUS = (0.3, 0.5, 0.7)
 Regions = Literal["largest", "all"]
@@ -66,23 +68,6 @@ def _contour_area(region: NDArray[np.bool_]) -> float:
     filled = ndimage.binary_fill_holes(np.pad(region, 1))
     border = filled & ~ndimage.binary_erosion(filled)
     return float(filled.sum()) - border.sum() / 2 - 1
-
-
-def box_iou(boxes: NDArray, others: NDArray) -> NDArray[np.float64]:
-    """Compute the IoU of all pairs of boxes with inclusive corners.
-
-    Args:
-        boxes: Boxes [n, 4] of left, top, right, bottom.
-        others: Boxes [m, 4].
-
-    Returns:
-        float64 [n, m].
-    """
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
-    intersection = sides.clip(min=0).prod(axis=-1)
-    areas = [(c[..., 2:] - c[..., :2] + 1).prod(axis=-1) for c in (a, b)]
-    return intersection / (areas[0] + areas[1] - intersection)
 
 
 def resized_box(boxes: NDArray, size: tuple[int, int], to: tuple[int, int]) -> NDArray[np.int32]:
@@ -152,7 +137,7 @@ def best_ious(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64], r
         steps: Thresholds.
         regions: See `region_boxes`.
     """
-    return np.array([box_iou(region_boxes(heatmap, t, regions=regions), truth).max() for t in steps])
+    return np.array([pairwise_iou(region_boxes(heatmap, t, regions=regions), truth, pixel=1).max() for t in steps])
 
 
 def box_hits(best: NDArray, ranks: NDArray, ious: tuple[float, ...] = IOUS) -> BoxHits:
@@ -225,4 +210,4 @@ def centre_boxes(width: int, height: int, steps: NDArray[np.float64]) -> NDArray
 
 def centre_ious(width: int, height: int, truth: NDArray, *, steps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the largest IoU of the centred box with the true boxes at each threshold, as in `best_ious`."""
-    return box_iou(centre_boxes(width, height, steps), truth).max(axis=1)
+    return pairwise_iou(centre_boxes(width, height, steps), truth, pixel=1).max(axis=1)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.metrics.boxes import pairwise_iou
 from pipeline.metrics.localization import (
     BoxHits,
     PixelHits,
     Regions,
     best_ious,
     box_hits,
-    box_iou,
     centre_ious,
     pixel_hits,
     region_boxes,
@@ -73,8 +73,8 @@ def test_ranks_determine_top_1_and_top_5() -> None:
 
 
 def test_the_iou_and_scaling_of_inclusive_boxes() -> None:
-    assert box_iou(np.array([[1, 2, 5, 6]]), np.array([[3, 1, 4, 5]]))[0, 0] == pytest.approx(8 / 27)
-    assert box_iou(np.zeros((1, 4)), np.zeros((1, 4)))[0, 0] == 1
+    assert pairwise_iou(np.array([[1, 2, 5, 6]]), np.array([[3, 1, 4, 5]]), pixel=1)[0, 0] == pytest.approx(8 / 27)
+    assert pairwise_iou(np.zeros((1, 4)), np.zeros((1, 4)), pixel=1)[0, 0] == 1
     assert resized_box(np.array([[1, 2, 4, 3]]), (10, 20), (35, 10)).tolist() == [[3, 1, 14, 1]]
 
 
