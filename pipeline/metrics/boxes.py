@@ -1,8 +1,8 @@
 """Overlap of boxes.
 
-Boxes are [n, 4] of left, top, right, bottom. With `pixel` 0 the corners are points of the plane, so right and bottom are
-exclusive in pixels, as everywhere in this project and in COCO. With `pixel` 1 they are the first and last pixels inside
-the box, as in the VOC development kit, and a side is right - left + 1.
+Boxes are [n, 4] of left, top, right, bottom. With `pixel` 0 the corners are points of the plane, so right and bottom
+are exclusive in pixels, as everywhere in this project and in COCO. With `pixel` 1 they are the first and last pixels
+inside the box, as in the VOC development kit, and a side is right - left + 1.
 """
 
 import numpy as np

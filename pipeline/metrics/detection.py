@@ -2,7 +2,7 @@
 
 Three averages of the precision of a class are in use:
 
-    voc07   The mean of the best precision at recall 0, 0.1, …, 1 or more (VOC until 2009; the R-CNN papers on VOC 2007).
+    voc07   The mean of the best precision at recall 0, 0.1, …, 1 or more (VOC until 2009).
     voc10   The area under the curve, made monotone from the right (VOC from 2010).
     coco    The mean of the best precision at recall 0, 0.01, …, 1 or more, as `cocoeval.py` computes it.
 

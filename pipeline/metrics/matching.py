@@ -121,9 +121,14 @@ class Matches:
     def merged(parts: Iterable["Matches"]) -> "Matches":
         """Return the matches of all parts, of which there is at least one."""
         some = list(parts)
-        columns = ("labels", "scores", "orders", "ranks", "outcomes")
-        joined = [np.concatenate([getattr(part, column) for part in some]) for column in columns]
-        return Matches(*joined, positives=np.sum([part.positives for part in some], axis=0))
+        return Matches(
+            labels=np.concatenate([part.labels for part in some]),
+            scores=np.concatenate([part.scores for part in some]),
+            orders=np.concatenate([part.orders for part in some]),
+            ranks=np.concatenate([part.ranks for part in some]),
+            outcomes=np.concatenate([part.outcomes for part in some]),
+            positives=np.sum([part.positives for part in some], axis=0),
+        )
 
     def __add__(self, other: "Matches") -> "Matches":
         return Matches.merged([self, other])

@@ -3,12 +3,10 @@
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from pipeline.errors import first_problem
 from pipeline.models.cam_classifier import CAMConfig
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import ModelConfig, configured
 from pipeline.models.deconvnet import DeconvNetConfig
 from pipeline.models.deep_contextual import DeepContextualConfig
 from pipeline.models.deeplabv1 import DeepLabV1Config
@@ -80,16 +78,7 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
     Raises:
         ValueError: The name or an option is unknown, or the architecture does not allow a value.
     """
-    known_models = ARCHITECTURES | CLASSIFIERS
-    if name not in known_models:
-        raise ValueError(f"unknown model '{name}'; there are {', '.join(known_models)}")
-    preset = known_models[name]
-    try:
-        return type(preset)(**preset.model_dump() | options)
-    except ValidationError as error:
-        option, _, message = first_problem(error).partition(": ")
-        known = ", ".join(type(preset).model_fields)
-        raise ValueError(f"model '{name}', option '{option}': {message} (options: {known})") from None
+    return configured(ARCHITECTURES | CLASSIFIERS, name, options)
 
 
 def count_parameters(model: nn.Module) -> int:

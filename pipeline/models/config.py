@@ -1,10 +1,13 @@
 """The base class of all model configurations."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
+
+from pipeline.errors import first_problem
 
 
 class ModelConfig(BaseModel):
@@ -41,3 +44,28 @@ class ModelConfig(BaseModel):
         Args:
             num_classes: Number of classes: channels of the score maps, or scores per image.
         """
+
+
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+def configured(presets: Mapping[str, Config], name: str, options: dict[str, Any]) -> Config:
+    """Return a listed configuration with some options changed.
+
+    Args:
+        presets: Configurations by the names of the models.
+        name: Name of a model.
+        options: Options that differ from those of the listed configuration.
+
+    Raises:
+        ValueError: The name or an option is unknown, or the model does not allow a value.
+    """
+    if name not in presets:
+        raise ValueError(f"unknown model '{name}'; there are {', '.join(presets)}")
+    preset = presets[name]
+    try:
+        return type(preset)(**preset.model_dump() | options)
+    except ValidationError as error:
+        option, _, message = first_problem(error).partition(": ")
+        known = ", ".join(type(preset).model_fields)
+        raise ValueError(f"model '{name}', option '{option}': {message} (options: {known})") from None

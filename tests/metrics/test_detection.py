@@ -118,7 +118,7 @@ def test_images_can_be_added_in_any_order_and_grouping() -> None:
         np.testing.assert_array_equal(getattr(again.scores, name), getattr(whole, name))
 
 
-def scores_of(found: list[list[float]], scores: list[float], truth: Truth) -> DetectionCounts:
+def scores_of(found: list[list[int]], scores: list[float], truth: Truth) -> DetectionCounts:
     detections = Detections.of(np.array(found).reshape(-1, 4), np.zeros(len(found), int), np.array(scores))
     return count_detections(detections, truth, num_classes=2, order=0)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def xywh(box: np.ndarray) -> list[float]:
 
 def pycocotools_ap(images: list[tuple[Detections, Truth]]) -> np.ndarray:
     """The average precisions of pycocotools, [classes, thresholds]; NaN for classes without a box."""
-    annotations, results = [], []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for i, (detections, truth) in enumerate(images):
         for box, label, difficult, crowd in zip(truth.boxes, truth.labels, truth.difficult, truth.crowd, strict=True):
             annotations.append(

@@ -1,0 +1,93 @@
+"""What all detectors have in common: their input, their output and their configuration.
+
+Boxes are [n, 4] of left, top, right, bottom in pixels of the image, with right and bottom exclusive. Labels are the
+classes 0..classes-1. Where a network also scores the background, that is the last score.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from pipeline.models.config import ModelConfig
+from pipeline.models.detection.boxes import DetectorOutput, Selection
+
+
+class Target(NamedTuple):
+    """The true boxes of one image.
+
+    Attributes:
+        boxes: Boxes of positive area, float [n, 4]; n may be 0.
+        labels: Classes, int64 [n].
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class DetectorConfig(ModelConfig):
+    """The options of a detector.
+
+    Attributes:
+        takes_proposals: Whether the detector classifies proposals, rather than finding boxes by itself.
+        staged: Whether SVMs and box regressors are fitted to the features of the trained network, as in R-CNN.
+        selection: Default choice of the detections among all scored boxes.
+    """
+
+    takes_proposals: ClassVar[bool]
+    staged: ClassVar[bool] = False
+    selection: ClassVar[Selection]
+
+    @abstractmethod
+    def build(self, num_classes: int) -> "Detector":
+        """Return the detector with freshly initialised weights, for a number of classes without the background."""
+
+
+class Detector(nn.Module):
+    """A network that finds boxes.
+
+    Args:
+        num_classes: Number of classes without the background.
+        selection: Default choice of the detections.
+    """
+
+    def __init__(self, *, num_classes: int, selection: Selection):
+        super().__init__()
+        self.num_classes = num_classes
+        self.selection = selection
+
+    @abstractmethod
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target],
+        proposals: Sequence[Tensor] | None = None,
+        *,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Return the terms of the loss, whose sum is minimised; each is a mean over the batch.
+
+        Args:
+            images: Normalised images [3, height, width] of any sizes.
+            targets: True boxes of each image.
+            proposals: Proposals [n, 4] of each image, if the detector takes them.
+            rng: Source of the randomness with which regions are sampled.
+        """
+
+    @abstractmethod
+    def detect(
+        self,
+        images: Sequence[Tensor],
+        proposals: Sequence[Tensor] | None = None,
+        *,
+        selection: Selection | None = None,
+    ) -> list[DetectorOutput]:
+        """Return the detections in each image, those with the highest scores first.
+
+        Args:
+            images: Normalised images [3, height, width] of any sizes.
+            proposals: Proposals [n, 4] of each image, if the detector takes them; n may be 0.
+            selection: Choice of the detections; the detector's own by default.
+        """

@@ -1,0 +1,229 @@
+"""Properties of every detector: sizes, images without boxes or proposals, gradients, parameters, stored stages."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.models import count_parameters
+from pipeline.models.detection import DETECTORS, configure_detector
+from pipeline.models.detection.boxes import Selection, encode
+from pipeline.models.detection.detector import Detector, Target
+from pipeline.models.detection.fast_rcnn import FastRCNNOutput, fast_rcnn_loss
+from pipeline.models.detection.inputs import scaled_boxes, with_short_side
+from pipeline.models.detection.staged import StagedNetwork
+from pipeline.models.pretrained import load_pretrained
+from tests.support.boxes import random_boxes
+
+CLASSES = 3
+# Options that make a detector small; torchvision's are what they are.
+SMALL: dict[str, dict[str, Any]] = {
+    "rcnn": {"width": 0.05, "crop": 100, "regions": 8, "chunk": 3},
+    "sppnet": {"width": 0.05, "scales": (96, 128), "regions": 8},
+    "fast_rcnn": {"width": 0.05, "short_side": 96, "longest_side": 160, "regions": 8},
+    "yolo": {"width": 0.05, "grid": 3, "batch_norm": True},
+}
+NAMES = [name for name in DETECTORS if "vgg16" not in name or name == "fast_rcnn_vgg16"]
+OURS = [name for name in NAMES if name not in ("faster_rcnn", "ssd")]
+ALL = Selection(score=-1e9, iou=0.5, limit=1000)
+
+# Trainable parameters; comments give figures of others.
+COUNTS = {
+    "rcnn_alexnet": 57_089_877,
+    "sppnet_vgg16": 121_729_045,
+    "fast_rcnn_vgg16": 134_674_341,
+    "yolo": 271_703_550,
+    "yolo_fast": 45_089_374,
+    "faster_rcnn": 41_449_656,
+    "ssd": 26_285_486,
+}
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+def small(name: str, num_classes: int = CLASSES) -> Detector:
+    family = next((f for f in ("rcnn", "sppnet", "fast_rcnn", "yolo") if name.startswith(f)), "")
+    return configure_detector(name, SMALL.get(family, {})).build(num_classes)
+
+
+def scene() -> tuple[list[Tensor], list[Target], list[Tensor]]:
+    """Images of different sizes: with boxes, without boxes, without proposals."""
+    rng = np.random.default_rng(0)
+    images = [torch.randn(3, 100, 140), torch.randn(3, 90, 100), torch.randn(3, 101, 99)]
+    boxes = [torch.tensor([[10.0, 10, 60, 70], [50, 20, 130, 90]]), torch.zeros(0, 4), torch.tensor([[5.0, 5, 95, 95]])]
+    labels = [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.long), torch.tensor([1])]
+    near = boxes[0].repeat(6, 1) + torch.from_numpy(rng.integers(-9, 9, (12, 4)))
+    proposals = [near, torch.from_numpy(random_boxes(rng, 10, side=89, least=4)).float(), torch.zeros(0, 4)]
+    return images, [Target(*pair) for pair in zip(boxes, labels, strict=True)], proposals
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_and_detects_whatever_the_images_have(name: str) -> None:
+    images, targets, proposals = scene()
+    model = small(name)
+    model.train()
+    losses = model.losses(images, targets, proposals, rng=np.random.default_rng(0))
+    torch.stack(list(losses.values())).sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained) > 0.8 * len(trained)
+    assert all(p.grad.isfinite().all() for p in trained if p.grad is not None)
+    model.eval()
+    with torch.inference_mode():
+        found = model.detect(images, proposals, selection=ALL)
+        again = model.detect(images, proposals, selection=ALL)
+        default = model.detect(images, proposals)
+    assert len(found) == len(default) == 3
+    for image, output, repeated in zip(images, found, again, strict=True):
+        assert output.boxes.shape == (len(output.scores), 4)
+        assert ((output.labels >= 0) & (output.labels < CLASSES)).all()
+        assert (output.scores.diff() <= 0).all()
+        assert (output.boxes[:, :2] >= 0).all()
+        assert (output.boxes[:, 2] <= image.shape[2] + 1e-3).all()
+        assert (output.boxes[:, 3] <= image.shape[1] + 1e-3).all()
+        for column, other in zip(output, repeated, strict=True):
+            torch.testing.assert_close(column, other, rtol=0, atol=0)
+    if DETECTORS[name].takes_proposals:
+        assert len(found[0].boxes) > 0
+        assert len(found[2].boxes) == 0
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_detections_do_not_depend_on_the_other_images_of_a_batch_of_one_size(name: str) -> None:
+    model = small(name).double().eval()
+    images = [torch.randn(3, 96, 128, dtype=torch.float64) for _ in range(2)]
+    proposals = [torch.from_numpy(random_boxes(np.random.default_rng(i), 8, side=96, least=8)) for i in range(2)]
+    with torch.inference_mode():
+        both = model.detect(images, proposals, selection=ALL)
+        alone = [model.detect([i], [p], selection=ALL)[0] for i, p in zip(images, proposals, strict=True)]
+    for one, other in zip(both, alone, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rcnn_alexnet", "sppnet_alexnet", "fast_rcnn_alexnet"])
+def test_proposals_outside_the_image_are_dropped_and_others_clipped(name: str) -> None:
+    model = small(name).eval()
+    image = torch.randn(3, 90, 100)
+    strange = torch.tensor(
+        [[-50.0, -50, 40, 40], [200, 200, 300, 300], [60, 60, 20, 80], [10, 10, 10, 50], [0, 0, 500, 80]]
+    )
+    with torch.inference_mode():
+        found = model.detect([image], [strange], selection=ALL)[0]
+        clipped = model.detect([image], [torch.tensor([[0, 0, 40, 40], [0, 0, 100, 80]])], selection=ALL)[0]
+    torch.testing.assert_close(found.boxes, clipped.boxes)
+    torch.testing.assert_close(found.scores, clipped.scores)
+
+
+@pytest.mark.parametrize("name", ["rcnn_resnet50", "sppnet_alexnet", "fast_rcnn_alexnet"])
+def test_a_batch_without_any_region_has_a_loss_of_zero(name: str) -> None:
+    model = small(name)
+    nothing = [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]
+    losses = model.losses([torch.randn(3, 90, 100)], nothing, [torch.zeros(0, 4)], rng=np.random.default_rng())
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert total.item() == 0.0
+
+
+def test_only_the_layers_after_the_pyramid_of_sppnet_learn() -> None:
+    images, targets, proposals = scene()
+    model = small("sppnet_alexnet")
+    model.losses(images, targets, proposals, rng=np.random.default_rng(0))["classes"].backward()
+    learned = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert learned == {"fc6", "fc7", "score"}
+
+
+@pytest.mark.parametrize("name", ["rcnn_alexnet", "sppnet_resnet18"])
+def test_svms_and_regressors_take_over_once_they_are_stored(name: str) -> None:
+    images, _, proposals = scene()
+    model = small(name).eval()
+    assert isinstance(model, StagedNetwork)
+    with torch.inference_mode():
+        before = model.detect(images[:1], proposals[:1], selection=ALL)[0]
+        pooled, hidden = model.features(images[0], proposals[0])
+    assert ((before.scores >= 0) & (before.scores <= 1)).all()
+    weights, biases = torch.randn(CLASSES, model.hidden_features), torch.randn(CLASSES)
+    corrections = 0.001 * torch.randn(CLASSES, 4, model.pooled_features)
+    model.set_svms(weights, biases, scale=0.5)
+    model.set_regressors(corrections, torch.zeros(CLASSES, 4))
+    restored = small(name).eval()
+    restored.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        found = restored.detect(images[:1], proposals[:1], selection=ALL._replace(iou=1.0))[0]
+    label = int(found.labels[0])
+    scores = 0.5 * hidden @ weights[label] + biases[label]
+    assert found.scores[0].item() == pytest.approx(scores.max().item(), rel=1e-4)
+    best = int(scores.argmax())
+    delta = encode(found.boxes[0], proposals[0][best])
+    torch.testing.assert_close(delta, corrections[label] @ pooled[best], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_numbers_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        assert count_parameters(configure_detector(name, {}).build(20)) == COUNTS[name]
+
+
+def test_numbers_of_parameters_agree_with_published_ones() -> None:
+    published = torchvision.models
+    with torch.device("meta"):
+        # A softmax over 999 classes and the background is that of a classifier of ImageNet.
+        alexnet, vgg = (count_parameters(configure_detector(f"rcnn_{n}", {}).build(999)) for n in ("alexnet", "vgg16"))
+        ssd = count_parameters(configure_detector("ssd", {}).build(90))
+        faster = configure_detector("faster_rcnn", {}).build(90)
+    assert alexnet == published.AlexNet_Weights.IMAGENET1K_V1.meta["num_params"]
+    assert vgg == published.VGG16_Weights.IMAGENET1K_V1.meta["num_params"]
+    assert ssd == published.detection.SSD300_VGG16_Weights.COCO_V1.meta["num_params"]
+    # Its published weights have fixed batch normalisation, which has no parameters.
+    normalisation = sum(count_parameters(m) for m in faster.modules() if isinstance(m, nn.BatchNorm2d))
+    weights = published.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert count_parameters(faster) - normalisation == weights.meta["num_params"]
+
+
+@pytest.mark.parametrize(("name", "classifier"), [("fast_rcnn_alexnet", "alexnet"), ("fast_rcnn_vgg16", "vgg16")])
+def test_torchvisions_classifiers_fill_all_layers_but_the_last(name: str, classifier: str) -> None:
+    with torch.device("meta"):
+        checkpoint = getattr(torchvision.models, classifier)(weights=None).state_dict()
+        model = configure_detector(name, {}).build(CLASSES)
+    report = load_pretrained(model, checkpoint)
+    assert {n.split(".")[0] for n in report.fresh} == {"score", "box"}
+    assert set(report.unused) == {"classifier.6.weight", "classifier.6.bias"}
+
+
+def test_the_multi_task_loss_equals_a_loop() -> None:
+    output = FastRCNNOutput(
+        torch.randn(6, CLASSES + 1, dtype=torch.float64), torch.randn(6, CLASSES, 4, dtype=torch.float64)
+    )
+    labels = torch.tensor([0, 3, 2, 3, 1, 3])
+    targets = torch.randn(6, 4, dtype=torch.float64) * 0.2
+    classes = boxes = 0.0
+    for logits, deltas, label, target in zip(*output, labels.tolist(), targets.tolist(), strict=True):
+        classes -= (logits[label] - logits.exp().sum().log()).item() / 6
+        if label < CLASSES:
+            for found, wanted, scale in zip(deltas[label].tolist(), target, (0.1, 0.1, 0.2, 0.2), strict=True):
+                x = abs(found - wanted / scale)
+                boxes += (0.5 * x**2 if x < 1 else x - 0.5) / 6
+    found = {name: value.item() for name, value in fast_rcnn_loss(output, labels, targets).items()}
+    assert found == pytest.approx({"classes": classes, "boxes": boxes}, rel=1e-12)
+
+
+def test_sizes_of_the_image_and_its_boxes() -> None:
+    assert with_short_side((480, 640), 600, 1000) == (600, 800)
+    assert with_short_side((300, 900), 600, 1000) == (333, 1000)
+    assert with_short_side((1, 3000), 600, 1000) == (1, 1000)
+    boxes = scaled_boxes(torch.tensor([[10.0, 20, 30, 40]]), (100, 200), (200, 100))
+    assert boxes.tolist() == [[5, 40, 15, 80]]
+
+
+def test_what_no_detector_has_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ValueError, match="unknown model 'yolo9'; there are rcnn_alexnet, "):
+        configure_detector("yolo9", {})
+    with pytest.raises(ValueError, match=r"model 'yolo', option 'cells'.*options: .*grid"):
+        configure_detector("yolo", {"cells": 3})
+    with pytest.raises(ValueError, match="model 'ssd', option 'width'"):
+        configure_detector("ssd", {"width": 0.5})
