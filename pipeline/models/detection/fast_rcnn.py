@@ -31,7 +31,15 @@ from torch.nn import functional as F
 
 from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, decode, encode, select
 from pipeline.models.detection.detector import Target
-from pipeline.models.detection.inputs import image_size, none, padded, resized, scaled_boxes, with_short_side
+from pipeline.models.detection.inputs import (
+    at_least_float32,
+    image_size,
+    none,
+    padded,
+    resized,
+    scaled_boxes,
+    with_short_side,
+)
 from pipeline.models.detection.region_network import STRIDE, RegionConfig, RegionNetwork, box_layer, usable
 from pipeline.models.detection.sampling import FAST_RCNN, sample_regions
 
@@ -104,8 +112,8 @@ class FastRCNN(RegionNetwork):
                 rng=rng,
             )
             inputs.append(resized(image, seen))
-            regions.append(scaled_boxes(torch.from_numpy(sample.boxes).to(image), size, seen))
-            matched.append(scaled_boxes(torch.from_numpy(sample.matched).to(image), size, seen))
+            regions.append(scaled_boxes(torch.from_numpy(sample.boxes).to(image.device), size, seen))
+            matched.append(scaled_boxes(torch.from_numpy(sample.matched).to(image.device), size, seen))
             labels.append(torch.from_numpy(sample.labels).to(image.device))
         output = self(padded(inputs), regions)
         return fast_rcnn_loss(output, torch.cat(labels), encode(torch.cat(matched), torch.cat(regions)))
@@ -121,10 +129,10 @@ class FastRCNN(RegionNetwork):
         sizes = [image_size(image) for image in images]
         seen = [with_short_side(size, *self._sides) for size in sizes]
         boxes = [usable(b, size) for b, size in zip(proposals or none(images), sizes, strict=True)]
-        regions = [scaled_boxes(b.to(images[0]), *pair) for b, *pair in zip(boxes, sizes, seen, strict=True)]
+        regions = [scaled_boxes(b, *pair) for b, *pair in zip(boxes, sizes, seen, strict=True)]
         output = self(padded([resized(*pair) for pair in zip(images, seen, strict=True)]), regions)
         scores = output.logits.softmax(dim=1)[:, :-1]
-        deltas = output.deltas * output.deltas.new_tensor(TARGET_SCALES)
+        deltas = at_least_float32(output.deltas) * output.deltas.new_tensor(TARGET_SCALES)
         found, counts = [], [len(b) for b in boxes]
         parts = zip(boxes, sizes, scores.split(counts), deltas.split(counts), strict=True)
         for own, size, own_scores, own_deltas in parts:
@@ -146,8 +154,9 @@ def roi_pool(maps: Tensor, regions: Sequence[Tensor], side: int, stride: int = S
         [regions, channels, side, side]; zero in bins outside the map.
     """
     # The operator rounds the first and the last pixel of a region to units of the map, and includes both.
-    inside = [region - region.new_tensor([0, 0, 1, 1]) for region in regions]
-    return torchvision.ops.roi_pool(maps, inside, side, 1 / stride)
+    precise = at_least_float32(maps)
+    inside = [(region - region.new_tensor([0, 0, 1, 1])).to(precise) for region in regions]
+    return torchvision.ops.roi_pool(precise, inside, side, 1 / stride).to(maps)
 
 
 def fast_rcnn_loss(output: FastRCNNOutput, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -37,6 +37,12 @@ class TorchvisionConfig(DetectorConfig):
     network: Literal["faster_rcnn", "ssd"] = Field(
         default="faster_rcnn", description='"faster_rcnn" (ResNet-50 with a feature pyramid) or "ssd" (SSD300 on VGG16)'
     )
+    short_side: int = Field(
+        default=800, ge=32, description="short side of the image in pixels as Faster R-CNN sees it; SSD sees 300x300"
+    )
+    longest_side: int = Field(
+        default=1333, ge=32, description="largest long side of the image in pixels as Faster R-CNN sees it"
+    )
 
     @field_validator("width")
     @classmethod
@@ -55,11 +61,14 @@ class TorchvisionDetector(Detector):
 
     def __init__(self, config: TorchvisionConfig, *, num_classes: int):
         super().__init__(num_classes=num_classes, selection=config.selection)
-        build = {
-            "faster_rcnn": torchvision.models.detection.fasterrcnn_resnet50_fpn,
-            "ssd": torchvision.models.detection.ssd300_vgg16,
-        }[config.network]
-        self.network: nn.Module = build(weights=None, weights_backbone=None, num_classes=num_classes + 1)
+        networks = torchvision.models.detection
+        fresh = {"weights": None, "weights_backbone": None, "num_classes": num_classes + 1}
+        self.network: nn.Module
+        if config.network == "faster_rcnn":
+            sides = {"min_size": config.short_side, "max_size": config.longest_side}
+            self.network = networks.fasterrcnn_resnet50_fpn(**fresh, **sides)
+        else:
+            self.network = networks.ssd300_vgg16(**fresh)
         self.network.transform.image_mean, self.network.transform.image_std = [0.0] * 3, [1.0] * 3
 
     def losses(

@@ -42,6 +42,11 @@ def padded(images: Sequence[Tensor]) -> Tensor:
     return batch
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 if its type is less precise: bfloat16 has no more than 256 coordinates."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def none(images: Sequence[Tensor]) -> list[Tensor]:
     """Return no boxes for each image."""
     return [torch.zeros(0, 4, device=image.device) for image in images]

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models.detection.boxes import Selection
+from pipeline.models.detection.inputs import at_least_float32
 from pipeline.models.detection.region_network import RegionConfig
 from pipeline.models.detection.staged import SVM_SELECTION, RegionFeatures, StagedNetwork
 
@@ -89,11 +90,12 @@ def warped(image: Tensor, regions: Tensor, *, side: int, context: int) -> Tensor
     """
     height, width = image.shape[1:]
     # Centres of the pixels of a square, in units of the region: 0..1 between the context.
-    places = (torch.arange(side, device=image.device, dtype=image.dtype) + 0.5 - context) / (side - 2 * context)
+    precise = at_least_float32(image)
+    places = (torch.arange(side, device=image.device, dtype=precise.dtype) + 0.5 - context) / (side - 2 * context)
     sides = regions[:, 2:] - regions[:, :2]
     x, y = (regions[:, axis, None] + places * sides[:, axis, None] for axis in (0, 1))
     grid = torch.stack(
         torch.broadcast_tensors(x[:, None] * 2 / width - 1, y[:, :, None] * 2 / height - 1), dim=-1
     )  # [n, side, side, 2], in grid_sample's units of -1..1
-    rows = F.grid_sample(image[None], grid.flatten(0, 1)[None], align_corners=False)
-    return rows[0].unflatten(1, (len(regions), side)).transpose(0, 1)
+    rows = F.grid_sample(precise[None], grid.flatten(0, 1)[None].to(precise), align_corners=False)
+    return rows[0].unflatten(1, (len(regions), side)).transpose(0, 1).to(image)

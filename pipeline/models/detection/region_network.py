@@ -10,7 +10,6 @@ All maps have stride 16. torchvision's classifiers load into all layers.
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from pipeline.models.backbones.resnet import Depth, ResNet
 from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.detection.boxes import Selection, clip, not_empty
 from pipeline.models.detection.detector import Detector, DetectorConfig
+from pipeline.models.detection.inputs import at_least_float32
 from pipeline.models.layers import kaiming, scaled
 
 STRIDE = 16
@@ -119,5 +119,5 @@ def _small(layer: nn.Linear, *, std: float) -> nn.Linear:
 
 def usable(proposals: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the proposals [n, 4] clipped to an image of (height, width) `size`, without those outside it."""
-    clipped = clip(proposals.to(torch.promote_types(proposals.dtype, torch.float32)), size)
+    clipped = clip(at_least_float32(proposals), size)
     return clipped[not_empty(clipped)]

@@ -179,20 +179,22 @@ def grid_targets(boxes: NDArray, labels: NDArray, *, size: tuple[int, int], grid
     """Return the true boxes by the grid cells in which their centres fall (YOLO, section 2).
 
     A cell has one object, because it predicts one set of class probabilities. Of several, the first one is kept, as in
-    the released code, and the others are counted.
+    the released code, and the others are counted. Boxes of zero area are left out.
 
     Args:
-        boxes: True boxes [n, 4] within the image, of positive area.
+        boxes: True boxes [n, 4] within the image.
         labels: Their classes, [n].
         size: (height, width) of the image.
         grid: Number S of cells in a row and in a column.
     """
     height, width = size
     relative = np.asarray(boxes, np.float64).reshape(-1, 4) / [width, height, width, height]
+    solid = (box_sides(relative) > 0).all(axis=1)
+    relative, classes = relative[solid], np.asarray(labels)[solid]
     cells = np.floor((relative[:, :2] + relative[:, 2:]) / 2 * grid).astype(np.int64).clip(0, grid - 1)
     found = GridTargets(np.zeros((grid, grid, 4), np.float32), np.full((grid, grid), -1, np.int64), 0)
     dropped = 0
-    for (column, row), box, label in zip(cells, relative, labels, strict=True):
+    for (column, row), box, label in zip(cells, relative, classes, strict=True):
         if found.labels[row, column] >= 0:
             dropped += 1
             continue

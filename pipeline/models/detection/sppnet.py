@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.models.detection.boxes import Selection
-from pipeline.models.detection.inputs import image_size, resized, scaled_boxes, with_short_side
+from pipeline.models.detection.inputs import at_least_float32, image_size, resized, scaled_boxes, with_short_side
 from pipeline.models.detection.region_network import STRIDE, RegionConfig
 from pipeline.models.detection.staged import SVM_SELECTION, RegionFeatures, StagedNetwork
 
@@ -126,5 +126,6 @@ def pyramid_pool(maps: Tensor, windows: Tensor, levels: tuple[int, ...]) -> Tens
     Returns:
         [n, bins · channels], level after level, each [channels, bins, bins].
     """
-    pooled = [torchvision.ops.roi_pool(maps, [windows], level, 1.0) for level in levels]
-    return torch.cat([level.flatten(1) for level in pooled], dim=1)
+    precise = at_least_float32(maps)
+    pooled = [torchvision.ops.roi_pool(precise, [windows.to(precise)], level, 1.0) for level in levels]
+    return torch.cat([level.flatten(1) for level in pooled], dim=1).to(maps)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, decode, select
 from pipeline.models.detection.detector import Target
-from pipeline.models.detection.inputs import image_size, none
+from pipeline.models.detection.inputs import at_least_float32, image_size, none
 from pipeline.models.detection.region_network import RegionConfig, RegionNetwork, box_layer, usable
 from pipeline.models.detection.sampling import FINE_TUNING, sample_regions
 
@@ -115,7 +115,7 @@ class StagedNetwork(RegionNetwork):
                 rng=rng,
             )
             if len(sample.boxes):
-                logits.append(self.score(self.features(image, torch.from_numpy(sample.boxes).to(image)).hidden))
+                logits.append(self.score(self.features(image, torch.from_numpy(sample.boxes).to(image.device)).hidden))
                 labels.append(torch.from_numpy(sample.labels).to(image.device))
         if not labels:
             return {"classes": self.score.weight.sum() * 0}
@@ -135,7 +135,7 @@ class StagedNetwork(RegionNetwork):
         default = self.selection if self.svms_fitted else SOFTMAX_SELECTION
         found = []
         for image, boxes in zip(images, proposals or none(images), strict=True):
-            regions = usable(boxes, image_size(image)).to(image)
+            regions = usable(boxes, image_size(image)).to(image.device)
             scores, corrected = self._scored(image, regions)
             found.append(select(clip(corrected, image_size(image)), scores, selection or default))
         return found
@@ -149,5 +149,5 @@ class StagedNetwork(RegionNetwork):
         scores = self.svms(hidden * self.svm_scale) if self.svms_fitted else probabilities
         if not self.regressors_fitted:
             return scores, regions[:, None]
-        deltas = self.regressors(pooled).unflatten(1, (self.num_classes, 4))
+        deltas = at_least_float32(self.regressors(pooled)).unflatten(1, (self.num_classes, 4))
         return scores, decode(deltas, regions[:, None])

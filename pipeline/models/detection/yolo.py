@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, select
 from pipeline.models.detection.detector import Detector, DetectorConfig, Target
-from pipeline.models.detection.inputs import image_size, resized
+from pipeline.models.detection.inputs import at_least_float32, image_size, resized
 from pipeline.models.detection.sampling import grid_targets
 from pipeline.models.layers import BatchNorm2d, scaled
 
@@ -169,7 +169,7 @@ class YOLO(Detector):
 
         A score is the product of a class probability and a confidence (section 2, equation 1).
         """
-        output = self(self._batch(images))
+        output = YOLOOutput(*(at_least_float32(part) for part in self(self._batch(images))))
         scores = (output.classes[:, :, :, None] * output.confidences[..., None]).flatten(1, 3)
         relative = cell_boxes(output.boxes).flatten(1, 3)
         found = []

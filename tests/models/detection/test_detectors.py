@@ -19,12 +19,13 @@ from pipeline.models.pretrained import load_pretrained
 from tests.support.boxes import random_boxes
 
 CLASSES = 3
-# Options that make a detector small; torchvision's are what they are.
+# Options that make a detector small; SSD has none.
 SMALL: dict[str, dict[str, Any]] = {
     "rcnn": {"width": 0.05, "crop": 100, "regions": 8, "chunk": 3},
     "sppnet": {"width": 0.05, "scales": (96, 128), "regions": 8},
     "fast_rcnn": {"width": 0.05, "short_side": 96, "longest_side": 160, "regions": 8},
     "yolo": {"width": 0.05, "grid": 3, "batch_norm": True},
+    "faster_rcnn": {"short_side": 64, "longest_side": 96},
 }
 NAMES = [name for name in DETECTORS if "vgg16" not in name or name == "fast_rcnn_vgg16"]
 OURS = [name for name in NAMES if name not in ("faster_rcnn", "ssd")]
@@ -48,7 +49,7 @@ def _fixed_seed() -> None:
 
 
 def small(name: str, num_classes: int = CLASSES) -> Detector:
-    family = next((f for f in ("rcnn", "sppnet", "fast_rcnn", "yolo") if name.startswith(f)), "")
+    family = next((f for f in SMALL if name.startswith(f)), "")
     return configure_detector(name, SMALL.get(family, {})).build(num_classes)
 
 
@@ -104,6 +105,20 @@ def test_detections_do_not_depend_on_the_other_images_of_a_batch_of_one_size(nam
     for one, other in zip(both, alone, strict=True):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rcnn_alexnet", "sppnet_alexnet", "fast_rcnn_alexnet", "yolo_fast"])
+def test_boxes_of_a_network_in_bfloat16_have_the_precision_of_float32(name: str) -> None:
+    model = small(name).eval()
+    image = torch.randn(3, 600, 801)
+    proposals = torch.tensor([[301.0, 201, 700, 555], [333, 7, 777, 99]])
+    with torch.inference_mode():
+        found = model.detect([image], [proposals], selection=ALL)[0]
+        half = model.bfloat16().detect([image.bfloat16()], [proposals], selection=ALL)[0]
+    assert half.boxes.dtype == torch.float32
+    order, half_order = (torch.argsort(o.labels * 1000 + o.boxes[:, 0] + o.boxes[:, 1] / 1000) for o in (found, half))
+    if name != "yolo_fast":  # whose boxes are outputs themselves
+        torch.testing.assert_close(half.boxes[half_order], found.boxes[order], rtol=0, atol=0.5)
 
 
 @pytest.mark.parametrize("name", ["rcnn_alexnet", "sppnet_alexnet", "fast_rcnn_alexnet"])

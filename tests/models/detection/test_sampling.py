@@ -147,6 +147,9 @@ def test_boxes_beyond_the_first_of_a_cell_are_counted() -> None:
     np.testing.assert_allclose(targets.boxes[0, 0], [0, 0, 0.2, 0.2])
 
 
-def test_a_centre_on_the_far_border_is_in_the_last_cell() -> None:
-    targets = grid_targets(np.array([[100, 100, 100, 100]]), np.array([0]), size=(100, 100), grid=7)
+def test_boxes_at_the_border_and_without_area() -> None:
+    boxes = np.array([[99.9999999999, 99.9999999999, 100, 100], [10, 10, 10, 30], [50, 50, 40, 60]])
+    targets = grid_targets(boxes, np.array([0, 1, 1]), size=(100, 100), grid=7)
     assert targets.labels[6, 6] == 0
+    assert (targets.labels >= 0).sum() == 1
+    assert targets.dropped == 0

@@ -24,8 +24,9 @@ def _fixed_seed() -> None:
 
 
 def random_output(batch: int) -> YOLOOutput:
-    """Predictions of which some overlap objects, with negative square roots of sides among them."""
+    """Predictions with negative square roots of sides, and in the lower half of the image with sides of zero."""
     sides = torch.randn(batch, S, S, B, 2, dtype=torch.float64) * 0.5
+    sides[:, S // 2 :] = 0
     boxes = torch.cat([torch.rand(batch, S, S, B, 2, dtype=torch.float64), sides], dim=-1)
     return YOLOOutput(
         boxes,
