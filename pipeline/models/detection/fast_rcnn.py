@@ -131,7 +131,7 @@ class FastRCNN(RegionNetwork):
         boxes = [usable(b, size) for b, size in zip(proposals or none(images), sizes, strict=True)]
         regions = [scaled_boxes(b, *pair) for b, *pair in zip(boxes, sizes, seen, strict=True)]
         output = self(padded([resized(*pair) for pair in zip(images, seen, strict=True)]), regions)
-        scores = output.logits.softmax(dim=1)[:, :-1]
+        scores = at_least_float32(output.logits).softmax(dim=1)[:, :-1]
         deltas = at_least_float32(output.deltas) * output.deltas.new_tensor(TARGET_SCALES)
         found, counts = [], [len(b) for b in boxes]
         parts = zip(boxes, sizes, scores.split(counts), deltas.split(counts), strict=True)
@@ -173,8 +173,8 @@ def fast_rcnn_loss(output: FastRCNNOutput, labels: Tensor, targets: Tensor) -> d
         "classes", the cross entropy, and "boxes", the smooth L1 loss of the true class's box.
     """
     count = max(len(labels), 1)
-    classes = F.cross_entropy(output.logits, labels, reduction="sum") / count
+    classes = F.cross_entropy(at_least_float32(output.logits), labels, reduction="sum") / count
     positive = torch.nonzero(labels < output.deltas.shape[1])[:, 0]
-    found = output.deltas[positive, labels[positive]]
+    found = at_least_float32(output.deltas[positive, labels[positive]])
     wanted = targets[positive] / targets.new_tensor(TARGET_SCALES)
     return {"classes": classes, "boxes": F.smooth_l1_loss(found, wanted, reduction="sum") / count}

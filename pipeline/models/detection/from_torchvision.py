@@ -63,13 +63,13 @@ class TorchvisionDetector(Detector):
         super().__init__(num_classes=num_classes, selection=config.selection)
         networks = torchvision.models.detection
         fresh = {"weights": None, "weights_backbone": None, "num_classes": num_classes + 1}
-        self.network: nn.Module
         if config.network == "faster_rcnn":
             sides = {"min_size": config.short_side, "max_size": config.longest_side}
-            self.network = networks.fasterrcnn_resnet50_fpn(**fresh, **sides)
+            network = networks.fasterrcnn_resnet50_fpn(**fresh, **sides)
         else:
-            self.network = networks.ssd300_vgg16(**fresh)
-        self.network.transform.image_mean, self.network.transform.image_std = [0.0] * 3, [1.0] * 3
+            network = networks.ssd300_vgg16(**fresh)
+        network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
+        self.network: nn.Module = network
 
     def losses(
         self,

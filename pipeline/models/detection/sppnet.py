@@ -72,12 +72,14 @@ class SPPNet(StagedNetwork):
         size = image_size(image)
         sizes = [with_short_side(size, scale) for scale in self._scales]
         chosen = nearest_scales(regions, size, sizes)
-        pooled = image.new_zeros(len(regions), self.pooled_features)
+        parts, places = [], []
         for i in chosen.unique().tolist():
             maps = self.maps(resized(image, sizes[i])[None])
             mine = torch.nonzero(chosen == i)[:, 0]
             windows = map_windows(scaled_boxes(regions[mine], size, sizes[i]), image_size(maps))
-            pooled[mine] = pyramid_pool(maps, windows, self._pyramid)
+            parts.append(pyramid_pool(maps, windows, self._pyramid))
+            places.append(mine)
+        pooled = torch.cat(parts)[torch.cat(places).argsort()]
         return RegionFeatures(pooled, self.head(pooled))
 
 

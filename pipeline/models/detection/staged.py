@@ -119,7 +119,7 @@ class StagedNetwork(RegionNetwork):
                 labels.append(torch.from_numpy(sample.labels).to(image.device))
         if not labels:
             return {"classes": self.score.weight.sum() * 0}
-        return {"classes": F.cross_entropy(torch.cat(logits), torch.cat(labels))}
+        return {"classes": F.cross_entropy(at_least_float32(torch.cat(logits)), torch.cat(labels))}
 
     def detect(
         self,
@@ -145,8 +145,8 @@ class StagedNetwork(RegionNetwork):
         if len(regions) == 0:
             return regions.new_zeros(0, self.num_classes), regions[:, None]
         pooled, hidden = self.features(image, regions)
-        probabilities = self.score(hidden).softmax(dim=1)[:, :-1]
-        scores = self.svms(hidden * self.svm_scale) if self.svms_fitted else probabilities
+        probabilities = at_least_float32(self.score(hidden)).softmax(dim=1)[:, :-1]
+        scores = at_least_float32(self.svms(hidden * self.svm_scale)) if self.svms_fitted else probabilities
         if not self.regressors_fitted:
             return scores, regions[:, None]
         deltas = at_least_float32(self.regressors(pooled)).unflatten(1, (self.num_classes, 4))

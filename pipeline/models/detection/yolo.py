@@ -215,6 +215,7 @@ def yolo_loss(
     Returns:
         "boxes", the first two lines of the equation; "confidences", the next two; "classes", the last.
     """
+    output = YOLOOutput(*(at_least_float32(part) for part in output))
     count, grid = len(labels), labels.shape[1]
     with torch.no_grad():
         predicted = cell_boxes(output.boxes)
