@@ -34,8 +34,12 @@ def scaled_boxes(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> T
 
 
 def padded(images: Sequence[Tensor]) -> Tensor:
-    """Return images [3, height, width] as a batch; zeros, the mean colour, fill smaller ones up."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    """Return images [3, height, width] as a batch; zeros, the mean colour, fill up smaller ones.
+
+    Features near a border that is filled up differ from those of the image alone, so batches of images of one size
+    give the same results as single images. The batch is at least 64 pixels high and wide, because AlexNet needs 63.
+    """
+    height, width = (max(64, *(image.shape[axis] for image in images)) for axis in (1, 2))
     batch = images[0].new_zeros(len(images), 3, height, width)
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image

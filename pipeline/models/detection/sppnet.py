@@ -18,7 +18,8 @@ inside of the regions.
 Parameters with VGG16 at 20 classes: 121,729,045 of fc6, fc7 and the softmax are trained, 14,714,688 are not.
 
 Deviations: the paper's ZF-5 and Overfeat-7 give way to AlexNet, VGG16 and the ResNets. A ResNet's map is that of layer4
-with stride 16. The sample of a batch is R-CNN's, without the paper's rules for near-duplicate negatives.
+with stride 16. The sample of a batch is R-CNN's, without the paper's rules for near-duplicate negatives. The long side
+of the image is limited to 2400 pixels, which shrinks images of more than 2:1 at the largest scale.
 """
 
 from typing import ClassVar
@@ -29,7 +30,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.models.detection.boxes import Selection
-from pipeline.models.detection.inputs import at_least_float32, image_size, resized, scaled_boxes, with_short_side
+from pipeline.models.detection.inputs import (
+    at_least_float32,
+    image_size,
+    padded,
+    resized,
+    scaled_boxes,
+    with_short_side,
+)
 from pipeline.models.detection.region_network import STRIDE, RegionConfig
 from pipeline.models.detection.staged import SVM_SELECTION, RegionFeatures, StagedNetwork
 
@@ -48,6 +56,9 @@ class SPPNetConfig(RegionConfig):
     scales: tuple[int, ...] = Field(
         default=SCALES, min_length=1, description="short sides of the image, in pixels, at which it is computed"
     )
+    longest_side: int = Field(
+        default=2400, ge=64, description="largest long side of the image, in pixels, at any scale"
+    )
     pyramid: tuple[int, ...] = Field(
         default=PYRAMID, min_length=1, description="numbers of bins in a row at each level of the pyramid"
     )
@@ -64,17 +75,23 @@ class SPPNet(StagedNetwork):
     def __init__(self, config: SPPNetConfig, *, num_classes: int):
         bins = sum(n * n for n in config.pyramid)
         super().__init__(config, num_classes=num_classes, regions=config.regions, bins=bins)
-        self._scales, self._pyramid = config.scales, config.pyramid
+        self._scales, self._longest_side, self._pyramid = config.scales, config.longest_side, config.pyramid
         self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SPPNet":
+        """Set the mode of all layers but those of the backbone, whose batch normalisation stays as it is."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
 
     def features(self, image: Tensor, regions: Tensor) -> RegionFeatures:
         """Return the features of regions of an image; see `StagedNetwork.features`."""
         size = image_size(image)
-        sizes = [with_short_side(size, scale) for scale in self._scales]
+        sizes = [with_short_side(size, scale, self._longest_side) for scale in self._scales]
         chosen = nearest_scales(regions, size, sizes)
         parts, places = [], []
         for i in chosen.unique().tolist():
-            maps = self.maps(resized(image, sizes[i])[None])
+            maps = self.maps(padded([resized(image, sizes[i])]))
             mine = torch.nonzero(chosen == i)[:, 0]
             windows = map_windows(scaled_boxes(regions[mine], size, sizes[i]), image_size(maps))
             parts.append(pyramid_pool(maps, windows, self._pyramid))
@@ -118,7 +135,7 @@ def pyramid_pool(maps: Tensor, windows: Tensor, levels: tuple[int, ...]) -> Tens
     """Return the maxima of the bins of a pyramid over windows of a map.
 
     Bin i of n covers the units from floor(i / n · w) to ceil((i + 1) / n · w) of a window that is w units wide
-    (section 2.2), which is RoI pooling without rounding.
+    (appendix A), which is RoI pooling without rounding.
 
     Args:
         maps: One map [1, channels, h, w].

@@ -48,9 +48,9 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def small(name: str, num_classes: int = CLASSES) -> Detector:
+def small(name: str, **options: Any) -> Detector:
     family = next((f for f in SMALL if name.startswith(f)), "")
-    return configure_detector(name, SMALL.get(family, {})).build(num_classes)
+    return configure_detector(name, SMALL.get(family, {}) | options).build(CLASSES)
 
 
 def scene() -> tuple[list[Tensor], list[Target], list[Tensor]]:
@@ -137,6 +137,19 @@ def test_proposals_outside_the_image_are_dropped_and_others_clipped(name: str) -
         clipped = model.detect([image], [torch.tensor([[0, 0, 40, 40], [0, 0, 100, 80]])], selection=ALL)[0]
     torch.testing.assert_close(found.boxes, clipped.boxes)
     torch.testing.assert_close(found.scores, clipped.scores)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (2500, 3)])
+@pytest.mark.parametrize("name", OURS)
+def test_images_of_any_size_and_shape(name: str, size: tuple[int, int]) -> None:
+    model = small(name, longest_side=640) if name.startswith("sppnet") else small(name)
+    height, width = size
+    boxes = torch.tensor([[0.0, 0, width, height]])
+    with torch.inference_mode():
+        found = model.eval().detect([torch.randn(3, *size)], [boxes], selection=ALL)[0]
+    assert len(found.boxes) > 0
+    assert found.scores.isfinite().all()
+    assert (found.boxes[:, 2:] <= torch.tensor([width, height])).all()
 
 
 @pytest.mark.parametrize("name", ["rcnn_resnet50", "sppnet_alexnet", "fast_rcnn_alexnet"])
