@@ -132,7 +132,8 @@ class FastRCNN(RegionNetwork):
         regions = [scaled_boxes(b, *pair) for b, *pair in zip(boxes, sizes, seen, strict=True)]
         output = self(padded([resized(*pair) for pair in zip(images, seen, strict=True)]), regions)
         scores = at_least_float32(output.logits).softmax(dim=1)[:, :-1]
-        deltas = at_least_float32(output.deltas) * output.deltas.new_tensor(TARGET_SCALES)
+        deltas = at_least_float32(output.deltas)
+        deltas = deltas * deltas.new_tensor(TARGET_SCALES)
         found, counts = [], [len(b) for b in boxes]
         parts = zip(boxes, sizes, scores.split(counts), deltas.split(counts), strict=True)
         for own, size, own_scores, own_deltas in parts:
