@@ -4,9 +4,9 @@
                          -> K linear SVMs             stage 2, fitted to the network's features
     pooled features      -> 4 K linear regressors     stage 3, ridge regression
 
-Stages 2 and 3 are fitted outside the network (`stages`), on features that `features` computes. `set_svms` and `set_regressors`
-store their results in it, so that the weights of a trained detector are complete. Before, the softmax scores the
-regions, and the regions are the boxes.
+Stages 2 and 3 are fitted outside the network (`stages`), on features that `features` computes. `set_svms` and
+`set_regressors` store their results in it, so that the weights of a trained detector are complete. Before, the softmax
+scores the regions, and the regions are the boxes.
 """
 
 from abc import abstractmethod
