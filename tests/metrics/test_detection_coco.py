@@ -78,3 +78,14 @@ def test_only_a_hundred_detections_of_a_class_count() -> None:
     )
     found = average_precisions(match_coco(detections, truth, num_classes=CLASSES, order=0), "coco")
     np.testing.assert_allclose(found, pycocotools_ap([(detections, truth)]), rtol=0, atol=1e-12)
+
+
+def test_of_equal_ious_the_last_true_box_is_taken() -> None:
+    truth = Truth.of(np.array([[0, 0, 20, 20], [0, 4, 20, 24]]), np.zeros(2))
+    # The first detection overlaps both equally; the second one is the first true box.
+    detections = Detections.of(np.array([[0, 2, 20, 22], [0, 0, 20, 20]]), np.zeros(2), np.array([0.9, 0.8]))
+    found = match_coco(detections, truth, num_classes=CLASSES, order=0)
+    assert found.outcomes[:, -1].tolist() == [0, 1]
+    assert found.outcomes[:, 0].tolist() == found.outcomes[:, 5].tolist() == [1, 1]
+    expected = pycocotools_ap([(detections, truth)])
+    np.testing.assert_allclose(average_precisions(found, "coco"), expected, rtol=0, atol=1e-12)

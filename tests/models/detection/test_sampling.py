@@ -62,6 +62,20 @@ def test_the_sample_depends_on_the_seed_alone() -> None:
     assert drawn(1) == drawn(1) != drawn(2)
 
 
+def test_ious_at_the_bounds_of_the_rule() -> None:
+    proposals = np.array([[0, 0, 10, 5], [0, 0, 10, 4], [0, 0, 10, 1], [0, 0, 9, 1]])  # IoU 0.5, 0.4, 0.1, 0.09
+    sample = sample_regions(
+        proposals,
+        np.array([[0, 0, 10, 10]]),
+        np.array([1]),
+        num_classes=CLASSES,
+        rule=FAST_RCNN,
+        rng=np.random.default_rng(0),
+    )
+    assert sample.labels.tolist() == [1, 1, CLASSES, CLASSES]
+    assert sample.boxes[1:].tolist() == proposals[:3].tolist()
+
+
 def test_true_boxes_are_regions_and_empty_proposals_are_not() -> None:
     flat = np.array([[5, 5, 5, 20]])
     sample = sample_regions(
