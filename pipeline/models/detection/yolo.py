@@ -11,14 +11,14 @@ IoU), and one set of class probabilities. The network sees the whole image, so i
 often, and runs at 45 frames per second (fast: 155). It misses small objects in groups, because a cell has one class.
 
 Each box has its centre in units of the cell, and the square roots of its width and height in units of the image
-(section 2.2 and the released code), so its sides are the squares of the outputs. All activations are leaky (0.1) but
-the last, which is linear. Dropout of 0.5 follows the first fully connected layer.
+(section 2.2 and the released code), so its sides are the squares of the outputs. All activations are leaky (0.1), but
+the layers of 256 and the last one are linear. Dropout of 0.5 follows the layer of 4096.
 
 Parameters at S = 7, B = 2, K = 20: 271,703,550 (full), 45,089,374 (fast); 1470 outputs.
 
 Deviations: any image is resized to 448x448. The layers of the fast network, of which the paper gives only their number,
 are those of the released configuration. `batch_norm` adds batch normalisation after each convolution, which the paper
-lacks and later releases of the network have; it helps where no pretrained weights are at hand.
+does not have, for training without pretrained weights.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,6 @@ FAST: tuple[Layer, ...] = (
     *((512, 3, 1), "pool", (1024, 3, 1), (1024, 3, 1), (1024, 3, 1)),
 )
 LAYERS = {"full": FULL, "fast": FAST}
-HIDDEN = {"full": (4096,), "fast": (256, 4096)}
 SLOPE = 0.1
 STRIDE = 64
 
@@ -110,12 +109,14 @@ class YOLO(Detector):
         self.features = nn.Sequential(*layers)
         inputs = channels * config.grid**2
         head: list[nn.Module] = []
-        for i, base in enumerate(HIDDEN[config.variant]):
-            outputs = scaled(base, config.width)
-            head += [nn.Linear(inputs, outputs), nn.LeakyReLU(SLOPE, inplace=True), *([] if i else [nn.Dropout(0.5)])]
-            inputs = outputs
-        last = nn.Linear(inputs, config.grid**2 * (config.boxes * 5 + num_classes))
-        self.head = nn.Sequential(*head, last)
+        if config.variant == "fast":
+            bottleneck = scaled(256, config.width)
+            head.append(nn.Linear(inputs, bottleneck))
+            inputs = bottleneck
+        hidden = scaled(4096, config.width)
+        last = nn.Linear(hidden, config.grid**2 * (config.boxes * 5 + num_classes))
+        head += [nn.Linear(inputs, hidden), nn.LeakyReLU(SLOPE, inplace=True), nn.Dropout(0.5), last]
+        self.head = nn.Sequential(*head)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu")
