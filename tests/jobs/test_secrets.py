@@ -155,7 +155,7 @@ def test_secrets_in_the_settings_of_a_store_that_does_not_answer(
         patch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARY}@127.0.0.1:9")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
         printed += refused(segment.main, argv, patch, capsys, IncompleteError.exit_code)
-    assert printed.count("cannot list") == 2
+    assert printed.count("error: cannot list") == 2
     assert_no_canary(tmp_path / "runs", printed)
 
 
