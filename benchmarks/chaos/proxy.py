@@ -12,7 +12,6 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,7 +50,7 @@ class Request(NamedTuple):
     """A request to the store.
 
     Attributes:
-        operation: "LIST", or the method.
+        operation: "LIST", "COPY", or the method.
         key: Key of the object, or the prefix of a listing.
     """
 
@@ -59,13 +58,13 @@ class Request(NamedTuple):
     key: str
 
     @classmethod
-    def of(cls, method: str, target: str, headers: Mapping[str, str]) -> Self:
-        """Return the request of an HTTP method and target; a copy on the server is a "COPY"."""
+    def of(cls, method: str, target: str, *, copies: bool) -> Self:
+        """Return the request of an HTTP method and target; a PUT that copies an object of the store is a "COPY"."""
         url = urlsplit(target)
         _, _, key = unquote(url.path).lstrip("/").partition("/")
         if method == "GET" and not key:
             return cls("LIST", parse_qs(url.query).get("prefix", [""])[0])
-        return cls("COPY" if "x-amz-copy-source" in headers else method, key)
+        return cls("COPY" if copies else method, key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Pass a request on, or let it fail."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = Request.of(self.command, self.path, self.headers)
+        request = Request.of(self.command, self.path, copies="x-amz-copy-source" in self.headers)
         self.proxy.keep_pace(request)
         effect = self.proxy.choose(request)
         if effect is not None and effect.error is not None:

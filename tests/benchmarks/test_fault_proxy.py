@@ -124,8 +124,8 @@ def test_a_reset_put_has_been_stored_or_not(proxy, client, bucket):
 def test_a_reset_is_a_reset(proxy, swift):
     proxy.rules = [Rule(Effect.RESET, EVERY)]
     connection = http.client.HTTPConnection(proxy.endpoint.removeprefix("http://"), timeout=20)
+    connection.request("GET", "/bucket/key")
     with pytest.raises(ConnectionResetError):
-        connection.request("GET", "/bucket/key")
         connection.getresponse()
 
 

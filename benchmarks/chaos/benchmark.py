@@ -1,0 +1,142 @@
+"""The faults benchmark: prepares the store and the cluster, and runs the undisturbed runs and the episodes."""
+
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from benchmarks.chaos.cluster import HERE, RayCluster
+from benchmarks.chaos.collection import store_images, store_network
+from benchmarks.chaos.config import ChaosConfig
+from benchmarks.chaos.episode import Episode, Outcome, run_episode
+from benchmarks.chaos.faults import IMAGES
+from benchmarks.chaos.job import Job
+from benchmarks.chaos.proxy import FaultProxy
+from benchmarks.chaos.rows import Row, compare, read_rows
+from benchmarks.swift import SwiftServer
+from pipeline import storage
+
+NODES, CPUS, ACTORS = 3, 2, 3  # a node may be lost: two nodes hold the predictors and a task
+LEAST_SECONDS, TIMES_UNDISTURBED = 300.0, 10.0  # a job hangs if it takes longer than both
+
+
+@dataclass
+class _Undisturbed:
+    """The run without faults to which others are compared."""
+
+    rows: list[Row]
+    seconds: float
+
+
+def run_chaos(config: ChaosConfig, *, server: SwiftServer, folder: Path, show: Callable[[str], None]) -> list[Outcome]:
+    """Run the episodes, and the undisturbed runs that they are compared with.
+
+    Args:
+        config: Which episodes, and how large.
+        server: The store.
+        folder: Folder for the logs of the jobs.
+        show: Takes a line about what happens.
+    """
+    episodes = config.episodes
+    images, pace = config.image_count, config.images_per_second
+    bucket = server.make_bucket(f"chaos-{uuid.uuid4().hex[:12]}")
+    show(f"seed {config.seed}: storing {images} images")
+    with _environment(server.environment):
+        store_images(storage.join(bucket, "images"), images)
+        store_network(storage.join(bucket, "model"))
+        proxy = FaultProxy(server.endpoint, seed=config.seed, pace=pace, paced=IMAGES)
+        # Helpers and workers import this checkout, whichever is installed.
+        python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint, "PYTHONPATH": python_path}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+        with proxy, RayCluster(nodes=NODES, cpus=CPUS, environment=environment) as cluster:
+            laboratory = _Laboratory(config.seed, bucket, images, proxy, cluster, environment, folder, show)
+            return [laboratory.disturbed(episode) for episode in episodes]
+
+
+@dataclass
+class _Laboratory:
+    """All that an episode needs."""
+
+    seed: int
+    bucket: str
+    images: int
+    proxy: FaultProxy
+    cluster: RayCluster
+    environment: dict[str, str]
+    folder: Path
+    show: Callable[[str], None]
+    undisturbed: dict[tuple[str, ...], _Undisturbed] = field(default_factory=dict)
+
+    def disturbed(self, episode: Episode) -> Outcome:
+        """Run an episode, and compare its rows with those of the undisturbed run with the same options."""
+        if episode.options not in self.undisturbed:
+            self.undisturbed[episode.options] = self._undisturbed(episode.options)
+        expected = self.undisturbed[episode.options]
+        outcome, rows = self._run(episode, round_seconds=max(LEAST_SECONDS, TIMES_UNDISTURBED * expected.seconds))
+        outcome.lost, outcome.doubled, outcome.different = compare(expected.rows, rows)
+        outcome.seconds_lost = outcome.seconds - expected.seconds
+        self._report(outcome)
+        return outcome
+
+    def _undisturbed(self, options: tuple[str, ...]) -> _Undisturbed:
+        name = "".join(["undisturbed", *options])
+        outcome, rows = self._run(Episode(name, {}, options), round_seconds=4 * LEAST_SECONDS)
+        masks = {row.mask for row in rows if row.mask is not None}
+        if outcome.findings or len(rows) != self.images or len(masks) < self.images / 2:
+            raise RuntimeError(
+                f"the undisturbed run is no reference: {len(rows)} rows of {self.images} images, {len(masks)} "
+                f"different masks, {outcome.findings}"
+            )
+        self._report(outcome)
+        return _Undisturbed(rows, outcome.seconds)
+
+    def _run(self, episode: Episode, *, round_seconds: float) -> tuple[Outcome, list[Row]]:
+        output = storage.join(self.bucket, "runs", episode.name)
+        arguments = ["--model", storage.join(self.bucket, "model"), "--images", storage.join(self.bucket, "images")]
+        arguments += ["--output", output, "--run-id", "chaos", f"--scaling.actors={ACTORS}", *episode.options]
+        logs = (self.folder / f"{episode.name}-{i}.log" for i in count(1))
+
+        def start_job() -> Job:
+            environment = self.environment | {"RAY_ADDRESS": self.cluster.address}
+            return Job(arguments, environment=environment, log=next(logs))
+
+        outcome = run_episode(
+            episode,
+            rng=random.Random(f"{self.seed} {episode.name}"),
+            proxy=self.proxy,
+            cluster=self.cluster,
+            start_job=start_job,
+            images=self.images,
+            round_seconds=round_seconds,
+        )
+        return outcome, read_rows(storage.join(output, "run_id=chaos"))
+
+    def _report(self, outcome: Outcome) -> None:
+        for seconds, name, what in outcome.events:
+            self.show(f"  {seconds:6.1f} s  {name}: {what}")
+        for finding in outcome.findings:
+            self.show(f"  {finding}")
+        self.show(
+            f"{outcome.name}: {outcome.seconds:.0f} s in {outcome.rounds} rounds; {len(outcome.lost)} lost, "
+            f"{len(outcome.doubled)} doubled, {len(outcome.different)} different"
+        )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables in a `with` block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,91 @@
+"""The episodes of a full run and of a short one."""
+
+from benchmarks.chaos.episode import Episode
+
+CRF = ("--crf",)
+
+FULL = (
+    Episode("predictors", {"predictor killed": 5, "predictor stopped for 20 s": 2}),
+    Episode("helpers", {"helper process killed": 6}),
+    Episode("crf", {"CRF task killed": 5, "helper process killed": 3, "predictor killed": 2}, CRF),
+    Episode("nodes", {"node lost, another added after 5 s": 3}),
+    Episode("nodes-crf", {"node lost, another added after 5 s": 2}, CRF),
+    Episode("gcs", {"GCS killed, restarted after 3 s": 3}),
+    Episode("head", {"head lost": 1}),
+    Episode("driver-killed", {"driver killed": 5}),
+    Episode("driver-terminated", {"driver terminated (SIGTERM)": 4, "second driver started": 2}),
+    Episode(
+        "store-down",
+        {
+            "images: 503": 2,
+            "images: 403": 2,
+            "all requests: 30% throttled (429)": 2,
+            "all requests: credentials expired (400)": 2,
+            "all requests: clock refused (403 RequestTimeTooSkewed)": 2,
+            "listings: 503": 2,
+        },
+    ),
+    Episode(
+        "connections",
+        {
+            "images: half of the connections reset": 2,
+            "all requests: 10% reset": 2,
+            "images: 10% answered after 30 s": 2,
+            "images: 30% at 1 KB/s": 2,
+        },
+    ),
+    Episode(
+        "bodies",
+        {"images: 30% cut, Content-Length to fit": 3, "images: 30% shorter than Content-Length": 3},
+    ),
+    Episode(
+        "output",
+        {"output: 503": 2, "output: read-only bucket (403)": 2, "output: store full (507)": 2},
+    ),
+    Episode(
+        "everything-crf",
+        {
+            "predictor killed": 2,
+            "helper process killed": 2,
+            "CRF task killed": 2,
+            "node lost, another added after 5 s": 1,
+            "driver killed": 1,
+            "driver terminated (SIGTERM)": 1,
+            "images: 503": 1,
+            "images: 30% cut, Content-Length to fit": 1,
+            "output: 503": 1,
+        },
+        CRF,
+    ),
+)
+
+SHORT = (
+    Episode(
+        "processes-crf",
+        {"predictor killed": 1, "helper process killed": 1, "CRF task killed": 2},
+        CRF,
+    ),
+    Episode(
+        "driver-and-node",
+        {"driver killed": 1, "driver terminated (SIGTERM)": 1, "node lost, another added after 5 s": 1},
+    ),
+    Episode(
+        "store",
+        {
+            "images: 503": 1,
+            "images: half of the connections reset": 1,
+            "images: 30% cut, Content-Length to fit": 1,
+            "images: 30% shorter than Content-Length": 1,
+            "output: read-only bucket (403)": 1,
+        },
+    ),
+)
+
+
+def scaled(episodes: tuple[Episode, ...], faults: int) -> tuple[Episode, ...]:
+    """Return episodes with at least a number of faults in all, each fault at least once."""
+    planned = sum(sum(episode.faults.values()) for episode in episodes)
+    return tuple(
+        Episode(one.name, {name: max(1, -(-n * faults // planned)) for name, n in one.faults.items()}, one.options)
+        for one in episodes
+    )
