@@ -23,13 +23,23 @@ PAGE = 1000  # keys on a page of a listing, as S3 has
 def main(argv: list[str]) -> int:
     """Run the episodes and print the table."""
     config = cli.parse(ChaosConfig, argv, description=__doc__ or "")
+    episodes = config.episodes
     from benchmarks.chaos.benchmark import run_chaos
 
     with TemporaryDirectory(prefix="segpipe-chaos-") as name:
         folder = Path(name)
         with swift_server(folder / "swift", page=PAGE) as server:
-            outcomes = run_chaos(config, server=server, folder=folder, show=_show)
-    print(format_outcomes(outcomes, config))
+            outcomes = run_chaos(
+                episodes,
+                seed=config.seed,
+                images=config.image_count,
+                pace=config.images_per_second,
+                server=server,
+                folder=folder,
+                show=_show,
+            )
+    planned = sum(sum(episode.faults.values()) for episode in episodes)
+    print(format_outcomes(outcomes, seed=config.seed, planned=planned))
     if config.output is not None:
         content = {"options": config.model_dump(mode="json"), "episodes": [one.as_json() for one in outcomes]}
         config.output.write_text(json.dumps(content, indent=2))

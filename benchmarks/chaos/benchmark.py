@@ -3,7 +3,7 @@
 import os
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.chaos.cluster import HERE, RayCluster
 from benchmarks.chaos.collection import store_images, store_network
-from benchmarks.chaos.config import ChaosConfig
+from benchmarks.chaos.disk import small_disk
 from benchmarks.chaos.episode import Episode, Outcome, run_episode
 from benchmarks.chaos.faults import IMAGES
 from benchmarks.chaos.job import Job
@@ -32,30 +32,44 @@ class _Undisturbed:
     seconds: float
 
 
-def run_chaos(config: ChaosConfig, *, server: SwiftServer, folder: Path, show: Callable[[str], None]) -> list[Outcome]:
-    """Run the episodes, and the undisturbed runs that they are compared with.
+def run_chaos(
+    episodes: Sequence[Episode],
+    *,
+    seed: int,
+    images: int,
+    pace: float,
+    server: SwiftServer,
+    folder: Path,
+    show: Callable[[str], None],
+) -> list[Outcome]:
+    """Run episodes, and the undisturbed runs that they are compared with.
 
     Args:
-        config: Which episodes, and how large.
+        episodes: The episodes.
+        seed: Seed of the faults.
+        images: Images of each run.
+        pace: Most images per second that the proxy hands out.
         server: The store.
         folder: Folder for the logs of the jobs.
         show: Takes a line about what happens.
     """
-    episodes = config.episodes
-    images, pace = config.image_count, config.images_per_second
     bucket = server.make_bucket(f"chaos-{uuid.uuid4().hex[:12]}")
-    show(f"seed {config.seed}: storing {images} images")
+    show(f"seed {seed}: storing {images} images")
     with _environment(server.environment):
         store_images(storage.join(bucket, "images"), images)
         store_network(storage.join(bucket, "model"))
-        proxy = FaultProxy(server.endpoint, seed=config.seed, pace=pace, paced=IMAGES)
+        proxy = FaultProxy(server.endpoint, seed=seed, pace=pace, paced=IMAGES)
         # Helpers and workers import this checkout, whichever is installed.
         python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint, "PYTHONPATH": python_path}
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
-        with proxy, RayCluster(nodes=NODES, cpus=CPUS, environment=environment) as cluster:
-            laboratory = _Laboratory(config.seed, bucket, images, proxy, cluster, environment, folder, show)
-            return [laboratory.disturbed(episode) for episode in episodes]
+        with (
+            proxy,
+            small_disk(folder / "disk") as disk,
+            RayCluster(nodes=NODES, cpus=CPUS, environment=environment) as cluster,
+        ):
+            laboratory = _Laboratory(seed, bucket, images, proxy, cluster, environment, folder, disk, show)
+            return [laboratory.disturbed(episode) for episode in episodes if laboratory.can_run(episode)]
 
 
 @dataclass
@@ -69,8 +83,16 @@ class _Laboratory:
     cluster: RayCluster
     environment: dict[str, str]
     folder: Path
+    disk: Path | None
     show: Callable[[str], None]
     undisturbed: dict[tuple[str, ...], _Undisturbed] = field(default_factory=dict)
+
+    def can_run(self, episode: Episode) -> bool:
+        """Tell whether this machine has what an episode needs."""
+        if episode.on_disk and self.disk is None:
+            self.show(f"{episode.name}: left out, because only root may mount the small disk that it fills")
+            return False
+        return True
 
     def disturbed(self, episode: Episode) -> Outcome:
         """Run an episode, and compare its rows with those of the undisturbed run with the same options."""
@@ -96,13 +118,15 @@ class _Laboratory:
         return _Undisturbed(rows, outcome.seconds)
 
     def _run(self, episode: Episode, *, round_seconds: float) -> tuple[Outcome, list[Row]]:
-        output = storage.join(self.bucket, "runs", episode.name)
+        output = storage.join(str(self.disk) if episode.on_disk else self.bucket, "runs", episode.name)
         arguments = ["--model", storage.join(self.bucket, "model"), "--images", storage.join(self.bucket, "images")]
         arguments += ["--output", output, "--run-id", "chaos", f"--scaling.actors={ACTORS}", *episode.options]
         logs = (self.folder / f"{episode.name}-{i}.log" for i in count(1))
 
         def start_job() -> Job:
             environment = self.environment | {"RAY_ADDRESS": self.cluster.address}
+            if episode.on_disk:
+                environment["TMPDIR"] = str(self.disk)
             return Job(arguments, environment=environment, log=next(logs))
 
         outcome = run_episode(
@@ -112,6 +136,7 @@ class _Laboratory:
             cluster=self.cluster,
             start_job=start_job,
             images=self.images,
+            disk=self.disk if episode.on_disk else None,
             round_seconds=round_seconds,
         )
         return outcome, read_rows(storage.join(output, "run_id=chaos"))

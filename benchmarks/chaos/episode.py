@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.cluster import RayCluster
@@ -27,11 +28,13 @@ class Episode:
         name: Its name.
         faults: How often each fault is injected, by its name in `FAULTS`.
         options: Options of the job.
+        on_disk: Whether the output, and the driver's temporary files, lie on a small disk in place of the store.
     """
 
     name: str
     faults: dict[str, int]
     options: tuple[str, ...] = ()
+    on_disk: bool = False
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Outcome:
         rounds: How often the command was run.
         seconds: Wall time until the run was complete.
         failed_requests: Number of requests that each effect of the proxy hit.
-        recomputed: Parts that were written more than once, once for each time.
+        recomputed: Parts that were written more than once, once for each time; None if the store does not hold them.
         refetched: Images that were read more than once, once for each time.
         seconds_lost: Wall time beyond that of the undisturbed run.
         lost: Images without a row.
@@ -61,7 +64,7 @@ class Outcome:
     rounds: int = 0
     seconds: float = 0.0
     failed_requests: dict[str, int] = field(default_factory=dict)
-    recomputed: int = 0
+    recomputed: int | None = None
     refetched: int = 0
     seconds_lost: float = 0.0
     lost: list[str] = field(default_factory=list)
@@ -95,6 +98,7 @@ def run_episode(
     cluster: RayCluster,
     start_job: Callable[[], Job],
     images: int,
+    disk: Path | None,
     round_seconds: float,
 ) -> Outcome:
     """Run a job among faults, and repeat it until it is complete.
@@ -106,10 +110,11 @@ def run_episode(
         cluster: The Ray cluster; a dead one is replaced before the next round.
         start_job: Starts the command.
         images: Number of images of the run.
+        disk: The small disk, if there is one.
         round_seconds: Time after which a job hangs, without what the faults themselves take.
     """
     proxy.counts = Counts()
-    world = World(rng=rng, proxy=proxy, cluster=cluster, job=start_job(), start_job=start_job, others=[])
+    world = World(rng=rng, proxy=proxy, cluster=cluster, job=start_job(), start_job=start_job, others=[], disk=disk)
     outcome = Outcome(episode.name, injected=dict.fromkeys(episode.faults, 0))
     run = _Run(world, outcome, _schedule(episode, rng), images)
     start = time.monotonic()
@@ -131,8 +136,9 @@ def run_episode(
     run.end_others(round_seconds)
     if not ending.finished:
         outcome.findings.append(f"not complete after {outcome.rounds} rounds")
-    parts = {key: n for key, n in proxy.counts.keys("PUT", RUNS).items() if PART.search(key)}
-    outcome.recomputed = sum(n - 1 for n in parts.values())
+    if not episode.on_disk:
+        parts = {key: n for key, n in proxy.counts.keys("PUT", RUNS).items() if PART.search(key)}
+        outcome.recomputed = sum(n - 1 for n in parts.values())
     outcome.refetched = sum(n - 1 for n in proxy.counts.keys("GET", IMAGES).values())
     outcome.failed_requests = {effect.value: n for effect, n in proxy.counts.failed.items()}
     return outcome

@@ -5,14 +5,17 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.chaos.cluster import RayCluster, kill
+from benchmarks.chaos.disk import FILLER, clear, fill
 from benchmarks.chaos.job import Job
 from benchmarks.chaos.proxy import Effect, FaultProxy, Rule
 
 IMAGES, RUNS = "images/", "runs/"  # keys of the bucket
 READS, WRITES, LISTS = frozenset({"GET", "HEAD"}), frozenset({"PUT", "POST", "COPY"}), frozenset({"LIST"})
+OUTAGE = (5.0, 15.0)  # seconds that a fault of the store or the disk lasts
 EVERY = READS | WRITES | LISTS | {"DELETE"}
 
 
@@ -27,6 +30,7 @@ class World:
         job: The job.
         start_job: Starts the same command once more.
         others: Jobs that a fault has started.
+        disk: Small disk of the run; None if it has none.
     """
 
     rng: random.Random
@@ -35,6 +39,7 @@ class World:
     job: Job
     start_job: Callable[[], Job]
     others: list[Job]
+    disk: Path | None
 
 
 class Injection(NamedTuple):
@@ -118,13 +123,18 @@ def _start_second_driver(world: World) -> Injection:
     return Injection("the same command")
 
 
-def _break_store(
-    world: World, *, effect: Effect, operations: frozenset[str], prefix: str, share: float, seconds: tuple[float, float]
-) -> Injection:
+def _fill_disk(world: World) -> Injection | None:
+    if world.disk is None or (world.disk / FILLER).exists():
+        return None
+    fill(world.disk)
+    return Injection("all of its space", world.rng.uniform(*OUTAGE), partial(clear, world.disk))
+
+
+def _break_store(world: World, *, effect: Effect, operations: frozenset[str], prefix: str, share: float) -> Injection:
     rule = Rule(effect, operations, prefix, share)
     world.proxy.rules.append(rule)
     what = f"{share:.0%} of {'/'.join(sorted(operations))} below '{prefix}'"
-    return Injection(what, world.rng.uniform(*seconds), partial(world.proxy.rules.remove, rule))
+    return Injection(what, world.rng.uniform(*OUTAGE), partial(world.proxy.rules.remove, rule))
 
 
 def _store(
@@ -133,10 +143,9 @@ def _store(
     *,
     prefix: str = "",
     share: float = 1.0,
-    seconds: tuple[float, float] = (5.0, 15.0),
     any_time: bool = False,
 ) -> Fault:
-    inject = partial(_break_store, effect=effect, operations=operations, prefix=prefix, share=share, seconds=seconds)
+    inject = partial(_break_store, effect=effect, operations=operations, prefix=prefix, share=share)
     return Fault(inject, any_time)
 
 
@@ -167,4 +176,5 @@ FAULTS: dict[str, Fault] = {
     "output: 503": _store(Effect.UNAVAILABLE, WRITES, prefix=RUNS, any_time=True),
     "output: read-only bucket (403)": _store(Effect.FORBIDDEN, WRITES, prefix=RUNS, any_time=True),
     "output: store full (507)": _store(Effect.FULL, WRITES, prefix=RUNS, any_time=True),
+    "disk of output and temporary files full": Fault(_fill_disk, any_time=True),
 }

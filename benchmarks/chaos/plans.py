@@ -1,5 +1,7 @@
 """The episodes of a full run and of a short one."""
 
+from dataclasses import replace
+
 from benchmarks.chaos.episode import Episode
 
 CRF = ("--crf",)
@@ -42,6 +44,7 @@ FULL = (
         "output",
         {"output: 503": 2, "output: read-only bucket (403)": 2, "output: store full (507)": 2},
     ),
+    Episode("disk", {"disk of output and temporary files full": 4}, on_disk=True),
     Episode(
         "everything-crf",
         {
@@ -86,6 +89,5 @@ def scaled(episodes: tuple[Episode, ...], faults: int) -> tuple[Episode, ...]:
     """Return episodes with at least a number of faults in all, each fault at least once."""
     planned = sum(sum(episode.faults.values()) for episode in episodes)
     return tuple(
-        Episode(one.name, {name: max(1, -(-n * faults // planned)) for name, n in one.faults.items()}, one.options)
-        for one in episodes
+        replace(one, faults={name: -(-n * faults // planned) for name, n in one.faults.items()}) for one in episodes
     )
