@@ -118,7 +118,9 @@ class RayCluster:
         return len(self._nodes)
 
     def add_node(self) -> None:
-        """Start a node."""
+        """Start a node, unless the whole cluster has died by now."""
+        if not self.alive:
+            return
         for attempt in range(START_TRIES):
             try:
                 self._start_nodes([[f"--address={self.address}"]])
@@ -129,7 +131,7 @@ class RayCluster:
 
     def lose_head(self) -> None:
         """Kill all processes of the head."""
-        _end(self._nodes[0])
+        _end(self._nodes.pop(0))
 
     def kill_gcs(self) -> Callable[[], None]:
         """Kill the GCS; return a function that starts it again."""
@@ -187,9 +189,11 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 def _end(node: subprocess.Popen[bytes]) -> None:
     """Kill a node: what `ray start` has started, and what is below it."""
+    if node.returncode is not None:  # its number may be another process's by now
+        return
     below = descendants(node.pid)
     with suppress(ProcessLookupError):
-        os.killpg(node.pid, signal.SIGKILL)  # before `wait`, after which the number may be another process's
+        os.killpg(node.pid, signal.SIGKILL)
     for process in below:
         kill(process.pid)
     node.wait()

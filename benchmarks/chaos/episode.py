@@ -127,13 +127,12 @@ def run_episode(
             outcome.findings.append(f"round {outcome.rounds}: {ending.finding}")
         if ending.finished or outcome.rounds == most_rounds:
             break
-        run.settle()
+        run.settle(round_seconds)
         if not cluster.alive:
             cluster.restart()
         world.job = start_job()
     outcome.seconds = time.monotonic() - start
-    run.settle()
-    run.end_others(round_seconds)
+    run.settle(round_seconds)
     if not ending.finished:
         outcome.findings.append(f"not complete after {outcome.rounds} rounds")
     if not episode.on_disk:
@@ -186,15 +185,13 @@ class _Run:
             time.sleep(POLL_SECONDS)
         return False
 
-    def settle(self) -> None:
-        """Wait until all faults are undone."""
+    def settle(self, seconds: float) -> None:
+        """Wait until all faults are undone, and until the jobs that they started have ended or hang."""
         while self._active:
             time.sleep(POLL_SECONDS)
             self._undo(time.monotonic())
-
-    def end_others(self, seconds: float) -> None:
-        """Wait for the jobs that faults started; one that finds the run complete, or in other hands, is right."""
-        for other in self._world.others:
+        while self._world.others:
+            other = self._world.others.pop()
             end = time.monotonic() + seconds
             while other.code is None and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)

@@ -16,6 +16,7 @@ from benchmarks.chaos.proxy import Effect, FaultProxy, Rule
 IMAGES, RUNS = "images/", "runs/"  # keys of the bucket
 READS, WRITES, LISTS = frozenset({"GET", "HEAD"}), frozenset({"PUT", "POST", "COPY"}), frozenset({"LIST"})
 OUTAGE = (5.0, 15.0)  # seconds that a fault of the store or the disk lasts
+STOPPED = 130.0  # seconds; a lease passes on after 90
 EVERY = READS | WRITES | LISTS | {"DELETE"}
 
 
@@ -123,6 +124,15 @@ def _start_second_driver(world: World) -> Injection:
     return Injection("the same command")
 
 
+def _stop_driver(world: World) -> Injection | None:
+    """Stop the driver for longer than its lease lasts, so that a second one takes over and the first wakes up late."""
+    if world.job.code is not None:
+        return None
+    world.job.send(signal.SIGSTOP)
+    world.others.append(world.start_job())
+    return Injection("driver", STOPPED, partial(world.job.send, signal.SIGCONT))
+
+
 def _fill_disk(world: World) -> Injection | None:
     if world.disk is None or (world.disk / FILLER).exists():
         return None
@@ -161,6 +171,7 @@ FAULTS: dict[str, Fault] = {
     "driver killed": Fault(_kill_driver, any_time=True),
     "driver terminated (SIGTERM)": Fault(_terminate_driver, any_time=True),
     "second driver started": Fault(_start_second_driver),
+    "driver stopped for 130 s, second driver started": Fault(_stop_driver),
     "images: 503": _store(Effect.UNAVAILABLE, READS, prefix=IMAGES),
     "images: 403": _store(Effect.FORBIDDEN, READS, prefix=IMAGES),
     "images: half of the connections reset": _store(Effect.RESET, READS, prefix=IMAGES, share=0.5),

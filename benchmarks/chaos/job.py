@@ -63,7 +63,11 @@ class Job:
     def terminate(self) -> None:
         """Ask the driver to end, as a scheduler does before it kills."""
         self.terminated = self.terminated or time.monotonic()
-        kill(self._process.pid, signal.SIGTERM)
+        self.send(signal.SIGTERM)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the driver."""
+        kill(self._process.pid, number)
 
     def end(self) -> None:
         """Kill the process if it still runs."""

@@ -16,6 +16,7 @@ FULL = (
     Episode("head", {"head lost": 1}),
     Episode("driver-killed", {"driver killed": 5}),
     Episode("driver-terminated", {"driver terminated (SIGTERM)": 4, "second driver started": 2}),
+    Episode("driver-stopped", {"driver stopped for 130 s, second driver started": 1}),
     Episode(
         "store-down",
         {
