@@ -72,8 +72,9 @@ class RayCluster:
             self.address = f"{HOST}:{port}"
             head = ["--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false"]
             try:
-                self._start_nodes([[*head, f"--temp-dir={self._folder}"]])
-                self._start_nodes([[f"--address={self.address}"]] * (self._size - 1))
+                self._start_node([*head, f"--temp-dir={self._folder}"])
+                for _ in range(self._size - 1):
+                    self._start_node([f"--address={self.address}"])
                 return
             except NodeStartError:
                 self.stop()
@@ -123,7 +124,7 @@ class RayCluster:
             return
         for attempt in range(START_TRIES):
             try:
-                self._start_nodes([[f"--address={self.address}"]])
+                self._start_node([f"--address={self.address}"])
                 return
             except NodeStartError:
                 if attempt == START_TRIES - 1:
@@ -154,18 +155,8 @@ class RayCluster:
 
         return start_again
 
-    def _start_nodes(self, options: list[list[str]]) -> None:
-        started = [self._launch(some) for some in options]
-        try:
-            for process, log in started:
-                _wait(process, log)
-        except NodeStartError:
-            for process, _ in started:
-                _end(process)
-            raise
-        self._nodes += [process for process, _ in started]
-
-    def _launch(self, options: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
+    def _start_node(self, options: list[str]) -> None:
+        """Start a node and wait for it: two that start at the same time may choose the same ports."""
         log = self._folder / f"start-{time.monotonic_ns()}.log"
         (agent,) = free_ports(1)
         command = [
@@ -178,7 +169,12 @@ class RayCluster:
             process = subprocess.Popen(
                 command, cwd=HERE, env=environment, stdout=output, stderr=output, start_new_session=True
             )
-        return process, log
+        try:
+            _wait(process, log)
+        except NodeStartError:
+            _end(process)
+            raise
+        self._nodes.append(process)
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
