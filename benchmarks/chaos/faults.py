@@ -113,8 +113,8 @@ def _kill_driver(world: World) -> Injection | None:
 
 
 def _terminate_driver(world: World) -> Injection | None:
-    if world.job.code is not None or world.job.terminated is not None:
-        return None
+    if world.job.code is not None or world.job.terminated is not None or not world.job.handles_sigterm:
+        return None  # before it handles the signal, it has not begun
     world.job.terminate()
     return Injection("driver")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.chaos.cluster import HERE, kill
+from benchmarks.chaos.processes import handles
 
 DONE, INCOMPLETE = 0, 3  # exit codes
 TRACEBACK = "Traceback (most recent call last)"
@@ -54,6 +55,11 @@ class Job:
     def output(self) -> str:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
+
+    @property
+    def handles_sigterm(self) -> bool:
+        """Whether the driver has come so far that it ends in an orderly way."""
+        return handles(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the driver, as a lost node does."""

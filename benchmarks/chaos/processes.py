@@ -28,6 +28,16 @@ def descendants(root: int) -> list[Process]:
     return found
 
 
+def handles(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler of its own for a signal."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def _parent(pid: int) -> int | None:
     """Return the parent of a process; None if it has ended."""
     try:

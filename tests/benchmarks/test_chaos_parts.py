@@ -1,6 +1,7 @@
 """The parts of the faults benchmark that need neither Ray nor a server."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from benchmarks.chaos.disk import clear, fill, small_disk
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.chaos.job import Job, judge
 from benchmarks.chaos.plans import FULL, SHORT, scaled
-from benchmarks.chaos.processes import descendants
+from benchmarks.chaos.processes import descendants, handles
 from benchmarks.chaos.rows import Difference, Row, compare
 from pipeline.errors import UserError
 
@@ -90,6 +91,20 @@ def test_descendants_are_children_and_their_children():
             os.kill(one.pid, 9)
         process.kill()
         process.wait()
+
+
+def test_a_process_handles_the_signals_that_it_has_a_handler_for():
+    code = "import signal; signal.signal(signal.SIGTERM, lambda *_: None); print(flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert handles(process.pid, signal.SIGTERM)
+        assert not handles(process.pid, signal.SIGUSR1)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not handles(process.pid, signal.SIGTERM)
 
 
 def test_a_full_disk_takes_nothing_until_it_is_cleared(tmp_path):
