@@ -86,7 +86,7 @@ def _prepare(folder: Path, config: StartupConfig) -> dict[str, Command]:
         places = ["--model", str(folder / model), "--images", str(images), "--output", str(folder / "output")]
         return [sys.executable, script, *places, *options]
 
-    rows = {"plan": "*/_run/plan.parquet", "first row": "*/images/part-*"}
+    rows = {"plan": "*/_run/plan.parquet", "first row": "*/**/part-*"}
     train = [sys.executable, str(config.repository / "jobs" / "train.py"), "--model", "deeplabv3_resnet18", *splits]
     train += ["--model-options", "width=0.125", "--classes", str(classes_file), "--output", str(folder / "output")]
     train += ["--epochs", "1", "--epoch-samples", "16", "--augmentation.crop", "64,64"]

@@ -20,10 +20,13 @@ from uuid import uuid4
 
 from pydantic import AfterValidator
 
+from pipeline import retry
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from pipeline.get_s3 import Sent
 
 # Several S3-compatible servers refuse the checksums that AWS clients add by default since 2025.
 CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
@@ -77,7 +80,8 @@ def filesystem(url: str) -> tuple["AbstractFileSystem", str]:
 
 def _s3_options() -> dict[str, Any]:
     """Return the options of S3 file systems; they are pickled with the file system, so every node has them."""
-    client: dict[str, Any] = {"max_pool_connections": 64}
+    # Patience is `retry`'s: attempts of botocore's own would multiply it.
+    client: dict[str, Any] = {"max_pool_connections": 64, "retries": {"max_attempts": 1}}
     if _custom_endpoint():
         for name in CHECKSUM_VARIABLES:
             os.environ.setdefault(name, "when_required")
@@ -158,9 +162,8 @@ def url_of(fs: "AbstractFileSystem", path: str) -> str:
 
 
 def read_bytes(url: str) -> bytes:
-    """Read a file, in one request."""
-    fs, path = filesystem(url)
-    return fs.cat_file(path)
+    """Read a file, in one request, repeated while the store fails."""
+    return read_object(url).data
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -169,16 +172,28 @@ def read_range(url: str, start: int, end: int) -> bytes:
     Raises:
         OSError: The store cannot read parts of a file.
     """
-    fs, path = filesystem(url)
-    try:
-        data = fs.cat_file(path, start=start, end=end)
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # S3: the file ends before the range
-            return b""
-        raise
+    data = read_object(url, start, end).data
     if len(data) > end - start:
         raise OSError(f"the store sent {len(data)} bytes for a range of {end - start}")
     return data
+
+
+def read_object(url: str, start: int | None = None, end: int | None = None) -> "Sent":
+    """Read a file, or the bytes from `start` to before `end`, with its entity tag where the store sends one."""
+    fs, path = filesystem(url)
+    return retry.patiently(lambda: read_once(fs, path, start, end), url)
+
+
+def read_once(fs: "AbstractFileSystem", path: str, start: int | None = None, end: int | None = None) -> "Sent":
+    """Read a file, or a part of it, without another attempt if the store fails."""
+    from pipeline.get_s3 import Sent, get
+
+    try:
+        return get(fs, path, start, end) if is_s3(fs) else Sent(fs.cat_file(path, start=start, end=end), "")
+    except OSError as error:
+        if start is not None and error.errno == errno.EINVAL:  # S3: the file ends before the range
+            return Sent(b"", "")
+        raise
 
 
 def read_text(url: str, *, noun: str) -> str:
@@ -201,21 +216,26 @@ def write_bytes(url: str, data: bytes) -> None:
 
     fs, path = filesystem(url)
     if is_local_filesystem(fs):
-        _write_local(path, lambda file: file.write(data))
+        retry.patiently(lambda: _write_local(path, lambda file: file.write(data)), url)
     else:
         if not isinstance(fs, AsyncFileSystem):  # object stores have no folders, and s3fs would make the bucket
             fs.makedirs(fs._parent(path), exist_ok=True)
-        fs.pipe_file(path, data)  # object stores show an object only when its upload has ended
+        # Object stores show an object only when its upload has ended.
+        retry.patiently(lambda: fs.pipe_file(path, data), url)
 
 
 def upload(local: Path, url: str) -> None:
     """Copy a local file to storage, atomically."""
     fs, path = filesystem(url)
     if is_local_filesystem(fs):
-        with local.open("rb") as source:
-            _write_local(path, lambda file: shutil.copyfileobj(source, file))
+        retry.patiently(lambda: _copy_local(local, path), url)
     else:
-        fs.put_file(str(local), path)
+        retry.patiently(lambda: fs.put_file(str(local), path), url)
+
+
+def _copy_local(local: Path, path: str) -> None:
+    with local.open("rb") as source:
+        _write_local(path, lambda file: shutil.copyfileobj(source, file))
 
 
 def _write_local(path: str, write: Callable[[IO[bytes]], object]) -> None:
@@ -235,7 +255,7 @@ def _write_local(path: str, write: Callable[[IO[bytes]], object]) -> None:
 def exists(url: str) -> bool:
     """Tell whether a file or folder exists."""
     fs, path = filesystem(url)
-    return fs.exists(path)
+    return retry.patiently(lambda: fs.exists(path), url)
 
 
 def size_of(url: str) -> int:
@@ -245,7 +265,7 @@ def size_of(url: str) -> int:
         OSError: It does not exist, or the store does not tell.
     """
     fs, path = filesystem(url)
-    size = fs.info(path)["size"]
+    size = retry.patiently(lambda: fs.info(path)["size"], url)
     if size is None:
         raise OSError("the store does not tell the size of the file")
     return size
@@ -255,7 +275,7 @@ def remove(url: str) -> None:
     """Remove a file, if it exists."""
     fs, path = filesystem(url)
     with suppress(FileNotFoundError):
-        fs.rm_file(path)
+        retry.patiently(lambda: fs.rm_file(path), url)
 
 
 def list_files(url: str) -> list[StoredFile]:
@@ -266,7 +286,8 @@ def list_files(url: str) -> list[StoredFile]:
     silently. Links to folders are not followed.
     """
     fs, path = filesystem(url)
-    infos = (_link_target(info) if info.get("islink") else info for info in fs.find(path, detail=True).values())
+    listed = retry.patiently(lambda: fs.find(path, detail=True), url)
+    infos = (_link_target(info) if info.get("islink") else info for info in listed.values())
     # Some tools mark an S3 folder by an empty object whose name ends with a slash.
     files = (info for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
     return sorted(stored_file(info) for info in files)
@@ -280,6 +301,21 @@ def _link_target(info: dict[str, Any]) -> dict[str, Any]:
         return info | {"type": "file", "size": 0}
     kind = "file" if stat.S_ISREG(target.st_mode) else "other"
     return info | {"type": kind, "size": target.st_size, "mtime": target.st_mtime}
+
+
+def entry(fs: "AbstractFileSystem", path: str) -> StoredFile:
+    """Return a file as a listing has it now.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not is_s3(fs):
+        return stored_file(fs.info(path))
+    bucket, _, key = path.partition("/")
+    found = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1, **fs.req_kw).get("Contents", [])
+    if not found or found[0]["Key"] != key:
+        raise FileNotFoundError(path)
+    return stored_file(found[0] | {"name": path, "size": found[0]["Size"]})
 
 
 def stored_file(info: dict[str, Any]) -> StoredFile:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from pipeline import retry
 from pipeline.storage import Page, StoredFile, stored_file
 from pipeline.threads import in_order, interleave
 
@@ -84,7 +85,8 @@ def _responses(fs: "AbstractFileSystem", request: dict[str, Any]) -> Iterator[di
     fs.connect().meta.events.register_first(event, _parse_entries_fast, unique_id="segpipe-listing")
     token: dict[str, str] = {}
     while True:
-        response = fs.call_s3("list_objects_v2", **request, **fs.req_kw, **token)
+        page = partial(fs.call_s3, "list_objects_v2", **request, **fs.req_kw, **token)
+        response = retry.patiently(page, f"s3://{request['Bucket']}")
         yield response
         if not response.get("IsTruncated"):
             return

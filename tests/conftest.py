@@ -16,13 +16,14 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from benchmarks.swift import SwiftServer, swift_server
+from pipeline import retry
 from tests.support.ray_head import RayHead
 from tests.support.ray_head import ray_head as start_ray_head
 
@@ -66,6 +67,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the servers that `pytest_sessionstart` started."""
     if _STARTED in session.config.stash:
         session.config.stash[_STARTED].close()
+
+
+@pytest.fixture(autouse=True)
+def beginner_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test wait for stores as a job does that begins: a run in this process leaves it more patient."""
+    monkeypatch.setattr(retry, "_patience", replace(retry._patience, seconds=10.0, refusals=False))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,15 @@
 """Options that every bulk run has."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.data.preprocessing import DType
+from pipeline.retry import PATIENCE
 from pipeline.storage import Url
 
 # Options that change no row: where and how fast the run computes, and what is only printed.
-_INCIDENTAL = {"model", "output", "run_id", "scaling", "dry_run"}
+_INCIDENTAL = {"model", "output", "run_id", "scaling", "store", "dry_run"}
 
 
 class BulkScaling(BaseModel):
@@ -37,6 +38,28 @@ class BulkScaling(BaseModel):
     wait_for_nodes: bool = Field(
         default=False, description="start even if the cluster is too small, because an autoscaler will add nodes"
     )
+
+
+class Store(BaseModel):
+    """What happens when the store of the images or of the output fails."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patience: float = Field(
+        default=PATIENCE,
+        ge=0,
+        description="seconds for which a failing or refusing store is asked again, before the shard is left undone",
+    )
+    unreadable: Literal["leave", "rows"] = Field(
+        default="leave",
+        description="images that the store does not hand out in that time. leave: their shards stay undone, the run "
+        "ends with exit code 3, and the same command tries them again. rows: they become error rows",
+    )
+
+    @property
+    def give_up(self) -> bool:
+        """Whether an image that the store does not hand out becomes an error row."""
+        return self.unreadable == "rows"
 
 
 class Sharding(BaseModel):
@@ -98,6 +121,7 @@ class BulkConfig(BaseModel):
     )
     sharding: Sharding = Sharding()
     scaling: BulkScaling = BulkScaling()
+    store: Store = Store()
     dry_run: bool = Field(default=False, description="print the plan and stop")
 
     @model_validator(mode="after")

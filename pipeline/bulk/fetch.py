@@ -1,6 +1,7 @@
 """Fetching and decoding images in a helper process: each ends as pixels, or as a failure with its stage and message."""
 
 import hashlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +14,17 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.bulk.archives.archive import is_archive
-from pipeline.bulk.table_input import NO_ROW, read_encoded, read_table_images
+from pipeline.bulk.planned_image import Source, read_planned, read_table
+from pipeline.bulk.table_input import NO_ROW
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault
+from pipeline.retry import StoreFault
 
 # A call returns the images that it has when it has decoded so many pixels, and leaves the others to another call.
 ENOUGH_PIXELS = 4_000_000
+# Far beyond the slowest decoder on a busy machine; an image that takes longer ends its process.
+SECONDS_TO_DECODE = 300.0
+FETCHES_OF_A_BROKEN_IMAGE = 3
 _DECODING = threading.Lock()  # a process decodes one image at a time, so that its memory is that of one image
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -97,65 +103,114 @@ class Fetched:
     decode_ms: float | None = None
 
 
-def fetch_images(
-    wanted: list[Wanted], pool: ThreadPoolExecutor, *, max_pixels: int, prepare: Prepare, keep_pixels: bool
-) -> list[Fetched]:
+@dataclass(frozen=True)
+class Fetching:
+    """How the images of a run are fetched and decoded.
+
+    Attributes:
+        source: Where they come from.
+        prepare: Makes the network's input from an upright image.
+        keep_pixels: Return the upright image as well.
+        max_pixels: Larger images fail.
+        give_up: Let an image that the store does not hand out fail, in place of the whole call.
+    """
+
+    source: Source
+    prepare: Prepare
+    keep_pixels: bool
+    max_pixels: int
+    give_up: bool = False
+
+
+def fetch_images(wanted: list[Wanted], pool: ThreadPoolExecutor, how: Fetching) -> list[Fetched]:
     """Fetch images at the same time and decode them one after the other, in their order.
 
     Args:
         wanted: The images, one at least.
         pool: Threads to fetch on.
-        max_pixels: Larger images fail.
-        prepare: Makes the network's input from an upright image.
-        keep_pixels: Return the upright image as well.
+        how: What holds for all of them.
 
     Returns:
         The images, or the first of them once they have `ENOUGH_PIXELS`.
+
+    Raises:
+        StoreFault: The store does not hand out an image.
     """
     results: list[Fetched] = []
     pixels = 0
-    pending = [pool.submit(_read, one) for one in wanted]
-    for one, future in zip(wanted, pending, strict=True):
-        data, milliseconds = future.result()
-        result = Fetched(one.image["image_id"], one.image["truth"])
-        results.append(result)
-        if isinstance(data, Failure):
-            result.failure = data
-            continue
-        result.fetch_ms = milliseconds
-        result.sha256 = hashlib.sha256(data).hexdigest()
-        with _DECODING:
-            decoding = time.perf_counter()
-            try:
-                _set_pixels(result, decode_image(data, max_pixels=max_pixels), prepare, keep_pixels=keep_pixels)
-            except Exception as error:  # whatever a decoder raises belongs to this image
-                result.failure = Failure.of("decode", error)
-            result.decode_ms = 1000 * (time.perf_counter() - decoding)
-        pixels += (result.width or 0) * (result.height or 0)
-        if pixels > ENOUGH_PIXELS:
-            break
-    for future in pending[len(results) :]:
-        future.cancel()
+    pending = [pool.submit(_timed_read, one, how) for one in wanted]
+    try:
+        for one, future in zip(wanted, pending, strict=True):
+            data, milliseconds = future.result()
+            result = Fetched(one.image["image_id"], one.image["truth"])
+            results.append(result)
+            if isinstance(data, Failure):
+                result.failure = data
+                continue
+            result.fetch_ms = milliseconds
+            _decode(result, one, data, how)
+            pixels += (result.width or 0) * (result.height or 0)
+            if pixels > ENOUGH_PIXELS:
+                break
+    finally:
+        for future in pending[len(results) :]:
+            future.cancel()
     return results
 
 
-def read_tables(images: list[dict[str, Any]]) -> list[Wanted]:
-    """Return the images of a shard to fetch; those that lie in Parquet tables are read here, each table once."""
+def _decode(result: Fetched, wanted: Wanted, data: bytes, how: Fetching) -> None:
+    """Decode an image. Only bytes that have arrived twice are its own fault: what is broken is fetched again."""
+    for _ in range(FETCHES_OF_A_BROKEN_IMAGE):
+        result.sha256 = hashlib.sha256(data).hexdigest()
+        with _DECODING:
+            decoding = time.perf_counter()
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_DECODE)  # SIGALRM ends this process
+            try:
+                _set_pixels(result, decode_image(data, max_pixels=how.max_pixels), how)
+                result.failure = None
+            except Exception as error:  # whatever a decoder raises belongs to this image
+                result.failure = Failure.of("decode", error)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            result.decode_ms = 1000 * (time.perf_counter() - decoding)
+        if result.failure is None or wanted.data is not None:
+            return
+        again = _read(wanted, how)
+        if isinstance(again, Failure):
+            result.failure = again
+            return
+        if again == data:
+            return
+        data = again
+
+
+def read_tables(images: list[dict[str, Any]], *, give_up: bool = False) -> list[Wanted]:
+    """Return the images of a shard to fetch; those that lie in Parquet tables are read here, each table once.
+
+    Args:
+        images: Rows of the plan.
+        give_up: See `Fetching`.
+
+    Raises:
+        StoreFault: The store does not hand out a table.
+    """
     in_tables = [image for image in images if image["row"] != NO_ROW and not is_archive(image["uri"])]
     rows: dict[str, list[int]] = {}
     for image in in_tables:
         rows.setdefault(image["uri"], []).append(image["row"])
-    tables = {uri: _read_table(uri, some) for uri, some in rows.items()}
+    tables = {uri: _read_table(uri, some, give_up=give_up) for uri, some in rows.items()}
     return [
         Wanted(image, _of_table(tables[image["uri"]], image["row"]) if image["uri"] in tables else None)
         for image in images
     ]
 
 
-def _read_table(uri: str, rows: list[int]) -> dict[int, bytes | ImageError] | Failure:
+def _read_table(uri: str, rows: list[int], *, give_up: bool) -> dict[int, bytes | ImageError] | Failure:
     try:
-        return read_table_images(uri, rows)
-    except Exception as error:  # whatever the store or the Parquet file raises belongs to these rows
+        return read_table(uri, rows)
+    except Exception as error:  # a table that is gone or damaged
+        if isinstance(error, StoreFault) and not give_up:
+            raise
         return Failure.of("fetch", error)
 
 
@@ -166,22 +221,25 @@ def _of_table(table: dict[int, bytes | ImageError] | Failure, row: int) -> bytes
     return Failure.of("fetch", data) if isinstance(data, ImageError) else data
 
 
-def _read(wanted: Wanted) -> tuple[bytes | Failure, float]:
+def _timed_read(wanted: Wanted, how: Fetching) -> tuple[bytes | Failure, float]:
     """Return the encoded bytes of an image, and the milliseconds that it took."""
-    if wanted.data is not None:
-        return wanted.data, 0.0
-    image = wanted.image
     start = time.perf_counter()
-    try:
-        data: bytes | Failure = read_encoded(image["uri"], image["row"], image["bytes"])
-    except Exception as error:  # whatever a store raises belongs to this image
-        data = Failure.of("fetch", error)
+    data = _read(wanted, how) if wanted.data is None else wanted.data
     return data, 1000 * (time.perf_counter() - start)
 
 
-def _set_pixels(result: Fetched, decoded: DecodedImage, prepare: Prepare, *, keep_pixels: bool) -> None:
+def _read(wanted: Wanted, how: Fetching) -> bytes | Failure:
+    try:
+        return read_planned(wanted.image, how.source)
+    except Exception as error:  # whatever it is belongs to this image, unless it is the store's
+        if isinstance(error, StoreFault) and not how.give_up:
+            raise
+        return Failure.of("fetch", error)
+
+
+def _set_pixels(result: Fetched, decoded: DecodedImage, how: Fetching) -> None:
     height, width = decoded.pixels.shape[:2]
     result.width, result.height = (width, height) if decoded.orientation < 5 else (height, width)
     result.orientation = decoded.orientation
-    result.prepared = prepare(decoded.pixels)
-    result.pixels = decoded.pixels if keep_pixels else None
+    result.prepared = how.prepare(decoded.pixels)
+    result.pixels = decoded.pixels if how.keep_pixels else None

@@ -1,8 +1,13 @@
-"""The end of a run: check the rows, compact the files, derive the report, write the manifest last."""
+"""The end of a run: check the rows, compact the files, derive the report, write the manifest last.
+
+Shards are written to a folder that no reader looks at, and their rows appear in `images` here. So a worker that
+outlives its driver, and writes a shard once more, adds nothing to a finished run.
+"""
 
 import json
+import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import parquet, storage
+from pipeline.bulk.attempts import MARKS
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import MANIFEST, read_plan
-from pipeline.bulk.quarantine import MARKS
 from pipeline.bulk.results import footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
-from pipeline.bulk.shards import IMAGES, part_name, parts
+from pipeline.bulk.shards import IMAGES, PARTS_FOLDER, part_name, parts
 from pipeline.bulk.table_stream import TableStream
 from pipeline.bulk.write import ROW_GROUP, write_part
 from pipeline.report.page import draw_page
@@ -29,7 +34,7 @@ PAGE = "report.html"
 SHEET = "sheet.png"
 
 
-def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind) -> None:
+def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind, still_ours: Callable[[], None]) -> None:
     """Finish a run whose shards are all written. If it is killed half-way, it can be done again.
 
     Args:
@@ -37,14 +42,13 @@ def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind) -> None:
         run_id: Name of the run.
         schema: Schema of its table `images`.
         kind: Kind of the run.
+        still_ours: Raises if another driver works on the run by now; called before the manifest is written.
     """
-    _remove_compacted(run)
     if not parts(run):  # a night without news: readers still find the columns
         write_part(run, part_name(0), schema.empty_table())
-    files = check_rows(run)
-    if len(files) > 1:
-        _compact(run, files, schema)
-        files = check_rows(run)
+    shards = parts(run)
+    check_rows(run, list(shards))
+    files = check_rows(run, _compact(run, shards, schema))
     images = open_images(run, list(files))
     report = kind.report(run, list(files), images)
     store_tables(run, report.tables)
@@ -62,7 +66,6 @@ def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind) -> None:
         caption=report.caption,
     )
     storage.write_bytes(storage.join(run, PAGE), page)
-    _remove_marks(run)
     manifest = {
         "run_id": run_id,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,7 +76,10 @@ def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind) -> None:
         "sheet": SHEET if report.sheet else None,
         **{k: v for k, v in metadata_of(schema).items() if k != "run_id"},
     }
+    still_ours()
     storage.write_bytes(storage.join(run, MANIFEST), json.dumps(manifest, indent=2).encode())
+    _remove_all(run, PARTS_FOLDER)
+    _remove_all(run, MARKS)
 
 
 def store_tables(folder: str, tables: dict[str, pa.Table]) -> None:
@@ -82,16 +88,19 @@ def store_tables(folder: str, tables: dict[str, pa.Table]) -> None:
         parquet.write_table(storage.join(folder, name, f"{name}.parquet"), table)
 
 
-def check_rows(run: str) -> dict[str, int]:
-    """Compare the ids in the files with the plan, file after file.
+def check_rows(run: str, files: list[str]) -> dict[str, int]:
+    """Compare the ids in some files with the plan, file after file.
+
+    Args:
+        run: Folder of the run.
+        files: Paths below that folder, in the order of shards.
 
     Returns:
-        The number of rows of each file, in the order of shards.
+        The number of rows of each file.
 
     Raises:
         RuntimeError: A shard is missing or doubled, or a file holds other rows than the plan.
     """
-    files = dict(sorted(parts(run).items(), key=lambda item: item[1].start))
     planned = TableStream(read_plan(run, ["image_id"]))
     rows: dict[str, int] = {}
     written = in_order(lambda name: read_file(run, name, ["image_id"])["image_id"], files)
@@ -105,20 +114,15 @@ def check_rows(run: str) -> dict[str, int]:
     return rows
 
 
-def _remove_compacted(run: str) -> None:
-    """Remove files whose rows a larger file holds too, because a compaction was interrupted before it removed them."""
-    end = 0
-    for name, shards in sorted(parts(run).items(), key=lambda item: (item[1].start, -item[1].stop)):
-        if shards.stop <= end:
-            storage.remove(storage.join(run, name))
-        end = max(end, shards.stop)
-
-
-def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
-    """Merge neighbouring small files up to `TARGET_BYTES` of pictures, in parallel."""
-    found = parts(run)
-    groups = [group for group in _groups(run, list(files)) if len(group) > 1]
-    calls = [(run, group, found[group[0]].start, found[group[-1]].stop - 1, schema) for group in groups]
+def _compact(run: str, shards: dict[str, int], schema: pa.Schema) -> list[str]:
+    """Merge neighbouring shards into files of up to `TARGET_BYTES` of pictures, in parallel, and return these files."""
+    groups = {
+        f"{IMAGES}/{part_name(shards[group[0]], shards[group[-1]])}": group for group in _groups(run, list(shards))
+    }
+    there = {f"{IMAGES}/{posixpath.basename(f.path)}" for f in storage.list_files(storage.join(run, IMAGES))}
+    for name in there - set(groups):
+        storage.remove(storage.join(run, name))
+    calls = [(run, group, name, schema) for name, group in groups.items() if name not in there]
     if len(calls) == 1:  # merged sooner than a task would start
         _merge(*calls[0])
     elif calls:
@@ -126,6 +130,7 @@ def _compact(run: str, files: dict[str, int], schema: pa.Schema) -> None:
 
         cluster.connect()
         list(cluster.map_tasks(_merge, calls, unit="files"))
+    return list(groups)
 
 
 def _groups(run: str, files: list[str]) -> Iterator[list[str]]:
@@ -148,7 +153,7 @@ def _picture_bytes(footer: pq.FileMetaData) -> int:
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.endswith(".bytes"))
 
 
-def _merge(run: str, files: list[str], first: int, last: int, schema: pa.Schema) -> None:
+def _merge(run: str, files: list[str], target: str, schema: pa.Schema) -> None:
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "merged.parquet"
         with pq.ParquetWriter(local, schema, compression=compression(schema)) as writer:
@@ -160,14 +165,12 @@ def _merge(run: str, files: list[str], first: int, last: int, schema: pa.Schema)
                     waiting = []
             if waiting:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
-        storage.upload(local, storage.join(run, IMAGES, part_name(first, last)))
-    for name in files:
-        storage.remove(storage.join(run, name))
+        storage.upload(local, storage.join(run, target))
 
 
-def _remove_marks(run: str) -> None:
+def _remove_all(run: str, folder: str) -> None:
     fs, _ = storage.filesystem(run)
-    for _ in in_order(fs.rm_file, [file.path for file in storage.list_files(storage.join(run, MARKS))]):
+    for _ in in_order(fs.rm_file, [file.path for file in storage.list_files(storage.join(run, folder))]):
         pass
 
 

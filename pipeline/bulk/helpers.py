@@ -21,9 +21,12 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from pipeline.bulk.transport import Closed, receive, send
-from pipeline.errors import one_line
+from pipeline.errors import IncompleteError, one_line
 
 DEATHS_TO_CONVICT = 2
+# Anybody may kill a process: a person, a node's shutdown, the kernel if memory is short. That it was one image's turn
+# each time is believed after so many.
+KILLS_TO_CONVICT = 4
 SECONDS_TO_START = 300.0  # on a busy machine
 _READY = 0  # number of a process's first message, which answers no call
 
@@ -35,10 +38,12 @@ class Death:
     Attributes:
         cause: The reason in a few words.
         ready: Whether it had begun to take calls, so that a call may have been the reason.
+        killed: Whether it was killed from outside.
     """
 
     cause: str
     ready: bool
+    killed: bool
 
 
 class HelperDied(Exception):
@@ -153,7 +158,7 @@ class Helper:
         self._connection.close()
         with self._lock:
             cause = f"no end after {self._overdue:.0f} s" if self._overdue else _cause(code)
-            self._death = Death(cause, self._ready)
+            self._death = Death(cause, self._ready, killed=not self._overdue and code in _KILLED)
             lost, self._calls = list(self._calls.values()), {}
         for call in lost:
             call.answer.set_exception(fault or HelperDied(self._death))
@@ -172,7 +177,12 @@ def _cause(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
-    return f"{name}, out of memory?" if name == "SIGKILL" else f"{name}, a crash in a library"
+    if name == "SIGALRM":
+        return "no end of decoding"
+    return f"{name}, out of memory?" if code in _KILLED else f"{name}, a crash in a library"
+
+
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
 
 class HelperPool:
@@ -207,8 +217,8 @@ class HelperPool:
             seconds: Time after which a process that answers nothing is killed.
 
         Returns:
-            The method's result. An item that ends its process, and then a fresh process in which it is alone, has a
-            `Death` as its result.
+            The method's result. An item that ends its process, and then fresh processes in which it is alone, has a
+            `Death` as its result. It is an `IncompleteError` if no process starts.
         """
         with self._lock:
             for i, helper in enumerate(self._helpers):
@@ -221,7 +231,7 @@ class HelperPool:
         def done(result: Future) -> None:
             error = result.exception()
             if isinstance(error, HelperDied):
-                self._repeating.submit(self._alone, method, list(items), seconds, answer)
+                self._repeating.submit(self._repeat, method, list(items), seconds, answer, error.args[0])
             elif error is not None:
                 answer.set_exception(error)
             else:
@@ -240,25 +250,42 @@ class HelperPool:
     def _fresh(self) -> Helper:
         return Helper(self._target, threads=self._threads)
 
-    def _alone(self, method: str, items: list[Any], seconds: float, answer: "Future[list[Any]]") -> None:
-        """Call the method with one item after the other, in a process in which nothing else runs."""
+    def _repeat(self, method: str, items: list[Any], seconds: float, answer: "Future[list[Any]]", death: Death) -> None:
+        """Call the method again in a process in which nothing else runs: with all items, or one after the other.
+
+        All together if the process was killed from outside, so that the results are those of an undisturbed run to the
+        last bit.
+        """
         try:
+            if death.killed and len(items) > 1:
+                result = self._call_alone(method, items, seconds)
+                if not isinstance(result, Death):
+                    answer.set_result(result)
+                    return
             answer.set_result([self._or_death(method, item, seconds) for item in items])
         except BaseException as error:  # whatever the method raised belongs to the caller
             answer.set_exception(error)
 
     def _or_death(self, method: str, item: Any, seconds: float) -> Any:
-        for _ in range(DEATHS_TO_CONVICT):
-            if self._lonely is None or not self._lonely.alive:
-                self._lonely = self._fresh()
-            try:
-                (result,) = self._lonely.call(method, [item], seconds=seconds).result()
-                return result
-            except HelperDied as error:
-                (death,) = error.args
-                if not death.ready:
-                    raise RuntimeError(f"a helper process does not start ({death.cause})") from None
-        return death
+        crashes = kills = 0
+        while crashes < DEATHS_TO_CONVICT and kills < KILLS_TO_CONVICT:
+            result = self._call_alone(method, [item], seconds)
+            if not isinstance(result, Death):
+                return result[0]
+            kills += result.killed
+            crashes += not result.killed
+        return result
+
+    def _call_alone(self, method: str, items: list[Any], seconds: float) -> list[Any] | Death:
+        if self._lonely is None or not self._lonely.alive:
+            self._lonely = self._fresh()
+        try:
+            return self._lonely.call(method, items, seconds=seconds).result()
+        except HelperDied as error:
+            (death,) = error.args
+            if not death.ready and not death.killed:
+                raise IncompleteError(f"a helper process does not start ({death.cause})") from None
+            return death
 
 
 def serve(descriptor: int, threads: int) -> None:

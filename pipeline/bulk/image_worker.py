@@ -5,9 +5,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from pipeline.bulk.fetch import Failure, Fetched, StageError, Wanted, fetch_images
+from pipeline import retry
+from pipeline.bulk.fetch import Failure, Fetched, Fetching, StageError, Wanted, fetch_images
 from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.planned_image import Source
 
 THREADS = 4  # calls that a helper process runs at a time, so that it fetches and encodes while it decodes
 
@@ -31,11 +33,19 @@ class ImageWorker:
 
     Args:
         kind: Kind of the run.
+        planned: Time at which the run's plan was made, in seconds since the epoch.
         fetch_threads: Files that a process fetches at a time.
     """
 
-    def __init__(self, kind: RunKind, *, fetch_threads: int):
+    def __init__(self, kind: RunKind, *, planned: float, fetch_threads: int):
         self._kind = kind
+        self._fetching = Fetching(
+            Source(kind.config.images, planned),
+            kind.prepare,
+            keep_pixels=kind.refines,
+            max_pixels=kind.config.max_image_pixels,
+            give_up=kind.config.store.give_up,
+        )
         self._fetch_threads = fetch_threads
         self._warm = False
 
@@ -48,13 +58,8 @@ class ImageWorker:
 
     def fetch(self, wanted: list[Wanted]) -> list[Fetched]:
         """Fetch and decode images; see `fetch_images`."""
-        return fetch_images(
-            wanted,
-            _threads(self._fetch_threads),
-            max_pixels=self._kind.config.max_image_pixels,
-            prepare=self._kind.prepare,
-            keep_pixels=self._kind.refines,
-        )
+        retry.be_patient(self._kind.config.store.patience)
+        return fetch_images(wanted, _threads(self._fetch_threads), self._fetching)
 
     def describe(self, predicted: list[Predicted]) -> list[tuple[dict[str, Any] | Failure, float]]:
         """Return for each image its columns, or why there are none, and the milliseconds that they took."""
@@ -73,10 +78,10 @@ class ImageWorker:
         return columns, 1000 * (time.perf_counter() - start)
 
 
-def start_helpers(kind: RunKind, processes: int, *, threads: int = THREADS) -> HelperPool:
-    """Start helper processes for a run, each of which runs some calls at a time."""
+def start_helpers(kind: RunKind, processes: int, *, planned: float = 0.0, threads: int = THREADS) -> HelperPool:
+    """Start helper processes for a run, each of which runs some calls at a time; for `planned` see `ImageWorker`."""
     fetches = kind.config.scaling.fetch_threads or max(16, 8 * processes)
-    worker = ImageWorker(kind, fetch_threads=max(1, fetches // processes))
+    worker = ImageWorker(kind, planned=planned, fetch_threads=max(1, fetches // processes))
     return HelperPool(worker, processes=processes, threads=threads)
 
 

@@ -32,6 +32,9 @@ class ImagePredictor(Protocol):
     def measure_batch_pixels(self) -> int:
         """Return the number of pixels in a batch that suits the device."""
 
+    def free_memory(self) -> None:
+        """Return memory of the device that is not in use, so that another process can have it."""
+
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Any]:
         """Return a picklable result for each of some prepared images of one shape; `truths` are those of the plan."""
 

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import __version__, storage
+from pipeline import __version__, retry, storage
 from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.listing import IMAGE_FIELDS
 from pipeline.bulk.shards import cut_shards
@@ -29,6 +30,7 @@ PLAN = f"{RUN_FOLDER}/plan.parquet"
 SUMMARY = f"{RUN_FOLDER}/plan.json"
 CONFIG = f"{RUN_FOLDER}/config.json"
 MANIFEST = "manifest.json"
+PLANNED = "planned"  # metadata of the plan: the time at which its listing began, in seconds since the epoch
 ROW_GROUP = 8192  # rows of the plan that a worker reads at a time
 
 SCHEMA = pa.schema(
@@ -127,12 +129,22 @@ def default_run_id(identity: dict[str, Any], card: Card) -> str:
     return f"{card.architecture}-{digest[:8]}"
 
 
-def store_plan(run: str, plan: Iterable[pa.Table], identity: dict[str, Any]) -> PlanSummary:
-    """Write the plan, its summary and then the configuration: if the configuration exists, the plan is complete."""
+def store_plan(
+    run: str, plan: Iterable[pa.Table], identity: dict[str, Any], *, planned: float | None = None
+) -> PlanSummary:
+    """Write the plan, its summary and then the configuration: if the configuration exists, the plan is complete.
+
+    Args:
+        run: Folder of the run.
+        plan: Rows of the plan.
+        identity: What decides the run's rows besides the images; see `run_identity`.
+        planned: Time at which the listing began, in seconds since the epoch; now by default.
+    """
     summary = PlanSummary()
+    schema = SCHEMA.with_metadata({PLANNED: str(planned or time.time())})
     with tempfile.TemporaryDirectory(prefix="segpipe-plan-") as folder:
         local = Path(folder) / "plan.parquet"
-        with pq.ParquetWriter(local, SCHEMA, compression="zstd", write_statistics=["shard"]) as writer:
+        with pq.ParquetWriter(local, schema, compression="zstd", write_statistics=["shard"]) as writer:
             for rows in split(plan, ROW_GROUP):
                 writer.write_table(rows, row_group_size=ROW_GROUP)
                 summary.add(rows)
@@ -170,6 +182,11 @@ class PlanReader:
         """Number of images of the plan."""
         return _metadata(self._url, self._key).num_rows
 
+    @property
+    def planned(self) -> float:
+        """Time at which the listing began, in seconds since the epoch."""
+        return float(_metadata(self._url, self._key).metadata[PLANNED.encode()])
+
     def shard(self, shard: int) -> list[dict[str, Any]]:
         """Read the images of a shard, as rows of the plan."""
         images: list[dict[str, Any]] = []
@@ -182,9 +199,13 @@ class PlanReader:
 
 @functools.lru_cache(maxsize=4)
 def _metadata(url: str, key: str) -> pq.FileMetaData:
-    fs, path = storage.filesystem(url)
-    with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).metadata
+    def read() -> pq.FileMetaData:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).metadata
+
+    with retry.store_faults(url):
+        return retry.patiently(read, url)
 
 
 @functools.lru_cache(maxsize=4)
@@ -198,9 +219,13 @@ def _group_ranges(url: str, key: str) -> list[tuple[int, int]]:
 
 @functools.lru_cache(maxsize=2)
 def _read_group(url: str, key: str, group: int) -> pa.Table:
-    fs, path = storage.filesystem(url)
-    with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
-        return pq.ParquetFile(file, metadata=_metadata(url, key)).read_row_group(group)
+    def read() -> pa.Table:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file, metadata=_metadata(url, key)).read_row_group(group)
+
+    with retry.store_faults(url):
+        return retry.patiently(read, url)
 
 
 def existing_plan(run: str, identity: dict[str, Any]) -> PlanSummary | None:

@@ -4,36 +4,36 @@ An actor's own process only forms batches and computes them. Its helper processe
 of the rows. PyTorch is imported by the kind's predictor, in the actor: the driver, which names this class, needs none.
 """
 
+import os
+import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.bulk.archives.member import MemberError
+from pipeline import retry
+from pipeline.bulk.attempts import HOPELESS, attempt
 from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
+from pipeline.bulk.forward import ForwardWorker, forward, seconds_for
+from pipeline.bulk.helpers import Death, HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.loader import PIXELS_AHEAD, Loader
 from pipeline.bulk.plan import PlanReader
-from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import pack
-from pipeline.bulk.write import ShardWriter
-from pipeline.data.formats import ImageError
-from pipeline.errors import UserError
+from pipeline.bulk.write import ShardWriter, undone
+from pipeline.errors import IncompleteError
 from pipeline.predict.batches import Batches
 
-# If none of at least so many images in a shard can be fetched, the store fails, not the images.
-TOO_MANY_TO_BE_CHANCE = 4
-# Classes of errors in fetching that are not the store's.
-OWN_FAULTS = {error.__name__ for error in (FileNotFoundError, ImageError, MemberError)}
+HUNG = 124  # exit code of a predictor that ends itself because a forward pass does not
 
 Batch = list[tuple[int, Predicted]]  # positions in the shard, and the images
+Forward = Callable[[list[Fetched]], list[Predicted]]
 
 
 class ShardPredictor:
@@ -42,104 +42,115 @@ class ShardPredictor:
     Args:
         kind: Kind of the run.
         plan: Plan of the run.
-        quarantine: Marks of the run.
         writer: Writes the rows, unless tasks do that.
         run: Folder of the run.
+        driver: Name of the driver.
         helpers: Number of helper processes.
     """
 
-    def __init__(
-        self,
-        *,
-        kind: RunKind,
-        plan: PlanReader,
-        quarantine: Quarantine,
-        writer: ShardWriter,
-        run: str,
-        helpers: int,
-    ):
-        self._pool = start_helpers(kind, helpers)  # they start while the model is loaded
+    def __init__(self, *, kind: RunKind, plan: PlanReader, writer: ShardWriter, run: str, driver: str, helpers: int):
+        retry.be_patient(kind.config.store.patience)
+        self._pool = start_helpers(kind, helpers, planned=plan.planned)  # they start while the model is loaded
         self._loader = Loader(self._pool)
         self._kind = kind
         self._plan = plan
-        self._quarantine = quarantine
         self._writer = writer
+        self._run = run
+        self._driver = driver
         self._predictor = kind.load_predictor(plan.images)
         self._predictor.batch_pixels = kind.config.batch_pixels or agreed_batch_pixels(run, self._predictor)
         self._computing = threading.BoundedSemaphore(self._predictor.streams)
+        self._guarded: HelperPool | None = None
+        self._guarding = threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """Compute one shard; return what `ShardWriter.write` does, or the images packed for a `RefiningWriter`."""
         shard = int(batch["shard"][0])
-        images = self._plan.shard(shard)
-        suspects = self._quarantine.begin(shard)
-        wanted = read_tables(images)
-        batches = self._predict(wanted) if suspects is None else self._one_by_one(shard, wanted, suspects)
-        if self._kind.refines:
-            return pack(shard, batches, self._pool)
-        return self._writer.write(shard, images, describe(batches, self._pool, stage="describe"))
+        images: list[dict[str, Any]] = []
+        try:
+            images = self._plan.shard(shard)
+            with attempt(self._run, shard, self._driver) as deaths:
+                if deaths.now >= HOPELESS:
+                    raise IncompleteError(
+                        f"{deaths.now} processes have ended while they computed shard {shard}, and no image is the "
+                        "reason; is there enough memory for so many predictors (--scaling.actors)?"
+                    )
+                compute = self._forward_guarded if deaths.call_for_care else self._forward
+                wanted = read_tables(images, give_up=self._kind.config.store.give_up)
+                batches = self._predict(wanted, compute)
+                if self._kind.refines:
+                    return pack(shard, batches, self._pool)
+                return self._writer.write(shard, images, describe(batches, self._pool, stage="describe"))
+        except IncompleteError as error:
+            return undone(shard, len(images), str(error))
 
     def close(self) -> None:
         """End the helper processes, which otherwise end with this process."""
         self._pool.close()
+        if self._guarded is not None:
+            self._guarded.close()
 
-    def _predict(self, wanted: list[Wanted]) -> Iterator[Batch]:
+    def _predict(self, wanted: list[Wanted], compute: Forward) -> Iterator[Batch]:
         """Fetch and predict images, and yield them in the batches in which they were computed."""
         batches = Batches(max_pixels=self._predictor.batch_pixels, max_waiting=PIXELS_AHEAD)
         waiting: dict[int, Fetched] = {}
-        lost = []
+
+        def predicted(members: list[int]) -> Batch:
+            return list(zip(members, compute([waiting.pop(i) for i in members]), strict=True))
+
         for i, fetched in enumerate(self._loader.load(wanted)):
             if fetched.prepared is None:
-                lost.append(fetched.failure)
                 yield [(i, Predicted(fetched, None, None))]
                 continue
             waiting[i] = fetched
             for members in batches.add(i, fetched.prepared.shape):
-                yield self._compute(members, waiting)
-        _raise_if_store_failed(wanted, lost)
+                yield predicted(members)
         for members in batches.rest():
-            yield self._compute(members, waiting)
-
-    def _compute(self, members: list[int], waiting: dict[int, Fetched]) -> Batch:
-        """Compute a batch; if that fails, find out which of its images spoils it."""
-        images = [waiting.pop(i) for i in members]
-        try:
-            predicted = self._forward(images)
-        except Exception:
-            predicted = []
-            for image in images:
-                try:
-                    predicted += self._forward([image])
-                except Exception as error:  # whatever it is, it belongs to this image
-                    failed = replace(image, prepared=None, failure=Failure.of("predict", error))
-                    predicted.append(Predicted(failed, None, None))
-        return list(zip(members, predicted, strict=True))
+            yield predicted(members)
 
     def _forward(self, images: list[Fetched]) -> list[Predicted]:
-        prepared = [image.prepared for image in images if image.prepared is not None]
-        with self._computing:
-            start = time.perf_counter()
-            results = self._predictor(prepared, [image.truth for image in images])
-            each = 1000 * (time.perf_counter() - start) / len(images)
-        return [Predicted(replace(image, prepared=None), r, each) for image, r in zip(images, results, strict=True)]
+        with self._computing, _ended_after(seconds_for(images)):
+            return forward(self._predictor, images)
 
-    def _one_by_one(self, shard: int, wanted: list[Wanted], suspects: dict[int, int]) -> Iterator[Batch]:
-        """Predict a shard that has ended its process before, image by image, without the images that did it."""
-        for i, one in enumerate(wanted):
-            if self._quarantine.convicted(suspects.get(i, 0)):
-                failure = Failure.death("predict", "out of memory, or a crash in a library")
-                yield [(i, Predicted(Fetched(one.image["image_id"], one.image["truth"], failure), None, None))]
-                continue
-            with self._quarantine.suspicion(shard, i):
-                for batch in self._predict([one]):
-                    yield [(i, predicted) for _, predicted in batch]
+    def _forward_guarded(self, images: list[Fetched]) -> list[Predicted]:
+        """Compute the same batch in a process of its own; an image that ends that process has a failure."""
+        with self._guarding, self._idle_device():
+            if self._guarded is None:
+                worker = ForwardWorker(self._kind, images=self._plan.images, batch_pixels=self._predictor.batch_pixels)
+                self._guarded = HelperPool(worker, processes=1, threads=1)
+            answers = self._guarded.submit("forward", images, seconds=seconds_for(images)).result()
+        return [_or_failure(image, answer) for image, answer in zip(images, answers, strict=True)]
+
+    @contextmanager
+    def _idle_device(self) -> Iterator[None]:
+        """Leave the device and its memory to another process."""
+        for _ in range(self._predictor.streams):
+            self._computing.acquire()
+        try:
+            self._predictor.free_memory()
+            yield
+        finally:
+            self._computing.release(self._predictor.streams)
 
 
-def _raise_if_store_failed(wanted: list[Wanted], lost: list[Failure | None]) -> None:
-    failures = [f for f in lost if f is not None and f.stage == "fetch" and f.error_class not in OWN_FAULTS]
-    if len(failures) == len(wanted) >= TOO_MANY_TO_BE_CHANCE:
-        raise UserError(
-            f"none of the {len(wanted)} images of a shard can be fetched: "
-            f"{storage.redact(wanted[0].image['uri'])}: {failures[0].message}. When the store answers again, the same "
-            "command resumes the run"
-        )
+def _or_failure(image: Fetched, answer: Predicted | Death) -> Predicted:
+    if isinstance(answer, Death):
+        return Predicted(replace(image, prepared=None, failure=Failure.death("predict", answer.cause)), None, None)
+    return answer
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End this process if the body does not end; its shards are computed again, guarded."""
+
+    def end() -> None:
+        print(f"a forward pass has not ended within {seconds:.0f} s: this process ends", file=sys.stderr, flush=True)
+        os._exit(HUNG)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from pipeline import retry
 from pipeline.bulk.describe import Batches, Described, describe, pixels_of
 from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import PlanReader
-from pipeline.bulk.write import ShardWriter
+from pipeline.bulk.write import COUNTS, ShardWriter, undone
+from pipeline.errors import IncompleteError
 
 STAGE = "crf"
 PACKED_PIXELS = 128_000_000  # in a block; the predictor describes the rest of a shard, so that blocks stay bounded
@@ -32,10 +34,16 @@ class RefiningWriter:
         self._plan = plan
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write a block of `pack`; return what `ShardWriter.write` does."""
+        """Write a block of `pack`; return what `ShardWriter.write` does. A shard that is left undone passes through."""
+        if block.schema.equals(COUNTS):
+            return block
+        retry.be_patient(self._kind.config.store.patience)
         shard = block["shard"][0].as_py()
-        described = _describe_packed(block, helper_of_task(self._kind))
-        return self._writer.write(shard, self._plan.shard(shard), described)
+        try:
+            described = _describe_packed(block, helper_of_task(self._kind))
+            return self._writer.write(shard, self._plan.shard(shard), described)
+        except IncompleteError as error:
+            return undone(shard, len(block), str(error))
 
 
 def pack(shard: int, batches: Batches, pool: HelperPool) -> pa.Table:

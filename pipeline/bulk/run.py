@@ -1,19 +1,24 @@
 """A bulk run from the driver: plan, stream through predictors and writers, finish. A repeated command resumes it."""
 
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import retry, storage
 from pipeline.bulk import plan as planning
 from pipeline.bulk.finish import finish
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.lease import Lease, lease
 from pipeline.bulk.results import read_file
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
+from pipeline.bulk.stop import stop_on_sigterm
+from pipeline.errors import IncompleteError
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
 
@@ -34,26 +39,40 @@ def run_bulk(kind: RunKind) -> str | None:
     identity = planning.run_identity(config, kind.card, kind.classes)
     run_id = config.run_id or planning.default_run_id(identity, kind.card)
     run = storage.join(config.output, f"run_id={run_id}")
+    stop_on_sigterm()
     plan = planning.existing_plan(run, identity)
     if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
         place = storage.redact(run)
         print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
         return run
+    if config.dry_run:
+        images = Selection(config)
+        summary = plan or planning.summarize(planning.make_plan(config, images, kind.truth, refines=kind.refines))
+        print(format_plan(summary, run, removed=images.removed))
+        return None
+    if plan is None:
+        storage.check_writable(config.output)
+    with lease(run) as held, _resumable(run):
+        _run(kind, run, run_id, identity, plan, held)
+    return run
+
+
+def _run(
+    kind: RunKind, run: str, run_id: str, identity: dict[str, Any], plan: planning.PlanSummary | None, held: Lease
+) -> None:
+    """Make the plan if there is none yet, compute the shards that are left, and finish."""
     removed = None
     resumed = plan is not None
     if plan is None:
-        if not config.dry_run:
-            storage.check_writable(config.output)
-        images = Selection(config)
-        rows = planning.make_plan(config, images, kind.truth, refines=kind.refines)
-        plan = planning.summarize(rows) if config.dry_run else _store_beside_ray(kind, run, rows, identity)
+        images = Selection(kind.config)
+        rows = planning.make_plan(kind.config, images, kind.truth, refines=kind.refines)
+        plan = _store_beside_ray(kind, run, rows, identity, began=time.time())
         removed = images.removed
     print(format_plan(plan, run, removed=removed))
-    if config.dry_run:
-        return None
     if plan.images == 0:
         print("nothing to do: no image is new, changed or failed")
-    done = {shard for shards in parts(run).values() for shard in shards}
+    retry.be_patient(kind.config.store.patience)
+    done = set(parts(run).values())
     left = [shard for shard in range(len(plan.shard_images)) if shard not in done]
     schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
     if left:
@@ -63,17 +82,28 @@ def run_bulk(kind: RunKind) -> str | None:
             _start_ray(kind)
         from pipeline.bulk.stream import stream
 
-        stream(kind, run, left, schema, images=sum(plan.shard_images[shard] for shard in left))
-    finish(run, run_id=run_id, schema=schema, kind=kind)
-    return run
+        images_left = sum(plan.shard_images[shard] for shard in left)
+        stream(kind, run, left, schema, images=images_left, driver=held.owner)
+    with retry.store_faults(run):
+        finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+
+
+@contextmanager
+def _resumable(run: str) -> Iterator[None]:
+    """Say in one line how to go on when the run stops before its end."""
+    try:
+        yield
+    except IncompleteError as error:
+        text = f"{error}. {storage.redact(run)} is incomplete; the same command goes on with it"
+        raise IncompleteError(text) from None
 
 
 def _store_beside_ray(
-    kind: RunKind, run: str, rows: Iterator[pa.Table], identity: dict[str, Any]
+    kind: RunKind, run: str, rows: Iterator[pa.Table], identity: dict[str, Any], *, began: float
 ) -> planning.PlanSummary:
     """Make and store the plan while Ray starts; a mistake that shows before Ray is imported is reported without it."""
     with ThreadPoolExecutor(1) as background:
-        planned = background.submit(planning.store_plan, run, rows, identity)
+        planned = background.submit(planning.store_plan, run, rows, identity, planned=began)
         import ray  # noqa: F401  (its import takes longer than a short plan)
 
         if not planned.done() or planned.result().images:
@@ -89,6 +119,7 @@ def _start_ray(kind: RunKind) -> None:
     from pipeline import cluster
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
+    stop_on_sigterm()  # Ray has set a handler of its own
     if kind.refines:
         task = ray.remote(num_cpus=1)(_warm_up)
         for _ in range(min(MOST_WARM, cluster.available().cpus)):

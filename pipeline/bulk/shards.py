@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator
 from pipeline import storage
 from pipeline.bulk.config import Sharding
 
-IMAGES = "images"
+PARTS_FOLDER = "_run/parts"  # where shards are written, each as a file of its own
+IMAGES = "images"  # where the driver that finishes the run puts their rows; nobody else writes there
 SMALLEST, LARGEST = 16, 256  # images in a shard
 PARTS = 32  # shards of a list of 512 to 8,192 images
 BYTES = 32 * 2**20
 FINE_SHARDS = 10_000  # of up to 2.56 million images
 COARSE = 8
 REFINED = 64  # images in a shard whose rows take long: a task is done in a minute, and its block fits into memory
-_PART = re.compile(r"part-(\d+)(?:-(\d+))?\.parquet$")
+_PART = re.compile(r"part-(\d+)\.parquet")
 
 
 def cut_shards(sizes: Iterable[int], sharding: Sharding, *, refines: bool = False) -> Iterator[int]:
@@ -51,12 +52,11 @@ def part_name(first: int, last: int | None = None) -> str:
     return f"part-{first:05d}.parquet" if last in (None, first) else f"part-{first:05d}-{last:05d}.parquet"
 
 
-def parts(run: str) -> dict[str, range]:
-    """Return the files of results that a run has so far, and the shards that each holds."""
-    found: dict[str, range] = {}
-    for file in storage.list_files(storage.join(run, IMAGES)):
-        match = _PART.search(file.path)
+def parts(run: str) -> dict[str, int]:
+    """Return the shards that a run has written so far, by the path of their file below the run's folder."""
+    found: dict[str, int] = {}
+    for file in storage.list_files(storage.join(run, PARTS_FOLDER)):
+        match = _PART.fullmatch(posixpath.basename(file.path))
         if match:
-            first, last = int(match[1]), int(match[2] or match[1])
-            found[f"{IMAGES}/{posixpath.basename(file.path)}"] = range(first, last + 1)
-    return found
+            found[f"{PARTS_FOLDER}/{match[0]}"] = int(match[1])
+    return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -5,18 +5,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray.data
+from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
 from pipeline import cluster
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.predict import ShardPredictor
-from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
+from pipeline.errors import IncompleteError, one_line
 
 
-def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, images: int) -> None:
+def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, images: int, driver: str) -> None:
     """Compute and write shards, with a progress bar.
 
     Args:
@@ -25,9 +26,11 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
         shards: Numbers of the shards to do.
         schema: Schema of the table `images`.
         images: Number of images in these shards.
+        driver: Name of this driver, in letters and digits.
 
     Raises:
         UserError: The cluster cannot hold the run.
+        IncompleteError: Shards are left undone, or Ray has failed.
     """
     layout = _layout(kind, shards=len(shards))
     context = ray.data.DataContext.get_current()
@@ -40,9 +43,9 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
         fn_constructor_kwargs={
             "kind": kind,
             "plan": plan,
-            "quarantine": Quarantine(run),
             "writer": writer,
             "run": run,
+            "driver": driver,
             "helpers": layout.helpers,
         },
         batch_size=1,
@@ -52,7 +55,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
             min_size=layout.actors if layout.use_gpu else max(1, layout.actors // 2),
             max_size=layout.actors,
             # An actor loads one shard and writes another while it computes a third; a GPU is done with one soon.
-            max_concurrent_calls_per_actor=4 if layout.use_gpu else 2,
+            max_concurrent_calls_per_actor=layout.shards_per_actor,
             enable_true_multi_threading=True,
         ),
         num_cpus=layout.cpus_per_actor,
@@ -61,7 +64,12 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
     if kind.refines:
         refining = RefiningWriter(writer, kind=kind, plan=plan)
         written = written.map_batches(refining, batch_size=None, batch_format="pyarrow", num_cpus=1)
-    _show(written, images=images, layout=layout, refines=kind.refines)
+    try:
+        _show(written, images=images, layout=layout, refines=kind.refines)
+    except RayError as error:
+        if isinstance(error, RayTaskError):  # a mistake of the user, or of this program
+            raise
+        raise IncompleteError(f"Ray has failed ({type(error).__name__}: {one_line(error)})") from None
 
 
 class Layout(NamedTuple):
@@ -80,6 +88,11 @@ class Layout(NamedTuple):
     helpers: int
     use_gpu: bool
     free_cpus: int
+
+    @property
+    def shards_per_actor(self) -> int:
+        """Shards that a predictor has at a time."""
+        return 4 if self.use_gpu else 2
 
 
 def _layout(kind: RunKind, *, shards: int) -> Layout:
@@ -113,16 +126,33 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
 
 
 def _show(written: Any, *, images: int, layout: Layout, refines: bool) -> None:
-    """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log."""
+    """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log.
+
+    Raises:
+        IncompleteError: Shards are left undone. If these are as many in a row as the predictors have at a time, the
+            others are not tried.
+    """
     terminal = sys.stderr.isatty()
     errors = 0
+    undone: list[dict[str, Any]] = []
+    in_a_row = 0
     with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
         for shard in written.iter_rows():
+            if shard["reason"] is not None:
+                undone.append(shard)
+                in_a_row += 1
+                bar.set_postfix(errors=errors, undone=sum(one["images"] for one in undone), refresh=False)
+                if in_a_row >= layout.actors * layout.shards_per_actor:
+                    break
+                continue
+            in_a_row = 0
             if refines and bar.n == 0 and shard["errors"] < shard["images"]:
                 bar.write(_pace(shard, layout), file=sys.stderr)
             errors += shard["errors"]
             bar.set_postfix(errors=errors, refresh=False)
             bar.update(shard["images"])
+    if undone:
+        raise IncompleteError(f"{images - int(bar.n):,} images are left undone: {undone[0]['reason']}")
 
 
 def _pace(shard: dict[str, Any], layout: Layout) -> str:

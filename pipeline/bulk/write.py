@@ -5,13 +5,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import parquet, storage
+from pipeline import parquet, retry, storage
 from pipeline.bulk.describe import Described
 from pipeline.bulk.fetch import Failure
 from pipeline.bulk.schema import compression
-from pipeline.bulk.shards import IMAGES, part_name
+from pipeline.bulk.shards import PARTS_FOLDER, part_name
 from pipeline.bulk.table_input import row_uri
 
+# What the driver learns of a shard: its number, its images and the errors among them, milliseconds that the network and
+# the description took in all, and the reason if it is left undone.
+COUNTS = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("images", pa.int64()),
+        ("errors", pa.int64()),
+        ("infer_ms", pa.float64()),
+        ("describe_ms", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
 ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still meets few groups
 
 
@@ -36,8 +48,10 @@ class ShardWriter:
             described: Each of its images once, with its position in the shard, in any order.
 
         Returns:
-            A row with the number of the shard, its images, the errors among them, and the milliseconds that the
-            network and the description took in all.
+            A row with `COUNTS`.
+
+        Raises:
+            StoreFault: The store takes no file.
         """
         rows: dict[int, dict[str, Any]] = {}
         describe_ms = 0.0
@@ -55,7 +69,7 @@ class ShardWriter:
             "infer_ms": sum(row["t_infer_ms"] or 0.0 for row in in_order),
             "describe_ms": describe_ms,
         }
-        return pa.Table.from_pylist([counts])
+        return pa.Table.from_pylist([counts], schema=COUNTS)
 
     def _row(self, image: dict[str, Any], described: Described) -> dict[str, Any]:
         fetched = described.fetched
@@ -77,7 +91,18 @@ class ShardWriter:
         return row | {"status": "ok"} | described.columns
 
 
+def undone(shard: int, images: int, reason: str) -> pa.Table:
+    """Return the row with `COUNTS` of a shard that is left undone."""
+    counts = {"shard": shard, "images": images, "errors": 0, "infer_ms": 0.0, "describe_ms": 0.0, "reason": reason}
+    return pa.Table.from_pylist([counts], schema=COUNTS)
+
+
 def write_part(run: str, name: str, table: pa.Table) -> None:
-    """Write rows as a file of `images`, atomically."""
-    url = storage.join(run, IMAGES, name)
-    parquet.write_table(url, table, compression=compression(table.schema), row_group_size=ROW_GROUP)
+    """Write rows as a file of a shard, atomically.
+
+    Raises:
+        StoreFault: The store takes no file.
+    """
+    url = storage.join(run, PARTS_FOLDER, name)
+    with retry.store_faults(url):
+        parquet.write_table(url, table, compression=compression(table.schema), row_group_size=ROW_GROUP)

@@ -40,6 +40,12 @@ def streams(device: torch.device) -> int:
     return 2 if device.type == "cuda" else 1
 
 
+def free_memory(device: torch.device) -> None:
+    """Return a GPU's memory that no tensor uses to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def upload(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """Copy images of one shape to a device, uint8 [batch, height, width, 3].
 

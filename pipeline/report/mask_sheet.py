@@ -13,6 +13,7 @@ from pipeline.data.images import colourize, fit
 CELL = (320, 240)  # width, height of a picture, in pixels
 TEXT = 16  # height of a line of text
 MARGIN = 8
+FINE = 1024  # pixels on a side: three times those of a cell, so that scaling down smooths
 
 
 class MaskPicture(NamedTuple):
@@ -29,6 +30,17 @@ class MaskPicture(NamedTuple):
     pixels: NDArray[np.uint8]
     prediction: NDArray
     truth: NDArray | None
+
+
+def thinned(pixels: NDArray) -> NDArray:
+    """Return a copy of every k-th row and column of a large picture: a sheet of such pictures fits into memory."""
+    step = thinning(pixels)
+    return pixels[::step, ::step].copy()
+
+
+def thinning(pixels: NDArray) -> int:
+    """Return k: a picture of a sheet is not larger than `2 * FINE` pixels on a side."""
+    return max(1, max(pixels.shape[:2]) // FINE)
 
 
 def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str = "prediction") -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.bulk.helpers import Death, HelperPool
+from pipeline.errors import IncompleteError
 
 
 class Target:
@@ -124,7 +125,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_and_nobody_waits(pool):
 
 def test_a_process_that_cannot_start_blames_no_item():
     pool = HelperPool(Unloadable(), processes=1, threads=1)
-    with pytest.raises(RuntimeError, match="does not start"):
+    with pytest.raises(IncompleteError, match="does not start"):
         pool.submit("double", [1], seconds=60).result()
     pool.close()
 

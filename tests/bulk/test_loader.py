@@ -32,6 +32,7 @@ def wanted(folder: Path, sizes: list[tuple[int, int]], **changes: Any) -> list[W
         file = folder / f"{i}.png"
         Image.new("RGB", (width, height), (i, 0, 0)).save(file)
         row = {"image_id": file.name, "uri": str(file), "truth": None, "bytes": file.stat().st_size, "row": -1}
+        row |= {"etag": "", "mtime": ""}
         found.append(Wanted(row | changes))
     return found
 
@@ -56,7 +57,7 @@ def test_images_that_fill_a_call_come_once_each(pool, tmp_path):
 
 def test_failures_keep_their_place(pool, tmp_path):
     images = wanted(tmp_path, [(4, 4), (2000, 2000), (4, 4), (4, 4)])
-    (tmp_path / "2.png").write_bytes(b"no image")
+    (tmp_path / "2.png").write_bytes(b"no image".ljust(images[2].image["bytes"]))
     (tmp_path / "3.png").unlink()
     found = list(Loader(pool).load(images))
     assert [one.failure and (one.failure.stage, one.failure.error_class) for one in found] == [

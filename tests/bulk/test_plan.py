@@ -27,7 +27,7 @@ from pipeline.bulk.plan import (
 from pipeline.bulk.run import format_plan
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
-from pipeline.bulk.shards import cut_shards, part_name, parts
+from pipeline.bulk.shards import PARTS_FOLDER, cut_shards, part_name, parts
 from pipeline.bulk.table_stream import split
 from pipeline.card import Card
 from pipeline.data.classes import Classes
@@ -203,10 +203,10 @@ def test_label_maps_are_listed_once_and_missed_only_at_the_end(tmp_path, monkeyp
 
 
 def test_file_names_give_the_shards(tmp_path):
-    names = [part_name(0), part_name(1, 1), part_name(2, 7), "other.parquet", "part-3.txt"]
-    touch(tmp_path / "images", *names)
-    assert parts(str(tmp_path)) == {
-        "images/part-00000.parquet": range(0, 1),
-        "images/part-00001.parquet": range(1, 2),
-        "images/part-00002-00007.parquet": range(2, 8),
-    }
+    names = [part_name(100000), part_name(0), part_name(1, 1), part_name(2, 7), "other.parquet", "part-3.txt"]
+    touch(tmp_path / PARTS_FOLDER, *names)
+    assert list(parts(str(tmp_path)).items()) == [
+        ("_run/parts/part-00000.parquet", 0),
+        ("_run/parts/part-00001.parquet", 1),
+        ("_run/parts/part-100000.parquet", 100000),
+    ]

@@ -11,7 +11,7 @@ COLOURS = [(30 * i, 255 - 40 * i, 90) for i in range(6)]
 def test_images_beyond_the_bound_of_a_block_have_the_same_rows(tmp_path, monkeypatch):
     kind, run = planned_run(tmp_path, colours=COLOURS, crf=True)
     compute_shard(kind, run)
-    part = f"{run}/images/part-00000.parquet"
+    part = f"{run}/_run/parts/part-00000.parquet"
     expected = pq.read_table(part).to_pylist()
     packed = []
     pack = refine.pack

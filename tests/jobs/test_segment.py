@@ -158,7 +158,7 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, sce
     killed = tmp_path / "killed"
 
     def some_parts() -> list[Path]:
-        return sorted(killed.glob("run_id=*/images/part-*.parquet"))
+        return sorted(killed.glob("run_id=*/_run/parts/part-*.parquet"))
 
     kill_when(lambda: len(some_parts()) >= 2, "segment", environment=ray_head.environment, output=killed, **options)
     before = pa.concat_tables(pq.read_table(path, partitioning=None) for path in some_parts())
@@ -391,8 +391,12 @@ def test_a_cluster_too_small_is_refused_at_once(local_bundle, scenes, tmp_path, 
 def test_a_store_that_fails_stops_the_run_instead_of_filling_it_with_errors(local_bundle, tmp_path, ray_head):
     (tmp_path / "list.txt").write_text("".join(f"http://127.0.0.1:9/{i}.jpg\n" for i in range(5)))
     options = {"model": local_bundle, "images": tmp_path / "list.txt", "output": tmp_path / "runs"}
-    result = run_job("segment", environment=ray_head.environment, **options)
-    assert result.returncode == 2
+    result = run_job("segment", environment=ray_head.environment, **options, store__patience=2)
+    assert result.returncode == 3
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert "none of the 5 images of a shard can be fetched" in line
-    assert not list(tmp_path.glob("runs/*/images/*"))
+    assert "5 images are left undone: http://127.0.0.1:9/" in line
+    assert "the same command goes on with it" in line
+    assert not list(tmp_path.glob("runs/*/_run/parts/*"))
+    succeed("segment", environment=ray_head.environment, **options, store__patience=2, store__unreadable="rows")
+    (run,) = tmp_path.glob("runs/*")
+    assert [row["error_stage"] for row in rows_of(str(run)).to_pylist()] == ["fetch"] * 5

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image
 
 from pipeline import bundle
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.plan import PlanReader, make_plan, store_plan
-from pipeline.bulk.quarantine import Quarantine
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
@@ -36,14 +36,13 @@ def planned_run(
     return kind, run
 
 
-def compute_shard(kind: SegmentationRun, run: str) -> None:
-    """Compute and write the first shard, as a predictor and, with a CRF, a task do."""
+def compute_shard(kind: SegmentationRun, run: str) -> pa.Table:
+    """Compute and write the first shard, as a predictor and, with a CRF, a task do; return what the driver gets."""
     from pipeline.bulk.predict import ShardPredictor  # imports no PyTorch itself, but starts processes
 
     plan = PlanReader(run)
     writer = ShardWriter(run=run, schema=kind.images_schema({}))
-    predictor = ShardPredictor(kind=kind, plan=plan, quarantine=Quarantine(run), writer=writer, run=run, helpers=1)
+    predictor = ShardPredictor(kind=kind, plan=plan, writer=writer, run=run, driver="me", helpers=1)
     block = predictor({"shard": [0]})
     predictor.close()
-    if kind.refines:
-        RefiningWriter(writer, kind=kind, plan=plan)(block)
+    return RefiningWriter(writer, kind=kind, plan=plan)(block) if kind.refines else block

@@ -13,6 +13,7 @@ from pipeline.bulk.table_input import read_image_bytes
 from pipeline.cam import activation
 from pipeline.data.images import decode_heatmap, decode_image, from_upright
 from pipeline.report.map_sheet import MapPicture, draw_map_sheet
+from pipeline.report.mask_sheet import thinned, thinning
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -59,7 +60,8 @@ def _picture(row: dict[str, Any], truth: ImageTruth, note: str) -> MapPicture | 
         decoded = decode_image(read_image_bytes(row["uri"]))
     except Exception:  # an image that vanished must not spoil a finished run
         return None
-    pixels = np.ascontiguousarray(from_upright(decoded.pixels, decoded.orientation))
+    pixels = from_upright(decoded.pixels, decoded.orientation)
+    step = thinning(pixels)
     title, heatmap, boxes = f"{row['image_id']}: nothing found{note}", None, []
     if row["classes"]:
         first = row["classes"][0]
@@ -69,5 +71,6 @@ def _picture(row: dict[str, Any], truth: ImageTruth, note: str) -> MapPicture | 
         if "heatmap" in first:
             raw = decode_heatmap(first["heatmap"]["bytes"], first["scale"], first["offset"])
             upright = activation.heatmaps(raw[None], decoded.pixels.shape[:2])[0]
-            heatmap = from_upright(upright, decoded.orientation)
-    return MapPicture(title, pixels, heatmap, boxes, [box[1:] for box in truth.boxes])
+            heatmap = from_upright(upright, decoded.orientation)[::step, ::step]
+    known = [[x / step for x in box[1:]] for box in truth.boxes]
+    return MapPicture(title, thinned(pixels), heatmap, [[x / step for x in box] for box in boxes], known)

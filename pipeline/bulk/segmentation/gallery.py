@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
@@ -11,7 +10,7 @@ from pipeline.bulk.results import open_images, spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, decode_mask, decode_raw_label, from_upright
-from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet
+from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet, thinned
 
 ROWS = 8
 
@@ -38,8 +37,8 @@ def _picture(row: dict[str, Any], classes: Classes) -> MaskPicture | None:
         truth = _truth(row, classes)
     except Exception:  # an image that vanished must not spoil a finished run
         return None
-    pixels = np.ascontiguousarray(from_upright(decoded.pixels, decoded.orientation))
-    return MaskPicture(row["image_id"], pixels, decode_mask(row["mask"]["bytes"]), truth)
+    pixels, mask = from_upright(decoded.pixels, decoded.orientation), decode_mask(row["mask"]["bytes"])
+    return MaskPicture(row["image_id"], thinned(pixels), thinned(mask), None if truth is None else thinned(truth))
 
 
 def _truth(row: dict[str, Any], classes: Classes) -> NDArray | None:

@@ -9,7 +9,7 @@ from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.compiled import worth_compiling
-from pipeline.predict.device import device_name, own_stream, pick_device, set_threads, streams
+from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.segmenter import Segmenter
 
@@ -54,6 +54,10 @@ class SegmentationPredictor:
         if self._segmenter.instances.proposals:
             return CPU_PIXELS
         return measure_batch_pixels(self._segmenter, self._segmenter.device)
+
+    def free_memory(self) -> None:
+        """Return the device's memory that no tensor uses."""
+        free_memory(self._segmenter.device)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Prediction]:
         """Segment images of one shape; `truths` are not used."""

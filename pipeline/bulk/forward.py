@@ -1,0 +1,65 @@
+"""The forward pass over a batch of images, in the predictor or, where that may die of it, in a process of its own."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from pipeline.bulk.fetch import Failure, Fetched
+from pipeline.bulk.image_worker import Predicted
+from pipeline.bulk.kind import ImagePredictor, RunKind
+
+# Without an answer, the process that computes a batch ends: far longer than a CPU takes, and compiling a network.
+SECONDS, SECONDS_PER_MEGAPIXEL = 900.0, 120.0
+
+
+def forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted]:
+    """Compute a batch; if that fails, find out which of its images spoils it.
+
+    Args:
+        predictor: The model.
+        images: Images of one shape, with their `prepared` input.
+    """
+    try:
+        return _forward(predictor, images)
+    except Exception as error:  # whatever it is, it belongs to an image
+        if len(images) == 1:
+            failed = replace(images[0], prepared=None, failure=Failure.of("predict", error))
+            return [Predicted(failed, None, None)]
+        return [one for image in images for one in forward(predictor, [image])]
+
+
+def _forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted]:
+    prepared = [image.prepared for image in images if image.prepared is not None]
+    start = time.perf_counter()
+    results = predictor(prepared, [image.truth for image in images])
+    each = 1000 * (time.perf_counter() - start) / len(images)
+    return [Predicted(replace(image, prepared=None), r, each) for image, r in zip(images, results, strict=True)]
+
+
+def seconds_for(images: list[Fetched]) -> float:
+    """Return the time after which a batch is taken not to end."""
+    pixels = sum(image.prepared.shape[0] * image.prepared.shape[1] for image in images if image.prepared is not None)
+    return SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6
+
+
+class ForwardWorker:
+    """What a process with the model of its own does; see `HelperPool`.
+
+    Args:
+        kind: Kind of the run.
+        images: Number of images of the run.
+        batch_pixels: Largest number of pixels in a batch.
+    """
+
+    def __init__(self, kind: RunKind, *, images: int, batch_pixels: int):
+        self._kind = kind
+        self._images = images
+        self._batch_pixels = batch_pixels
+        self._predictor: Any = None
+
+    def forward(self, images: list[Fetched]) -> list[Predicted]:
+        """Compute a batch."""
+        if self._predictor is None:
+            self._predictor = self._kind.load_predictor(self._images)
+            self._predictor.batch_pixels = self._batch_pixels
+        return forward(self._predictor, images)
