@@ -8,6 +8,7 @@ The exit code is 1 unless nothing is lost, doubled or different. docs/faults.md 
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
     """Run the episodes and print the table."""
     config = cli.parse(ChaosConfig, argv, description=__doc__ or "")
     episodes = config.episodes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, which end all processes
     from benchmarks.chaos.benchmark import run_chaos
 
     with TemporaryDirectory(prefix="segpipe-chaos-") as name:

@@ -85,7 +85,7 @@ class _Laboratory:
     folder: Path
     disk: Path | None
     show: Callable[[str], None]
-    undisturbed: dict[tuple[str, ...], _Undisturbed] = field(default_factory=dict)
+    undisturbed: dict[bool, _Undisturbed] = field(default_factory=dict)
 
     def can_run(self, episode: Episode) -> bool:
         """Tell whether this machine has what an episode needs."""
@@ -95,19 +95,19 @@ class _Laboratory:
         return True
 
     def disturbed(self, episode: Episode) -> Outcome:
-        """Run an episode, and compare its rows with those of the undisturbed run with the same options."""
-        if episode.options not in self.undisturbed:
-            self.undisturbed[episode.options] = self._undisturbed(episode.options)
-        expected = self.undisturbed[episode.options]
+        """Run an episode, and compare its rows with those of the undisturbed run, with the CRF or without it."""
+        if episode.crf not in self.undisturbed:
+            self.undisturbed[episode.crf] = self._undisturbed(crf=episode.crf)
+        expected = self.undisturbed[episode.crf]
         outcome, rows = self._run(episode, round_seconds=max(LEAST_SECONDS, TIMES_UNDISTURBED * expected.seconds))
         outcome.lost, outcome.doubled, outcome.different = compare(expected.rows, rows)
         outcome.seconds_lost = outcome.seconds - expected.seconds
         self._report(outcome)
         return outcome
 
-    def _undisturbed(self, options: tuple[str, ...]) -> _Undisturbed:
-        name = "".join(["undisturbed", *options])
-        outcome, rows = self._run(Episode(name, {}, options), round_seconds=4 * LEAST_SECONDS)
+    def _undisturbed(self, *, crf: bool) -> _Undisturbed:
+        episode = Episode("undisturbed-crf" if crf else "undisturbed", {}, crf=crf)
+        outcome, rows = self._run(episode, round_seconds=4 * LEAST_SECONDS)
         masks = {row.mask for row in rows if row.mask is not None}
         if outcome.findings or len(rows) != self.images or len(masks) < self.images / 2:
             raise RuntimeError(
@@ -121,6 +121,7 @@ class _Laboratory:
         output = storage.join(str(self.disk) if episode.on_disk else self.bucket, "runs", episode.name)
         arguments = ["--model", storage.join(self.bucket, "model"), "--images", storage.join(self.bucket, "images")]
         arguments += ["--output", output, "--run-id", "chaos", f"--scaling.actors={ACTORS}", *episode.options]
+        arguments += ["--crf"] if episode.crf else []
         logs = (self.folder / f"{episode.name}-{i}.log" for i in count(1))
 
         def start_job() -> Job:

@@ -27,12 +27,14 @@ class Episode:
     Args:
         name: Its name.
         faults: How often each fault is injected, by its name in `FAULTS`.
-        options: Options of the job.
+        crf: Whether the job refines its masks by the CRF.
+        options: Other options of the job, which change no row.
         on_disk: Whether the output, and the driver's temporary files, lie on a small disk in place of the store.
     """
 
     name: str
     faults: dict[str, int]
+    crf: bool = False
     options: tuple[str, ...] = ()
     on_disk: bool = False
 

@@ -4,14 +4,12 @@ from dataclasses import replace
 
 from benchmarks.chaos.episode import Episode
 
-CRF = ("--crf",)
-
 FULL = (
     Episode("predictors", {"predictor killed": 5, "predictor stopped for 20 s": 2}),
     Episode("helpers", {"helper process killed": 6}),
-    Episode("crf", {"CRF task killed": 5, "helper process killed": 3, "predictor killed": 2}, CRF),
+    Episode("crf", {"CRF task killed": 5, "helper process killed": 3, "predictor killed": 2}, crf=True),
     Episode("nodes", {"node lost, another added after 5 s": 3}),
-    Episode("nodes-crf", {"node lost, another added after 5 s": 2}, CRF),
+    Episode("nodes-crf", {"node lost, another added after 5 s": 2}, crf=True),
     Episode("gcs", {"GCS killed, restarted after 3 s": 3}),
     Episode("head", {"head lost": 1}),
     Episode("driver-killed", {"driver killed": 5}),
@@ -28,6 +26,7 @@ FULL = (
             "listings: 503": 2,
         },
     ),
+    Episode("store-away", {"images: 503": 2, "output: 503": 2}, options=("--store.patience=3",)),
     Episode(
         "connections",
         {
@@ -59,7 +58,7 @@ FULL = (
             "images: 30% cut, Content-Length to fit": 1,
             "output: 503": 1,
         },
-        CRF,
+        crf=True,
     ),
 )
 
@@ -75,7 +74,7 @@ SHORT = (
             "driver killed": 1,
             "driver terminated (SIGTERM)": 1,
         },
-        CRF,
+        crf=True,
     ),
     Episode(
         "store",
@@ -86,7 +85,7 @@ SHORT = (
             "images: 30% shorter than Content-Length": 1,
             "output: read-only bucket (403)": 1,
         },
-        CRF,
+        crf=True,
     ),
 )
 
