@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ from pydantic_settings import (
 from pipeline import __version__
 from pipeline.errors import UserError, find_user_error, one_line
 from pipeline.storage import read_text, redact
+from pipeline.supervisor import supervise
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
@@ -100,8 +101,21 @@ def flag(*path: Any) -> str:
     return "--" + ".".join(map(str, path)).replace("_", "-")
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Run a job's `main` and exit with what it returns (None is 0), or with one line and the code of a `UserError`."""
+def run_resumable(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run a job as `run` does, in a process of its own: whatever ends that process, one line says how to go on."""
+    if not sys.argv[1:] or {"--help", "-h", "--version"} & set(sys.argv[1:]):
+        run(main)
+    supervise(lambda ended: run(main, ended))
+
+
+def run(main: Callable[[list[str]], int | None], ended: Callable[[int], object] = lambda code: None) -> NoReturn:
+    """Run a job's `main` and exit with what it returns (None is 0), or with one line and the code of a `UserError`.
+
+    Args:
+        main: Takes the arguments without the program's name.
+        ended: Called with the exit code.
+    """
+    code = 1  # of an error that is printed with its traceback
     try:
         code = main(sys.argv[1:]) or 0
     except KeyboardInterrupt:
@@ -113,6 +127,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         code = mistake.exit_code
+    finally:
+        ended(code)
     sys.stdout.flush()
     sys.exit(code)
 

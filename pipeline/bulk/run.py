@@ -94,8 +94,8 @@ def _resumable(run: str) -> Iterator[None]:
     try:
         yield
     except IncompleteError as error:
-        text = f"{error}. {storage.redact(run)} is incomplete; the same command goes on with it"
-        raise IncompleteError(text) from None
+        error.args = (f"{error}. {storage.redact(run)} is incomplete; the same command goes on with it",)
+        raise
 
 
 def _store_beside_ray(

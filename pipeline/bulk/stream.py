@@ -16,6 +16,8 @@ from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
 from pipeline.errors import IncompleteError, one_line
 
+DEATHS_AT_START = 10  # predictors in a row that die while they load the model: then something is wrong with it
+
 
 def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, images: int, driver: str) -> None:
     """Compute and write shards, with a progress bar.
@@ -36,6 +38,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is never split, because it is a shard
+    context.max_consecutive_actor_init_deaths = DEATHS_AT_START
     plan = PlanReader(run)
     writer = ShardWriter(run=run, schema=schema)
     written = ray.data.from_items([{"shard": s} for s in shards], override_num_blocks=len(shards)).map_batches(
