@@ -119,22 +119,26 @@ def run_episode(
     world = World(rng=rng, proxy=proxy, cluster=cluster, job=start_job(), start_job=start_job, others=[], disk=disk)
     outcome = Outcome(episode.name, injected=dict.fromkeys(episode.faults, 0))
     run = _Run(world, outcome, _schedule(episode, rng), images)
-    start = time.monotonic()
     most_rounds = SPARE_ROUNDS + 2 * sum(episode.faults.values())
-    while True:
-        outcome.rounds += 1
-        overdue = run.watch(round_seconds)
-        ending = judge(world.job, overdue=overdue)
-        if ending.finding:
-            outcome.findings.append(f"round {outcome.rounds}: {ending.finding}")
-        if ending.finished or outcome.rounds == most_rounds:
-            break
+    start = time.monotonic()
+    try:
+        while True:
+            outcome.rounds += 1
+            overdue = run.watch(round_seconds)
+            ending = judge(world.job, overdue=overdue)
+            if ending.finding:
+                outcome.findings.append(f"round {outcome.rounds}: {ending.finding}")
+            if ending.finished or outcome.rounds == most_rounds:
+                break
+            run.settle(round_seconds)
+            if not cluster.alive:
+                cluster.restart()
+            world.job = start_job()
+        outcome.seconds = time.monotonic() - start
         run.settle(round_seconds)
-        if not cluster.alive:
-            cluster.restart()
-        world.job = start_job()
-    outcome.seconds = time.monotonic() - start
-    run.settle(round_seconds)
+    finally:
+        for job in [world.job, *world.others]:
+            job.end()
     if not ending.finished:
         outcome.findings.append(f"not complete after {outcome.rounds} rounds")
     if not episode.on_disk:

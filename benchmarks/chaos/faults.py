@@ -112,6 +112,10 @@ def _kill_driver(world: World) -> Injection | None:
     return Injection("driver")
 
 
+def _kill_child(world: World) -> Injection | None:
+    return Injection("driver") if world.job.kill_child() else None
+
+
 def _terminate_driver(world: World) -> Injection | None:
     if world.job.code is not None or world.job.terminated is not None or not world.job.handles_sigterm:
         return None  # before it handles the signal, it has not begun
@@ -169,6 +173,7 @@ FAULTS: dict[str, Fault] = {
     "GCS killed, restarted after 3 s": Fault(_restart_gcs),
     "head lost": Fault(_lose_head),
     "driver killed": Fault(_kill_driver, any_time=True),
+    "driver killed beside its supervisor": Fault(_kill_child, any_time=True),
     "driver terminated (SIGTERM)": Fault(_terminate_driver, any_time=True),
     "second driver started": Fault(_start_second_driver),
     "driver stopped for 130 s, second driver started": Fault(_stop_driver),

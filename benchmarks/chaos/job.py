@@ -1,5 +1,6 @@
 """The job as a scheduler runs it: a process with a log, of which the end is judged by its exit code and last lines."""
 
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.chaos.cluster import HERE, kill
-from benchmarks.chaos.processes import handles
+from benchmarks.chaos.processes import descendants, handles
 
 DONE, INCOMPLETE = 0, 3  # exit codes
 TRACEBACK = "Traceback (most recent call last)"
@@ -62,23 +63,30 @@ class Job:
         return handles(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the driver, as a lost node does."""
+        """Kill all processes of the job at once, as a lost node does."""
         self.killed = True
-        kill(self._process.pid)
+        self.send(signal.SIGKILL)
+
+    def kill_child(self) -> bool:
+        """Kill the process that does the work, and leave the one that waits for it; return whether there is one."""
+        children = descendants(self._process.pid)
+        for child in children:
+            kill(child.pid)
+        return bool(children)
 
     def terminate(self) -> None:
         """Ask the driver to end, as a scheduler does before it kills."""
         self.terminated = self.terminated or time.monotonic()
-        self.send(signal.SIGTERM)
+        kill(self._process.pid, signal.SIGTERM)
 
     def send(self, number: int) -> None:
-        """Send a signal to the driver."""
-        kill(self._process.pid, number)
+        """Send a signal to all processes of the job."""
+        if self.code is None:
+            os.killpg(self._process.pid, number)
 
     def end(self) -> None:
         """Kill the process if it still runs."""
-        if self.code is None:
-            kill(self._process.pid)
+        self.send(signal.SIGKILL)
         self._process.wait()
 
 

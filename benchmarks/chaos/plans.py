@@ -12,7 +12,7 @@ FULL = (
     Episode("nodes-crf", {"node lost, another added after 5 s": 2}, crf=True),
     Episode("gcs", {"GCS killed, restarted after 3 s": 3}),
     Episode("head", {"head lost": 1}),
-    Episode("driver-killed", {"driver killed": 5}),
+    Episode("driver-killed", {"driver killed": 4, "driver killed beside its supervisor": 2}),
     Episode("driver-terminated", {"driver terminated (SIGTERM)": 4, "second driver started": 2}),
     Episode("driver-stopped", {"driver stopped for 130 s, second driver started": 1}),
     Episode(
