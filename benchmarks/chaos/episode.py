@@ -215,6 +215,7 @@ class _Run:
             if injection is not None:
                 self._pending.remove(one)
                 self._outcome.injected[one.name] += 1
+                now = time.monotonic()  # undoing another fault may have taken its time
                 self._outcome.events.append((round(now - self._start, 1), one.name, injection.what))
                 if injection.undo is not None:
                     self._active.append((now + injection.seconds, injection))
