@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from benchmarks.fake_bucket import BUCKET, FakeBucket, FakeFileSystem, s3_server
 from pipeline import cli, storage
 from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.earlier import Earlier
 from pipeline.bulk.plan import MANIFEST, PLAN, make_plan, store_plan, summarize
 from pipeline.bulk.run import format_plan
 from pipeline.bulk.selection import Selection
@@ -60,12 +61,12 @@ def _measure(config: PlanConfig, images: str, folder: str) -> None:
 
 def _plan(options: BulkConfig, run: str, config: PlanConfig) -> None:
     start, started = time.perf_counter(), time.process_time()
-    selection = Selection(options)
+    selection = Selection(options, run=None if config.dry_run else run)
     listed = time.process_time()
     rows = make_plan(options, selection, lambda ids: ([None] * len(some) for some in ids))
     summary = summarize(rows) if config.dry_run else store_plan(run, rows, {})
     seconds, end = time.perf_counter() - start, time.process_time()
-    print(format_plan(summary, run, removed=selection.removed))
+    print(format_plan(summary, run, Earlier(options.since, selection.removed)))
     each = 1e6 / config.keys
     print(
         f"{seconds:.1f} s; CPU time {end - started:.1f} s, {each * (end - started):.1f} µs a key, of which "

@@ -4,6 +4,9 @@
 jobs/segment.py --model BUNDLE --images URL --output URL [--labels URL]
 
 The results are written to OUTPUT/run_id=…/. The same command again resumes a run that was interrupted.
+
+Exit code 0: done. 1: failed. 2: a mistake in the options or the input. 3: incomplete; the same command resumes the run.
+4: more images failed than --max-error-rate accepts. 130: interrupted by Ctrl-C; the same command resumes the run.
 """
 
 from pipeline import cli
@@ -12,13 +15,11 @@ from pipeline.bulk.segmentation.config import SegmentConfig
 
 def main(argv: list[str]) -> None:
     config = cli.parse(SegmentConfig, argv, description=__doc__ or "")
-    from pipeline.bulk.run import format_run
+    from pipeline.bulk.job import run_job
     from pipeline.bulk.segmentation.run import segment
     from pipeline.bulk.segmentation.tables import format_report
 
-    run = segment(config)
-    if run is not None:
-        print(format_run(run, format_report))
+    run_job(config, segment, format_report)
 
 
 if __name__ == "__main__":

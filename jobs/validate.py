@@ -3,7 +3,7 @@
 
 jobs/validate.py --images URL --labels URL --classes classes.yaml [--preview crops.png --recipe recipes/pspnet.yaml]
 
-Exit code 0: no problem found. 1: problems found and listed. 2: the data set could not be read at all.
+Exit code 0: no problem found, but perhaps warnings. 1: problems found and listed. 2: the data set could not be read.
 """
 
 from pipeline import cli

@@ -71,7 +71,7 @@ def load_bundle(url: str) -> tuple[nn.Module, Card]:
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
         model.load_state_dict(weights, assign=True)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise _misfit(url, error) from None
     return model.eval(), card
 
@@ -100,7 +100,7 @@ def read_checkpoint(url: str) -> dict[str, Tensor]:
 def _read_weights(url: str, card: Card) -> dict[str, Tensor]:
     if not _WEIGHTS.fullmatch(card.weights):
         raise UserError(
-            f"bundle {storage.redact(url)}: its {CARD} names '{card.weights}' as the weights; expected a file "
+            f"bundle {storage.redact(url)}: its {CARD} names {card.weights!r} as the weights; expected a file "
             "weights-<16 hexadecimal digits>.safetensors beside the card"
         )
     weights_url = storage.join(url, card.weights)

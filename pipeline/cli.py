@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -19,11 +20,13 @@ from pydantic_settings import (
 
 from pipeline import __version__
 from pipeline.errors import UserError, find_user_error, one_line
-from pipeline.storage import read_text, redact
+from pipeline.secrets import redact, without_secrets
+from pipeline.storage import read_text
 from pipeline.supervisor import supervise
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
+_POSITIONAL = get_args(CliPositionalArg)[1]  # marks fields that are arguments without a flag
 
 
 def parse(config_type: type[Config], argv: list[str], *, description: str, recipe: str | None = None) -> Config:
@@ -125,7 +128,7 @@ def run(main: Callable[[list[str]], int | None], ended: Callable[[int], object] 
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {without_secrets(str(mistake))}", file=sys.stderr)
         code = mistake.exit_code
     finally:
         ended(code)
@@ -173,7 +176,7 @@ def _flags(config_type: type[BaseModel], *groups: str) -> list[str]:
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             flags += _flags(nested, *groups, name)
-        else:
+        elif _POSITIONAL not in field.metadata:
             flags.append(flag(*groups, name))
     return flags
 
@@ -185,7 +188,7 @@ def _explain_arguments(message: str, flags: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], flags, n=1)
         hint = f"did you mean {close[0]}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
-    return f"{message} (see --help)"
+    return f"{without_secrets(message)} (see --help)"
 
 
 def _explain_values(error: ValidationError) -> str:
@@ -199,6 +202,8 @@ def _explain_values(error: ValidationError) -> str:
             lines.append(f"unknown option {option}")
         elif option == "--":
             lines.append(message)
+        elif problem["type"] in ("model_type", "dict_type"):  # a group; what stands in its place may be a secret
+            lines.append(f"{option}: {message}")
         else:
-            lines.append(f"{option}: {message} (got {problem['input']!r})")
+            lines.append(f"{option}: {message} (got {without_secrets(repr(problem['input']))})")
     return "; ".join(lines)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from tqdm import tqdm
 
 from pipeline.errors import UserError, one_line
@@ -59,8 +60,10 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
         "address": "local",
         "num_cpus": cpu_count() + SPARE_CPUS,
         "include_dashboard": dashboard,
-        "_node_ip_address": "127.0.0.1",  # Ray listens on every interface nevertheless, guarded by its token
+        "_node_ip_address": "127.0.0.1",  # then all of Ray's processes listen on loopback only
     }
+    # Otherwise Ray takes a loopback address for that of the network: it might have to start a cluster.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(**options)
     except Exception as error:  # Ray gives its own processes 30 s, which a busy machine can exceed

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.secrets import without_secrets
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -34,9 +36,13 @@ class ImageFault(ValueError):
     """A fault of a single image; the message is a whole sentence that fits into the image's error row."""
 
 
+class SpecialFileError(OSError):
+    """A local file is a pipe, a socket or a device: reading it might never end."""
+
+
 def one_line(error: BaseException, *, limit: int = 200) -> str:
-    """Return the message of an error as a single line of at most `limit` characters."""
-    return " ".join(str(error).split())[:limit]
+    """Return the message of an error as a single line of at most `limit` characters, without secrets in URLs."""
+    return without_secrets(" ".join(str(error).split()))[:limit]
 
 
 def first_problem(error: "ValidationError") -> str:

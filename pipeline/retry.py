@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from pipeline.errors import ImageFault, IncompleteError, UserError
+from pipeline.errors import ImageFault, IncompleteError, SpecialFileError, UserError
 
 PATIENCE = 120.0  # seconds that a job at work waits for a store
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  # seconds between two attempts; each wait is twice as long as the one before
@@ -34,7 +34,15 @@ class Fault(Enum):
     STORE = "the store fails: it cannot be reached, is overloaded, or sends too little"
 
 
-_OF_THE_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, UserError, ImageFault)
+_OF_THE_FILE = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileExistsError,
+    SpecialFileError,
+    UserError,
+    ImageFault,
+)
 _ERRNO_OF_THE_FILE = {errno.ENAMETOOLONG, errno.ELOOP}
 _ERRNO_REFUSAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINVAL, errno.EPERM}
 _REFUSALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}

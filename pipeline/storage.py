@@ -8,7 +8,6 @@ load fast.
 import errno
 import os
 import posixpath
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from uuid import uuid4
 from pydantic import AfterValidator
 
 from pipeline import retry
-from pipeline.errors import UserError
+from pipeline.errors import SpecialFileError, UserError
+from pipeline.secrets import has_credentials, redact, without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -114,17 +114,19 @@ def _profile_endpoint(profile_name: str | None, config_file: str | None) -> str 
         raise UserError(f"AWS configuration: {error}") from None
 
 
-def redact(url: str) -> str:
-    """Return the URL without user info and signed query, fit for a message, a log or a row."""
-    if url.startswith(("abfs://", "abfss://")):
-        return url  # container@account is no secret
-    # A password may have "@", and an AWS secret pasted in its place "/"; digits after ":" are a port.
-    url = re.sub(r"^(\w[\w+.-]*://)(?:[^/?]*@|[^/:@?]*:(?!\d+/)[^@]*@)", r"\1", url)
-    return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
-
-
 def absolute(url: str) -> str:
-    """Return the URL with a relative plain path made absolute: workers have other working directories."""
+    """Return the URL with a relative plain path made absolute: workers have other working directories.
+
+    Raises:
+        ValueError: It is not UTF-8, or holds credentials, which the plan of a run or a bundle's card would store.
+    """
+    if not is_utf8(url):
+        raise ValueError("the path is not UTF-8; rename the file or folder")
+    if has_credentials(url):
+        raise ValueError(
+            "a URL must not hold a key or password; give them in the environment (for S3, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        )
     if "://" in url:
         return url if url.endswith("://") else url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
@@ -132,6 +134,16 @@ def absolute(url: str) -> str:
 
 Url = Annotated[str, AfterValidator(absolute)]
 """A field of a configuration that names a place on storage."""
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a path is UTF-8; Python stands in for other bytes by code points that no file can hold."""
+    return text.isascii() or text.encode("utf-8", "ignore").decode() == text
+
+
+def printable(text: str) -> str:
+    r"""Return a path with each byte that is not UTF-8 written as `\xNN`."""
+    return text if is_utf8(text) else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def join(url: str, *parts: str) -> str:
@@ -162,7 +174,11 @@ def url_of(fs: "AbstractFileSystem", path: str) -> str:
 
 
 def read_bytes(url: str) -> bytes:
-    """Read a file, in one request, repeated while the store fails."""
+    """Read a file, in one request, repeated while the store fails.
+
+    Raises:
+        SpecialFileError: It is no regular file.
+    """
     return read_object(url).data
 
 
@@ -170,6 +186,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
     """Read the bytes from `start` to before `end`, in one request; fewer if the file ends earlier.
 
     Raises:
+        SpecialFileError: It is no regular file.
         OSError: The store cannot read parts of a file.
     """
     data = read_object(url, start, end).data
@@ -188,6 +205,7 @@ def read_once(fs: "AbstractFileSystem", path: str, start: int | None = None, end
     """Read a file, or a part of it, without another attempt if the store fails."""
     from pipeline.get_s3 import Sent, get
 
+    refuse_special(fs, path)
     try:
         return get(fs, path, start, end) if is_s3(fs) else Sent(fs.cat_file(path, start=start, end=end), "")
     except OSError as error:
@@ -208,6 +226,28 @@ def read_text(url: str, *, noun: str) -> str:
     """
     with friendly_errors(url, f"cannot read the {noun}"):
         return read_bytes(url).decode("utf-8")
+
+
+def refuse_special(fs: "AbstractFileSystem", path: str) -> None:
+    """Refuse to open a local file that is not a regular one.
+
+    Raises:
+        SpecialFileError: It is a pipe, a socket or a device.
+    """
+    if is_local_filesystem(fs):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise SpecialFileError("it is a pipe, a socket or a device; replace it by a regular file")
+
+
+def open_file(fs: "AbstractFileSystem", path: str) -> IO[bytes]:
+    """Open a listed file for reading.
+
+    Raises:
+        SpecialFileError: It is no regular file.
+    """
+    refuse_special(fs, path)
+    return fs.open(path, "rb")
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -282,14 +322,14 @@ def list_files(url: str) -> list[StoredFile]:
     """List every file below a folder, ordered by path; an empty list if there are none.
 
     The listing is held in memory; `walk.iter_files` lists any number of files, and globs. A symbolic link to a file is
-    listed as that file, and one that leads nowhere as an empty file, so that reading it fails and nothing is left out
-    silently. Links to folders are not followed.
+    listed as that file. One that leads nowhere, a pipe, a socket and a device are listed as empty files, so that
+    reading them fails and nothing is left out silently. Links to folders are not followed.
     """
     fs, path = filesystem(url)
     listed = retry.patiently(lambda: fs.find(path, detail=True), url)
     infos = (_link_target(info) if info.get("islink") else info for info in listed.values())
     # Some tools mark an S3 folder by an empty object whose name ends with a slash.
-    files = (info for info in infos if info["type"] == "file" and not info["name"].endswith("/"))
+    files = (info for info in infos if info["type"] != "directory" and not info["name"].endswith("/"))
     return sorted(stored_file(info) for info in files)
 
 
@@ -299,7 +339,7 @@ def _link_target(info: dict[str, Any]) -> dict[str, Any]:
         target = os.stat(info["name"])
     except OSError:
         return info | {"type": "file", "size": 0}
-    kind = "file" if stat.S_ISREG(target.st_mode) else "other"
+    kind = "directory" if stat.S_ISDIR(target.st_mode) else "file"
     return info | {"type": kind, "size": target.st_size, "mtime": target.st_mtime}
 
 
@@ -348,17 +388,14 @@ def friendly_errors(url: str, problem: str) -> Iterator[None]:
         raise UserError(f"{problem} {redact(url)}: {explain(error)}") from None
 
 
-def _without_secrets(text: str) -> str:
-    """Redact the URLs in a text: HTTP libraries quote them whole, signature included."""
-    return re.sub(r"\w[\w+.-]*://[^\s'\"<>)]+", lambda match: redact(match[0]), text)
-
-
 def explain(error: BaseException) -> str:
     """Say in one line why a store failed."""
     kind = type(error).__name__
-    text = _without_secrets(" ".join(str(error).split()))
+    text = without_secrets(" ".join(str(error).split()))
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
+    if isinstance(error, SpecialFileError):
+        return text
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return "no AWS credentials found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
     if isinstance(error, PermissionError):

@@ -25,8 +25,8 @@ FOLDERS = 64  # listed before the folders in them: the names of few folders wait
 def iter_files(url: str) -> Iterator[StoredFile]:
     """Yield every file below a folder, or the files that a glob names; nothing if there are none.
 
-    A link to a local file is listed as that file, and one that leads nowhere as an empty file, so that reading it fails
-    and nothing is left out silently. Links to folders are not followed.
+    A link to a local file is listed as that file. One that leads nowhere, a pipe, a socket and a device are listed as
+    empty files, so that reading them fails and nothing is left out silently. Links to folders are not followed.
     """
     fs, path = storage.filesystem(url)
     is_glob = has_wildcard(path) and not fs.exists(path)
@@ -112,8 +112,7 @@ def _local_folder(path: str) -> Iterator[Page]:
     with os.scandir(path) as entries:
         while some := list(islice(entries, PAGE)):
             files = [_local_file(entry.path, entry.stat()) for entry in some if _is_file(entry)]
-            dangling = (entry for entry in some if entry.is_symlink() and not os.path.exists(entry.path))
-            files += [StoredFile(entry.path, 0, "", "") for entry in dangling]
+            files += [StoredFile(entry.path, 0, "", "") for entry in some if _is_unreadable(entry)]
             yield Page(files, [entry.path for entry in some if entry.is_dir(follow_symlinks=False)])
 
 
@@ -122,6 +121,11 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return entry.is_file()
     except OSError:  # a link to itself
         return False
+
+
+def _is_unreadable(entry: "os.DirEntry[str]") -> bool:
+    """Tell whether an entry is neither a file nor a folder, nor a link to one."""
+    return not _is_file(entry) and not os.path.isdir(entry.path)
 
 
 def _local_file(path: str, stat: os.stat_result) -> StoredFile:

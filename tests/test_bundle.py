@@ -229,7 +229,27 @@ def test_a_card_that_does_not_fit_its_weights_is_refused(url: str, changes: dict
     assert_one_line(caught.value, f"bundle {url} does not fit this version of segpipe", problem)
 
 
-@pytest.mark.parametrize("weights", ["../secret.safetensors", "/etc/passwd", "secret.safetensors", ""])
+W = "weights-0123456789abcdef.safetensors"
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *(
+            "../secret.safetensors",
+            "../../../../etc/passwd",
+            "/etc/passwd",
+            "secret.safetensors",
+            "",
+            ".",
+            "..",
+            "card.json",
+        ),
+        *(f"../{W}", f"/{W}", f"./{W}", f"a/{W}", f"a/../../{W}", f"..\\{W}", f"{W}/", f"{W}/../x", f"\\\\host\\{W}"),
+        *(f"file:///etc/{W}", f"s3://bucket/{W}", f"https://host/{W}", f"zip://x::{W}", f"{W}?versionId=1", f"{W}#x"),
+        *(f"{W}\0", f"/etc/passwd\0{W}", f"{W}\u2028", f" {W}", W.upper(), W.replace("0", "\u0660")),
+    ],
+)
 def test_weights_outside_the_bundle_are_refused_before_they_are_read(
     url: str, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +266,7 @@ def test_weights_outside_the_bundle_are_refused_before_they_are_read(
     for load in (load_bundle, read_checkpoint):
         with pytest.raises(UserError) as caught:
             load(url)
-        assert_one_line(caught.value, f"names '{weights}' as the weights")
+        assert "as the weights; expected a file weights-<16 hexadecimal digits>.safetensors" in str(caught.value)
     assert {posixpath.basename(place) for place in read} == {"card.json"}
 
 
@@ -269,6 +289,39 @@ except UserError as error:
     mebibytes, _, message = result.stdout.partition(" ")
     assert "does not fit this version of segpipe" in message
     assert int(mebibytes) < 200
+
+
+@pytest.mark.parametrize("value", [1e6, 1e18, 1e300, 1.7e308, 10**9, 10**30, -1, 0, [10**9] * 4, "x", {}])
+def test_numbers_that_no_network_has_are_refused_at_once(url: str, value: object) -> None:
+    save_bundle(url, network(), card())
+    for architecture, option in (
+        ("unet", "width"),
+        ("resnet50_cam", "added"),
+        ("wrn_28_10", "depth"),
+        ("wrn_28_10", "widen"),
+    ):
+        if (option, value) == ("added", 0):
+            continue
+        change_card(url, architecture=architecture, options={option: value})
+        with pytest.raises(UserError) as caught:
+            load_bundle(url)
+        assert_one_line(caught.value, f"bundle {url} does not fit this version of segpipe", f"option '{option}'")
+    change_card(url, classifier={"size": [value, 32], "multi_label": False})
+    with pytest.raises(UserError) as caught:
+        load_bundle(url)
+    assert_one_line(caught.value, "card.json is not valid (classifier.size.0")
+
+
+def test_weights_that_are_a_link_to_another_file_are_refused(tmp_path: Path) -> None:
+    bundle = str(tmp_path / "bundle")
+    weights = Path(bundle, save_bundle(bundle, network(), card()).weights)
+    for target, message in (("/etc/passwd", "is damaged"), ("/dev/zero", "a pipe, a socket or a device")):
+        weights.unlink()
+        weights.symlink_to(target)
+        with pytest.raises(UserError) as caught:
+            load_bundle(bundle)
+        assert_one_line(caught.value, message)
+        assert "/bin/" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["unet_valid", "fcn8s", "deconvnet", "resnet110", "googlenet_cam"])

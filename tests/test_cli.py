@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline import __version__, cli
 from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.upkeep_config import StatusConfig
 from pipeline.errors import UserError, find_user_error
 from pipeline.training.segmentation.config import TrainConfig
 
@@ -247,6 +248,19 @@ def test_rules_between_options_have_their_own_messages() -> None:
 )
 def test_an_invalid_configuration_file_is_refused(yaml_file: Write, text: str, message: str) -> None:
     assert message in refusal("--config", yaml_file(text))
+
+
+def test_what_stands_in_place_of_a_group_is_not_quoted(yaml_file: Write) -> None:
+    places = ["--model", "m", "--images", "i", "--output", "o"]
+    message = refusal(*places, "--config", yaml_file("on_end: https://hooks/secret\n"), kind=SegmentConfig)
+    assert message.startswith("--on-end: ")
+    assert "secret" not in message
+
+
+def test_an_argument_without_a_flag() -> None:
+    assert parse("s3://bucket/run", "--watch", kind=StatusConfig) == StatusConfig(run="s3://bucket/run", watch=True)
+    assert refusal(kind=StatusConfig) == "the following arguments are required: RUN (see --help)"
+    assert refusal("--run", "x", kind=StatusConfig) == "unknown option --run; see --help"
 
 
 def test_a_missing_configuration_file_is_reported(tmp_path: Path) -> None:

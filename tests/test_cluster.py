@@ -1,6 +1,10 @@
 """Starting Ray on a busy machine, and mapping work over a cluster."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -8,6 +12,7 @@ import ray
 
 from pipeline import cluster
 from pipeline.errors import UserError
+from tests.support.jobs import REPO
 
 
 class Starts:
@@ -85,3 +90,53 @@ def test_results_come_in_the_order_of_the_calls(ray_driver, monkeypatch):
 def test_an_error_of_a_call_reaches_the_caller(ray_driver):
     with pytest.raises(ZeroDivisionError):
         list(cluster.map_tasks(divmod, [(1, 1), (1, 0)]))
+
+
+# Starts Ray as a job does, runs a task, and prints the addresses on which Ray's processes listen.
+LISTEN = """
+import json, os
+from pathlib import Path
+from pipeline import cluster
+cluster.connect()
+import ray
+
+@ray.remote(num_cpus=1)
+def work():
+    import ray.data
+    return 7
+
+assert ray.get([work.remote() for _ in range(2)]) == [7, 7]
+parents = {}
+for process in Path("/proc").glob("[0-9]*"):
+    try:
+        parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # ended meanwhile
+        pass
+family = {os.getpid()}
+for _ in parents:
+    family |= {child for child, parent in parents.items() if parent in family}
+sockets = set()
+for member in family:
+    try:
+        sockets |= {os.readlink(link) for link in Path("/proc", str(member), "fd").iterdir()}
+    except OSError:
+        pass
+found = []
+for table in ("tcp", "tcp6"):
+    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{inode}]" in sockets:
+            found.append(local.partition(":")[0])
+print("FOUND", json.dumps(found))
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_loopback_only():
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    result = subprocess.run([sys.executable, "-c", LISTEN], cwd=REPO, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    addresses = json.loads(result.stdout.rpartition("FOUND ")[2])
+    assert len(addresses) > 5
+    loopback = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF0000" + "0100007F"}
+    assert set(addresses) <= loopback

@@ -35,7 +35,9 @@ def own_workers(ray_head: RayHead) -> Iterator[None]:
 
 def loaded(code: str, *arguments: str) -> set[str]:
     """The heavy packages that a fresh process has loaded once it ran some code."""
-    report = f"\nimport json, sys\nprint('LOADED', json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    listed = f"json.dumps([m for m in {HEAVY!r} if m in sys.modules])"
+    # A bulk job replaces sys.stdout once it has printed its last line.
+    report = f"\nimport json, sys\nprint('LOADED', {listed}, file=sys.__stdout__)"
     result = subprocess.run(
         [sys.executable, "-c", code + report, *arguments], capture_output=True, text=True, cwd=REPO, check=True
     )
@@ -76,6 +78,8 @@ with contextlib.suppress(SystemExit):
         ("pipeline.crf.score_map", {"numpy", "numba", "scipy"}),
         ("pipeline.bulk.plan", {"numpy", "pyarrow"}),
         ("pipeline.bulk.write", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.status", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.prune", {"numpy", "pyarrow"}),
         ("pipeline.training.examples", {"numpy", "pyarrow", "ray"}),
         ("pipeline.training.segmentation.crops", {"numpy", "pyarrow", "ray", "scipy"}),
     ],

@@ -273,7 +273,7 @@ def test_a_listing_has_all_pages(s3: str) -> None:
     assert _paths(folder) == names
 
 
-def test_links_to_files_are_listed_as_these_and_dangling_links_as_empty_files(tmp_path: Path) -> None:
+def test_links_to_files_are_listed_as_these_and_what_cannot_be_read_as_empty_files(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.png").write_bytes(b"12345")
     os.utime(tmp_path / "elsewhere" / "a.png", (1, 1))
@@ -285,9 +285,10 @@ def test_links_to_files_are_listed_as_these_and_dangling_links_as_empty_files(tm
     (root / "folder.png").symlink_to("../elsewhere")
     os.mkfifo(root / "pipe.png")
     (root / "to_pipe.png").symlink_to("pipe.png")
+    unreadable = ("dangling.png", "loop.png", "pipe.png", "to_pipe.png")
     for files in (storage.list_files(str(root)), iter_files(str(root)), iter_files(str(root / "*.png"))):
         found = {Path(file.path).name: file for file in files}
-        assert {name: file.size for name, file in found.items()} == {"good.png": 5, "dangling.png": 0, "loop.png": 0}
+        assert {name: file.size for name, file in found.items()} == {"good.png": 5} | dict.fromkeys(unreadable, 0)
         assert found["good.png"].mtime == "1.0"  # of the target, so that a changed image is found
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(str(root / "dangling.png"))

@@ -10,7 +10,7 @@ from pathlib import Path
 JOB = """
 import ctypes, os, signal, sys, time
 from pipeline import cli, supervisor
-from pipeline.bulk.stop import stop_on_sigterm
+from pipeline.bulk.stop import stoppable
 from pipeline.errors import UserError
 
 def main(arguments):
@@ -64,11 +64,14 @@ def wait_for_line(job: subprocess.Popen) -> None:
 
 
 def test_sigterm_stops_a_job():
-    job = start("stop_on_sigterm(); print('ready', flush=True); time.sleep(60)")
+    job = start("with stoppable(lambda: '3 of 9 images'): print('ready', flush=True); time.sleep(60)")
     wait_for_line(job)
     job.send_signal(signal.SIGTERM)
     _, errors = job.communicate(timeout=60)
-    assert (job.returncode, errors) == (3, "error: stopped by SIGTERM\n")
+    assert (job.returncode, errors) == (
+        3,
+        "error: stopped by SIGTERM: 3 of 9 images; the same command resumes the run\n",
+    )
 
 
 def test_a_job_that_does_not_stop_is_killed():

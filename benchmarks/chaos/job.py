@@ -110,7 +110,8 @@ def judge(job: Job, *, overdue: bool) -> Ending:
         overdue: Whether it was killed because it took too long.
     """
     code, output = job.code, job.output
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # The line of JSON, which comes last, is for machines.
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("{")]
     last = lines[-1][-300:] if lines else "(no output)"
     if overdue:
         return Ending(False, f"did not end in time; its last line: {last}")

@@ -1,15 +1,34 @@
 """Options that every bulk run has."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from pipeline.data.preprocessing import DType
 from pipeline.retry import PATIENCE
-from pipeline.storage import Url
+from pipeline.storage import Url, absolute
+from pipeline.units import Duration
 
-# Options that change no row: where and how fast the run computes, and what is only printed.
-_INCIDENTAL = {"model", "output", "run_id", "scaling", "store", "dry_run"}
+# Options that change no row: where and how fast the run computes, when it stops, and what is only printed or reported.
+_INCIDENTAL = {
+    "model",
+    "output",
+    "run_id",
+    "scaling",
+    "store",
+    "dry_run",
+    "max_error_rate",
+    "deadline",
+    "last_line",
+    "on_end",
+    "allow_local_files",
+    "allow_queries",
+}
+
+LAST = "last"
+
+EarlierRun = Annotated[str, AfterValidator(lambda url: url if url == LAST else absolute(url))]
+"""A field of a configuration that names a run: its folder, or `last`."""
 
 
 class BulkScaling(BaseModel):
@@ -81,15 +100,48 @@ class Sharding(BaseModel):
     )
 
 
-class BulkConfig(BaseModel):
-    """Options that every bulk run has."""
+class OnEnd(BaseModel):
+    """What happens when a run ends, whatever its outcome."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str | None = Field(
+        default=None,
+        description="shell command to start when the run ends; it reads the JSON of the last line from its standard "
+        "input, and has the same values in environment variables SEGPIPE_END_…",
+    )
+    webhook: SecretStr | None = Field(
+        default=None,
+        description="https or http URL to which the JSON of the last line is posted when the run ends; set it by the "
+        "environment variable SEGPIPE_ON_END__WEBHOOK if the URL is a secret",
+    )
+
+
+class BulkConfig(BaseModel):
+    """Options that every bulk run has.
+
+    Attributes:
+        job: Name of the job; runs of different jobs are never continuations of each other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job: ClassVar[str] = "bulk"
 
     model: Url = Field(description="bundle: the output folder of the job that trained the model")
     images: Url = Field(
         description="folder, glob, .tar or .zip archives (folder, glob, shard-{000..123}.tar), .txt list of URLs, or "
         "Parquet table with a column 'uri' or 'image' (bytes)"
+    )
+    allow_local_files: bool = Field(
+        default=False,
+        description="let a list or table on a remote store name files of the workers' own disks; without it, the run "
+        "refuses them",
+    )
+    allow_queries: bool = Field(
+        default=False,
+        description="accept http(s) URLs with a query (`?…`) from a list or table; the plan of the run stores them. "
+        "Signed URLs are refused in any case",
     )
     output: Url = Field(description="folder for runs; this run is written to OUTPUT/run_id=…/")
     run_id: str | None = Field(
@@ -97,12 +149,15 @@ class BulkConfig(BaseModel):
         pattern=r"^[\w.+-]+$",
         description="name of the run (default: derived from the model and the options)",
     )
-    since: Url | None = Field(
+    since: EarlierRun | None = Field(
         default=None,
-        description="folder of a finished run; process only images that are new or have changed since that run",
+        description="folder of a finished run; process only images that are new or have changed since that run. last: "
+        "the newest finished run of this job over these images in OUTPUT; on the first night, all images",
     )
-    retry_errors: Url | None = Field(
-        default=None, description="folder of a finished run; process only images that failed in that run"
+    retry_errors: EarlierRun | None = Field(
+        default=None,
+        description="folder of a finished run; process only images that failed in that run. last: the newest finished "
+        "run of this job over these images in OUTPUT",
     )
     dtype: DType = Field(
         default="float32", description="precision of the network: float32, or bfloat16 or float16 by autocast"
@@ -123,6 +178,24 @@ class BulkConfig(BaseModel):
     scaling: BulkScaling = BulkScaling()
     store: Store = Store()
     dry_run: bool = Field(default=False, description="print the plan and stop")
+    max_error_rate: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="largest share of images that may fail, 0..1: the run stops once 100 images are done and more than "
+        "this share have failed, and ends with exit code 4 if more have failed at its end (default: no limit)",
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        description="time such as 6h or 90m after which the run stops with exit code 3, to be resumed by the same "
+        "command (default: none)",
+    )
+    last_line: Literal["auto", "json", "none"] = Field(
+        default="auto",
+        description="json: the last line on standard output is a JSON object that describes the end of the run. auto: "
+        "only if standard output is not a terminal",
+    )
+    on_end: OnEnd = OnEnd()
 
     @model_validator(mode="after")
     def _one_base(self) -> "BulkConfig":

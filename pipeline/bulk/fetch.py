@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.bulk.archives.archive import is_archive
 from pipeline.bulk.planned_image import Source, read_planned, read_table
-from pipeline.bulk.table_input import NO_ROW
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault
 from pipeline.retry import StoreFault
@@ -194,7 +193,7 @@ def read_tables(images: list[dict[str, Any]], *, give_up: bool = False) -> list[
     Raises:
         StoreFault: The store does not hand out a table.
     """
-    in_tables = [image for image in images if image["row"] != NO_ROW and not is_archive(image["uri"])]
+    in_tables = [image for image in images if image["row"] >= 0 and not is_archive(image["uri"])]
     rows: dict[str, list[int]] = {}
     for image in in_tables:
         rows.setdefault(image["uri"], []).append(image["row"])

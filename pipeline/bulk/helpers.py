@@ -257,11 +257,14 @@ class HelperPool:
         last bit.
         """
         try:
-            if death.killed and len(items) > 1:
+            kills = 1
+            while len(items) > 1 and death.killed and kills < KILLS_TO_CONVICT:
                 result = self._call_alone(method, items, seconds)
                 if not isinstance(result, Death):
                     answer.set_result(result)
                     return
+                death = result
+                kills += 1
             answer.set_result([self._or_death(method, item, seconds) for item in items])
         except BaseException as error:  # whatever the method raised belongs to the caller
             answer.set_exception(error)

@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import storage
+from pipeline.bulk.driver import LEASE, STALE_SECONDS, read_lease
 from pipeline.bulk.stop import stop
 from pipeline.errors import IncompleteError
 
-LEASE = "_run/lease.json"
 RENEWED = 20.0  # seconds between two signs of life
-STALE = 90.0  # seconds after which a lease without a new sign passes on
 LOOK = 2.0  # seconds between two looks at another driver's lease
 
 
@@ -75,12 +74,12 @@ class Lease:
             storage.remove(self._url)
 
     def _wait_for(self, other: dict[str, Any]) -> None:
-        """Wait until a lease shows no new sign for `STALE` seconds; the clocks of other machines are not trusted."""
+        """Wait until a lease shows no new sign for `STALE_SECONDS`; the clocks of other machines are not trusted."""
         print(
-            f"waiting up to {STALE:.0f} s for a sign of another driver of this run ({other['host']}, process "
+            f"waiting up to {STALE_SECONDS:.0f} s for a sign of another driver of this run ({other['host']}, process "
             f"{other['pid']}): it may have died"
         )
-        until = time.monotonic() + STALE
+        until = time.monotonic() + STALE_SECONDS
         while time.monotonic() < until:
             time.sleep(LOOK)
             now = read_lease(self._run)
@@ -111,14 +110,6 @@ class Lease:
                     self._write()
             except Exception:  # the store fails: those who write the rows will tell
                 continue
-
-
-def read_lease(run: str) -> dict[str, Any] | None:
-    """Return the lease of a run: owner, host, pid, sign and time (ISO 8601); None if nobody holds it."""
-    try:
-        return json.loads(storage.read_bytes(storage.join(run, LEASE)))
-    except FileNotFoundError:
-        return None
 
 
 def _taken(run: str, other: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import itertools
 import posixpath
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,10 +18,13 @@ from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.bulk.archives import archive
-from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, image_column, row_uri, uri_column
+from pipeline.bulk.named_places import STRICT, Rules, check_place, secret_of
+from pipeline.bulk.table_input import ID_COLUMN, NO_ROW, NOT_UTF_8, image_column, row_uri, uri_column
 from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
+from pipeline.data.image_ids import listed_id, named_id
 from pipeline.errors import UserError
+from pipeline.secrets import redact_signed
 from pipeline.walk import glob_root, iter_files
 
 PAGE = 10_000  # images that are Python objects at a time
@@ -35,7 +38,8 @@ class InputImage(NamedTuple):
     Attributes:
         image_id: Its key below the input's root; unique in a run.
         uri: The file, or the Parquet file or archive that holds its bytes.
-        row: Its row in that Parquet file, or its offset in that archive; `NO_ROW` for a file of its own.
+        row: Its row in that Parquet file, or its offset in that archive; `NO_ROW` for a file of its own, and
+            `NOT_UTF_8` for one whose name no plan can hold.
         bytes: Encoded size (in the archive); 0 where unknown.
         etag: Entity tag; empty where the store has none.
         mtime: Time of the last change; empty where the store has none.
@@ -59,43 +63,46 @@ IMAGE_FIELDS = [
 ]
 
 
-def list_input(url: str) -> Iterator[pa.Table]:
+def list_input(url: str, *, rules: Rules = STRICT) -> Iterator[pa.Table]:
     """List the images of a folder, a glob, a `.txt` list, archives or a Parquet table.
 
     The input is listed and sorted before this returns; the tables are read from temporary files later.
+
+    Args:
+        url: The input.
+        rules: What is accepted from lists and tables.
 
     Returns:
         Tables of some thousand images, with `IMAGE_FIELDS`, ordered by id as Python compares texts.
 
     Raises:
-        UserError: There are none, they cannot be listed, or an id occurs twice; the last may be raised by the iterator.
+        UserError: There are none, they cannot be listed, the input names a secret or what the rules forbid, or an id
+            occurs twice; the last may be raised by the iterator.
     """
-    tables = _unique(sort_rows(_tables(_source(url), url), "image_id"), url)
+    problem = secret_of(url, rules=rules)
+    if problem:
+        raise UserError(f"--images {redact_signed(url)} {problem}")
+    tables = _unique(sort_rows(_tables(_source(url, rules)), "image_id"), url)
     return itertools.chain(list(itertools.islice(tables, 1)), tables)
 
 
-def _source(url: str) -> Iterator[InputImage]:
+def _source(url: str, rules: Rules) -> Iterator[InputImage]:
     """Return the images of an input in any order. Each form of input has a function of its own."""
     if url.endswith((".txt", ".lst")):
-        return _from_list(url)
+        return _from_list(url, rules)
     if _is_parquet(url):
-        return _from_tables(url)
+        return _from_tables(url, rules)
     return _from_files(url)
 
 
-def _tables(images: Iterable[InputImage], url: str) -> Iterator[pa.Table]:
+def _tables(images: Iterable[InputImage]) -> Iterator[pa.Table]:
     """Turn images into tables, with a progress bar on a terminal."""
     images = iter(images)
     schema = pa.schema(IMAGE_FIELDS)
     with tqdm(unit="images", desc="listing", leave=False, delay=2, disable=not sys.stderr.isatty()) as bar:
         while page := list(itertools.islice(images, PAGE)):
             columns = dict(zip(InputImage._fields, map(list, zip(*page, strict=True)), strict=True))
-            try:
-                table = pa.table(columns, schema=schema)
-            except UnicodeEncodeError as error:
-                name = error.object.encode("utf-8", "backslashreplace").decode()
-                raise UserError(f"{storage.redact(url)}: the name {name} is not UTF-8; rename the file") from None
-            yield table
+            yield pa.table(columns, schema=schema)
             bar.update(len(page))
 
 
@@ -105,16 +112,24 @@ def _unique(tables: Iterable[pa.Table], url: str) -> Iterator[pa.Table]:
     Raises:
         UserError: Two have the same id.
     """
-    last: str | None = None
+    last = pa.schema(IMAGE_FIELDS).empty_table()
     for table in tables:
-        ids = table["image_id"]
-        twice = ids[1:].filter(pc.equal(ids[1:], ids[:-1])).to_pylist()
-        if ids[0].as_py() == last:
-            twice = [last]
-        if twice:
-            raise UserError(f"{storage.redact(url)}: the image id '{twice[0]}' occurs twice")
-        last = ids[-1].as_py()
+        known = pa.concat_tables([last, table])
+        ids = known["image_id"]
+        twice = pc.indices_nonzero(pc.equal(ids[1:], ids[:-1]))
+        if len(twice):
+            raise UserError(f"{storage.redact(url)}: {_twice(*known.slice(twice[0].as_py(), 2).to_pylist())}")
+        last = table.slice(table.num_rows - 1)
         yield table
+
+
+def _twice(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Describe two images with the same id."""
+    places = [storage.redact(row_uri(image["uri"], image["row"], image["bytes"])) for image in (one, other)]
+    return (
+        f"the image id '{one['image_id']}' occurs twice, for {places[0]} and {places[1]}; name each image once, or "
+        "give their ids in the column 'image_id' of a table"
+    )
 
 
 def _from_files(url: str) -> Iterator[InputImage]:
@@ -127,10 +142,10 @@ def _from_files(url: str) -> Iterator[InputImage]:
     with storage.friendly_errors(url, "cannot list"):
         files = iter_files(pattern)
         for file in files if pattern == url else archive.only_numbered(list(files), url):
-            key = datasets.relative(file.path, root)
+            key = listed_id(datasets.exact_key(file.path, root))
             if datasets.is_image(key):
                 is_empty = False
-                yield InputImage(key, storage.url_of(fs, file.path), NO_ROW, file.size, file.etag, file.mtime)
+                yield _listed(key, storage.url_of(fs, file.path), file)
             elif archive.is_packed(key):
                 archives.append(file)
             else:
@@ -138,7 +153,9 @@ def _from_files(url: str) -> Iterator[InputImage]:
     if not is_empty:
         return
     archives = archive.find_archives(archives, root)
-    for image in _from_archives([(datasets.relative(f.path, root), storage.url_of(fs, f.path), f) for f in archives]):
+    keys = [listed_id(datasets.exact_key(file.path, root)) for file in archives]
+    places = [storage.url_of(fs, file.path) for file in archives]
+    for image in _from_archives(list(zip(keys, places, archives, strict=True))):
         is_empty = False
         yield image
     if is_empty:
@@ -146,43 +163,52 @@ def _from_files(url: str) -> Iterator[InputImage]:
         raise UserError(f"no images in {storage.redact(url)} (found {found})")
 
 
+def _listed(image_id: str, place: str, file: storage.StoredFile) -> InputImage:
+    """Return the image that a file of a listing is."""
+    row = NO_ROW if storage.is_utf8(place) else NOT_UTF_8
+    return InputImage(image_id, storage.printable(place), row, file.size, file.etag, file.mtime)
+
+
 def _from_archives(archives: list[tuple[str, str, storage.StoredFile]]) -> Iterator[InputImage]:
-    """List the images in archives, each given by its key, URL and entry of the listing."""
-    listed = archive.list_archives([(key, place, file.size) for key, place, file in archives])
-    for (_, place, file), images in zip(archives, listed, strict=True):
+    """List the images in archives, each given by its id, URL and entry of the listing."""
+    readable = [given for given in archives if storage.is_utf8(given[1])]
+    yield from (_listed(*given) for given in archives if not storage.is_utf8(given[1]))
+    listed = archive.list_archives([(key, place, file.size) for key, place, file in readable])
+    for (_, place, file), images in zip(readable, listed, strict=True):
         for image in images:
             yield InputImage(image.image_id, place, image.offset, image.size, file.etag, file.mtime)
 
 
-def _from_list(url: str) -> Iterator[InputImage]:
+def _from_list(url: str, rules: Rules) -> Iterator[InputImage]:
     """Read URLs, or keys relative to the list's folder, one a line; the store is not asked for their sizes."""
-    folder = posixpath.dirname(url)
+    folder, rules = posixpath.dirname(url), rules.of(url)
     archives = []
     is_empty = True
-    for line in _lines(url):
+    for number, line in _lines(url):
         is_empty = False
         uri = line if _is_absolute(line) else storage.join(folder, line)
-        key = storage.redact(line)
+        check_place(uri, source=url, where=f"line {number}", rules=rules)
+        file = storage.StoredFile(uri, 0, "", "")
         if archive.is_archive(uri):
-            archives.append((key, uri, storage.StoredFile(uri, 0, "", "")))
+            archives.append((named_id(line), uri, file))
         else:
-            yield InputImage(key, uri, NO_ROW, 0, "", "")
+            yield _listed(named_id(line), uri, file)
     if is_empty:
         raise UserError(f"the list {storage.redact(url)} is empty")
     yield from _from_archives(archives)
 
 
-def _lines(url: str) -> Iterator[str]:
-    """Yield the lines of a text file without blank lines and `#` comments."""
+def _lines(url: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file with their numbers from 1, without blank lines and `#` comments."""
     fs, path = storage.filesystem(url)
     with (
         storage.friendly_errors(url, "cannot read the list"),
         fs.open(path, "rb", block_size=READ_AHEAD) as file,
-        io.TextIOWrapper(file, "utf-8-sig") as text,
+        io.TextIOWrapper(file, "utf-8-sig", "surrogateescape") as text,
     ):
-        for line in map(str.strip, text):
+        for number, line in enumerate(map(str.strip, text), start=1):
             if line and not line.startswith("#"):
-                yield line
+                yield number, line
 
 
 def _is_absolute(line: str) -> bool:
@@ -204,16 +230,19 @@ def _is_parquet(url: str) -> bool:
     return not is_empty
 
 
-def _from_tables(url: str) -> Iterator[InputImage]:
+def _from_tables(url: str, rules: Rules) -> Iterator[InputImage]:
     with storage.friendly_errors(url, "cannot list"):
         files = [f for f in iter_files(url) if f.path.endswith((".parquet", ".pq")) and "/_" not in f.path]
     if not files:
         raise UserError(f"{storage.redact(url)}: no Parquet file there")
     fs, root = storage.filesystem(url)
+    rules = rules.of(url)
     for file in files:
         place = storage.url_of(fs, file.path)
-        key = datasets.relative(file.path, root)
-        with storage.friendly_errors(place, "cannot read the table"), fs.open(file.path, "rb") as handle:
+        if not storage.is_utf8(place):
+            raise UserError(f"{storage.printable(place)}: the name of this table is not UTF-8; rename it")
+        key = listed_id(datasets.exact_key(file.path, root))
+        with storage.friendly_errors(place, "cannot read the table"), storage.open_file(fs, file.path) as handle:
             parquet = pq.ParquetFile(handle)
             uris = uri_column(parquet.schema_arrow)
             size = file.size // max(1, parquet.metadata.num_rows)
@@ -221,9 +250,11 @@ def _from_tables(url: str) -> Iterator[InputImage]:
                 image_column(parquet.schema_arrow, place)
             for i, (image_id, uri) in enumerate(_ids_and_urls(parquet, uris)):
                 if uris is None:
-                    yield InputImage(image_id or row_uri(key, i), place, i, size, file.etag, file.mtime)
+                    known = named_id(image_id) if image_id else row_uri(key, i)
+                    yield InputImage(known, place, i, size, file.etag, file.mtime)
                 elif uri:
-                    yield InputImage(image_id or storage.redact(uri), uri, NO_ROW, 0, "", "")
+                    check_place(uri, source=place, where=f"row {i} (counted from 0)", rules=rules)
+                    yield InputImage(named_id(image_id or uri), uri, NO_ROW, 0, "", "")
                 else:
                     raise UserError(f"{storage.redact(place)}: row {i} (counted from 0) has no {uris}")
 

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import __version__, retry, storage
-from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.config import LAST, BulkConfig
 from pipeline.bulk.listing import IMAGE_FIELDS
 from pipeline.bulk.shards import cut_shards
 from pipeline.bulk.table_stream import split
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
+from pipeline.secrets import redact_all
 
 RUN_FOLDER = "_run"
 PLAN = f"{RUN_FOLDER}/plan.parquet"
@@ -113,18 +114,26 @@ def summarize(plan: Iterable[pa.Table]) -> PlanSummary:
 
 def run_identity(config: BulkConfig, card: Card, classes: Classes) -> dict[str, Any]:
     """Return all that decides a run's rows besides the images themselves."""
-    options = config.deciding_options()
     return {
+        "job": config.job,
         # The configuration is stored in every file of the run, and a URL may hold a password or a signature.
-        "config": {name: storage.redact(value) if isinstance(value, str) else value for name, value in options.items()},
+        "config": redact_all(config.deciding_options()),
         "model_fingerprint": card.fingerprint,
         "classes": classes.model_dump(mode="json"),
         "code_version": __version__,
     }
 
 
-def default_run_id(identity: dict[str, Any], card: Card) -> str:
-    """Return the default name of a run, which depends on model and options alone: a repeated command finds its run."""
+def default_run_id(identity: dict[str, Any], card: Card, earlier: str | None = None) -> str:
+    """Return the default name of a run, which depends on model and options alone: a repeated command finds its run.
+
+    Args:
+        identity: See `run_identity`.
+        card: Card of the model.
+        earlier: Folder of the run that `last` means; then the name depends on it, so that each night has another.
+    """
+    if earlier and LAST in (identity["config"]["since"], identity["config"]["retry_errors"]):
+        identity = identity | {"earlier": storage.redact(earlier)}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{card.architecture}-{digest[:8]}"
 
@@ -156,7 +165,11 @@ def store_plan(
 
 def read_plan(run: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Yield the row groups of a run's plan, or some of their columns."""
-    url = storage.join(run, PLAN)
+    return read_row_groups(storage.join(run, PLAN), columns)
+
+
+def read_row_groups(url: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    """Yield the row groups of a Parquet file that lists images, or some of their columns."""
     fs, path = storage.filesystem(url)
     with storage.friendly_errors(url, "cannot read the plan"), fs.open(path, "rb") as file:
         plan = pq.ParquetFile(file)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline import retry, storage
 from pipeline.bulk.archives.archive import is_archive, read_member
-from pipeline.bulk.table_input import NO_ROW, read_table_images
+from pipeline.bulk.table_input import NO_ROW, check_readable, read_table_images
 from pipeline.data.formats import ImageError
 from pipeline.errors import ImageFault
 from pipeline.walk import glob_root, has_wildcard
@@ -52,6 +52,7 @@ def read_planned(image: Image, source: Source) -> bytes:
     """
     uri, row = image["uri"], image["row"]
     with retry.store_faults(uri):
+        check_readable(uri, row, image["bytes"])
         if row == NO_ROW:
             return retry.patiently(lambda: _read_file(image, source), uri)
         if is_archive(uri):

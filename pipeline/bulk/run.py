@@ -11,81 +11,157 @@ import pyarrow as pa
 
 from pipeline import retry, storage
 from pipeline.bulk import plan as planning
+from pipeline.bulk.config import LAST
+from pipeline.bulk.earlier import Earlier, find_earlier, read_earlier, with_earlier
 from pipeline.bulk.finish import finish
 from pipeline.bulk.kind import RunKind
-from pipeline.bulk.lease import Lease, lease
+from pipeline.bulk.lease import lease
+from pipeline.bulk.limits import Alarm, check_error_rate, deadline
+from pipeline.bulk.outcome import Outcome
 from pipeline.bulk.results import read_file
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
-from pipeline.bulk.stop import stop_on_sigterm
+from pipeline.bulk.stop import stop_on_sigterm, stoppable
 from pipeline.errors import IncompleteError
+from pipeline.units import format_bytes
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
 
 
-def run_bulk(kind: RunKind) -> str | None:
+def run_bulk(kind: RunKind, outcome: Outcome | None = None) -> str | None:
     """Compute a run, or resume the one in the output.
 
     Args:
         kind: What is computed, and its configuration.
+        outcome: Filled in while the run goes on.
 
     Returns:
         The folder of the finished run; None after a dry run.
 
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
+        IncompleteError: The run has stopped before its end, and the same command goes on with it.
+        TooManyErrors: More images have failed than the configuration accepts, before all were computed.
     """
+    outcome = outcome or Outcome()
+
+    def progress() -> str:
+        return _progress(outcome)
+
+    with stoppable(progress), deadline(kind.config.deadline, progress) as alarm:
+        return _compute(kind, outcome, alarm)
+
+
+def _progress(outcome: Outcome) -> str:
+    if not outcome.images:
+        return "the plan is not made yet"
+    left = outcome.images - outcome.written
+    return f"{outcome.written:,} of {outcome.images:,} images are written, {left:,} are left"
+
+
+def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
     config = kind.config
     identity = planning.run_identity(config, kind.card, kind.classes)
-    run_id = config.run_id or planning.default_run_id(identity, kind.card)
+    earlier = None if config.run_id else find_earlier(config)
+    run_id = config.run_id or planning.default_run_id(identity, kind.card, earlier)
     run = storage.join(config.output, f"run_id={run_id}")
-    stop_on_sigterm()
+    outcome.run, outcome.run_id = run, run_id
     plan = planning.existing_plan(run, identity)
-    if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
-        place = storage.redact(run)
-        print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
+    if plan is not None and _is_complete(run):
         return run
+    if plan is None and config.run_id:
+        earlier = find_earlier(config)
     if config.dry_run:
-        images = Selection(config)
-        summary = plan or planning.summarize(planning.make_plan(config, images, kind.truth, refines=kind.refines))
-        print(format_plan(summary, run, removed=images.removed))
+        _print_plan(kind, run, plan, earlier)
         return None
     if plan is None:
         storage.check_writable(config.output)
-    with lease(run) as held, _resumable(run):
-        _run(kind, run, run_id, identity, plan, held)
+    with _resumable(run), lease(run) as held:
+        plan = planning.existing_plan(run, identity)  # another driver may have held the lease until now
+        if plan is not None and _is_complete(run):
+            return run
+        resumed = plan is not None
+        plan = _planned(kind, run, identity, plan, earlier)
+        retry.be_patient(config.store.patience)
+        schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
+        _compute_shards(kind, run, schema, plan, outcome, driver=held.owner, starts_ray=resumed)
+        alarm.cancel()  # the end takes little time and would have to be repeated as a whole
+        with retry.store_faults(run):
+            finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
     return run
 
 
-def _run(
-    kind: RunKind, run: str, run_id: str, identity: dict[str, Any], plan: planning.PlanSummary | None, held: Lease
-) -> None:
-    """Make the plan if there is none yet, compute the shards that are left, and finish."""
-    removed = None
-    resumed = plan is not None
+def _is_complete(run: str) -> bool:
+    """Tell whether a run is finished, and say so."""
+    if not storage.exists(storage.join(run, planning.MANIFEST)):
+        return False
+    place = storage.redact(run)
+    print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
+    return True
+
+
+def _print_plan(kind: RunKind, run: str, plan: planning.PlanSummary | None, earlier: str | None) -> None:
+    """Print what a run would do."""
     if plan is None:
-        images = Selection(kind.config)
+        images = Selection(with_earlier(kind.config, earlier))
+        plan = planning.summarize(planning.make_plan(kind.config, images, kind.truth, refines=kind.refines))
+        _print(kind, run, plan, Earlier(earlier, images.removed))
+    else:
+        _print(kind, run, plan, read_earlier(run))
+
+
+def _planned(
+    kind: RunKind, run: str, identity: dict[str, Any], plan: planning.PlanSummary | None, earlier: str | None
+) -> planning.PlanSummary:
+    """Return the plan. If there is none yet, it is made and stored, while Ray starts."""
+    if plan is None:
+        began = time.time()
+        images = Selection(with_earlier(kind.config, earlier), run=run)
         rows = planning.make_plan(kind.config, images, kind.truth, refines=kind.refines)
-        plan = _store_beside_ray(kind, run, rows, identity, began=time.time())
-        removed = images.removed
-    print(format_plan(plan, run, removed=removed))
+        plan = _store_beside_ray(kind, run, rows, identity, began=began)
+        _print(kind, run, plan, Earlier(earlier, images.removed))
+    else:
+        _print(kind, run, plan, read_earlier(run))
     if plan.images == 0:
         print("nothing to do: no image is new, changed or failed")
-    retry.be_patient(kind.config.store.patience)
+    return plan
+
+
+def _print(kind: RunKind, run: str, plan: planning.PlanSummary, continued: Earlier) -> None:
+    if kind.config.since == LAST and continued.run is None:
+        print("--since last: the output has no finished run of this job over these images, so all are processed")
+    print(format_plan(plan, run, continued, retries=kind.config.retry_errors is not None))
+
+
+def _compute_shards(
+    kind: RunKind,
+    run: str,
+    schema: pa.Schema,
+    plan: planning.PlanSummary,
+    outcome: Outcome,
+    *,
+    driver: str,
+    starts_ray: bool,
+) -> None:
+    """Compute the shards that are left."""
+    outcome.images = plan.images
     done = set(parts(run).values())
     left = [shard for shard in range(len(plan.shard_images)) if shard not in done]
-    schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
-    if left:
-        if done:
-            print(f"resuming: {len(done)} shards are done, {len(left)} left")
-        if resumed:
-            _start_ray(kind)
-        from pipeline.bulk.stream import stream
+    left_images = sum(plan.shard_images[shard] for shard in left)
+    outcome.written = plan.images - left_images
+    if not left:
+        return
+    if done:
+        print(f"resuming: {len(done)} shards are done, {len(left)} left")
+    if starts_ray:
+        _start_ray(kind)
+    from pipeline.bulk.stream import stream
 
-        images_left = sum(plan.shard_images[shard] for shard in left)
-        stream(kind, run, left, schema, images=images_left, driver=held.owner)
-    with retry.store_faults(run):
-        finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+    def on_shard(shard: dict[str, Any]) -> None:
+        outcome.add(shard)
+        check_error_rate(outcome, kind.config.max_error_rate)
+
+    stream(kind, run, left, schema, images=left_images, driver=driver, on_shard=on_shard)
 
 
 @contextmanager
@@ -133,29 +209,25 @@ def _warm_up(kind: RunKind) -> None:
     helper_of_task(kind).submit("warm_up", [None], seconds=600).result()
 
 
-def format_plan(plan: planning.PlanSummary, run: str, *, removed: int | None = None) -> str:
+def format_plan(plan: planning.PlanSummary, run: str, earlier: Earlier | None = None, *, retries: bool = False) -> str:
     """Describe what a run is going to do, in one line.
 
     Args:
         plan: Summary of its plan.
         run: Folder of the run.
-        removed: Images of the run that `--since` names that the input no longer has.
+        earlier: What it continues; None for nothing.
+        retries: Whether it computes the errors of the earlier run.
     """
     shards = len(plan.shard_images)
-    text = f"{storage.redact(run)}: {plan.images:,} images, {_format_bytes(plan.bytes)} in {shards:,} shards"
+    text = f"{storage.redact(run)}: {plan.images:,} images, {format_bytes(plan.bytes)} in {shards:,} shards"
     if plan.bytes:
-        text += f" of {_format_bytes(plan.bytes / shards)}; the largest image is {_format_bytes(plan.largest)}"
+        text += f" of {format_bytes(plan.bytes / shards)}; the largest image is {format_bytes(plan.largest)}"
     if plan.with_truth:
         text += f"; {plan.with_truth:,} with ground truth"
-    return text + (f"; {removed:,} images of the earlier run are no longer there" if removed else "")
-
-
-def _format_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+    if earlier is not None and earlier.run is not None:
+        text += f"; {'the errors of' if retries else 'new or changed since'} {storage.redact(earlier.run)}"
+        text += f"; {earlier.removed:,} images of the earlier run are no longer there" if earlier.removed else ""
+    return text
 
 
 def format_run(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) -> str:

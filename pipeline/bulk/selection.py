@@ -3,18 +3,30 @@
 The input and the earlier run are both ordered by id. They are read side by side, a table at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import storage
 from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.earlier import (
+    COMPARED,
+    LISTING,
+    REMOVED,
+    Earlier,
+    known_images,
+    require_whole,
+    store_earlier,
+    stored_table,
+)
 from pipeline.bulk.listing import list_input
-from pipeline.bulk.plan import SCHEMA, read_manifest, read_plan, require_finished
+from pipeline.bulk.named_places import Rules
+from pipeline.bulk.plan import SCHEMA, read_manifest, require_finished
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
 
-COMPARED = ["image_id", "bytes", "etag", "mtime"]
 ROWS = 10_000  # of the earlier run that are read at a time after the last image
 
 
@@ -22,43 +34,61 @@ class Selection:
     """The images of a run, as tables with `listing.IMAGE_FIELDS`, ordered by id. It can be iterated once.
 
     Args:
-        config: Configuration of the run.
+        config: Configuration of the run, in which no run is named `last`; see `earlier.with_earlier`.
+        run: Folder of the run, to store what it continues and, with `--since`, the listing of the whole input; None to
+            store nothing.
 
     Attributes:
         removed: Number of images of the run that `--since` names that the input no longer has; None without `--since`.
             It is complete after the iteration.
 
     Raises:
-        UserError: The input is empty or cannot be listed, or the earlier run is not finished.
+        UserError: The input is empty or cannot be listed, or the earlier run is not finished or does not know all
+            images.
     """
 
-    def __init__(self, config: BulkConfig):
+    def __init__(self, config: BulkConfig, *, run: str | None = None):
         self.removed: int | None = None
-        earlier = config.since or config.retry_errors
-        if earlier:
-            require_finished(earlier)
-        self._images = list_input(config.images)
+        self._run = run
+        self._earlier = config.since or config.retry_errors
+        if self._earlier:
+            require_finished(self._earlier)
+        if config.since:
+            require_whole(config.since)
+        rules = Rules(local_files=config.allow_local_files, queries=config.allow_queries)
+        self._images = list_input(config.images, rules=rules)
         if config.since:
             self._images = self._changed_since(config.since, self._images)
         elif config.retry_errors:
             self._images = _failed_in(config.retry_errors, self._images)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return self._images
+        yield from self._images
+        if self._run:
+            name = storage.redact(self._earlier) if self._earlier else None
+            store_earlier(self._run, Earlier(name, self.removed, is_listed=self.removed is not None))
 
     def _changed_since(self, run: str, images: Iterator[pa.Table]) -> Iterator[pa.Table]:
         """Yield the images that the run does not have, or has with another size, tag or time."""
         self.removed = 0
-        planned = TableStream(read_plan(run, COMPARED), key="image_id")
-        for table in images:
-            before = _up_to(planned, table, COMPARED)
-            places = pc.index_in(table["image_id"], value_set=before["image_id"])
-            self.removed += len(before) - (len(places) - places.null_count)
-            before = before.take(places)  # with a row of nulls for each image that is new
-            same = pc.and_(pc.equal(before["bytes"], table["bytes"]), pc.equal(_version(before), _version(table)))
-            yield table.filter(pc.invert(pc.fill_null(same, False)))
-        while rest := planned.take(ROWS):
-            self.removed += sum(map(len, rest))
+        planned = TableStream(known_images(run), key="image_id")
+        with self._stored(LISTING, COMPARED) as store_listed, self._stored(REMOVED, ["image_id"]) as store_removed:
+            for table in images:
+                store_listed(table)
+                before = _up_to(planned, table, COMPARED)
+                gone = before.filter(pc.invert(pc.is_in(before["image_id"], value_set=table["image_id"])))
+                store_removed(gone)
+                self.removed += len(gone)
+                before = before.take(pc.index_in(table["image_id"], value_set=before["image_id"]))  # nulls for new ones
+                same = pc.and_(pc.equal(before["bytes"], table["bytes"]), pc.equal(_version(before), _version(table)))
+                yield table.filter(pc.invert(pc.fill_null(same, False)))
+            while rest := planned.take(ROWS):
+                for gone in rest:
+                    store_removed(gone)
+                    self.removed += len(gone)
+
+    def _stored(self, path: str, columns: list[str]) -> AbstractContextManager[Callable[[pa.Table], None]]:
+        return stored_table(storage.join(self._run, path) if self._run else None, columns)
 
 
 def _up_to(earlier: TableStream, images: pa.Table, columns: list[str]) -> pa.Table:

@@ -2,25 +2,54 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import IncompleteError
 
-_DEFAULT = "stopped by SIGTERM"
 _reasons: list[str] = []
 
 
+@contextmanager
+def stoppable(progress: Callable[[], str]) -> Iterator[None]:
+    """Let SIGTERM and `stop` end the block.
+
+    Args:
+        progress: Describes for the message how far the run has come.
+
+    Raises:
+        IncompleteError: The block was stopped.
+    """
+    _reasons.clear()
+    before = signal.getsignal(signal.SIGTERM)
+    stop_on_sigterm()
+    try:
+        yield
+    except BaseException:  # the interrupt, or what a library has made of it
+        if not _reasons:
+            raise
+        raise IncompleteError(f"{_reasons[0]}: {progress()}; the same command resumes the run") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def stop_on_sigterm() -> None:
-    """Let SIGTERM raise an `IncompleteError` in the main thread; called again after Ray has set its own handler."""
-    signal.signal(signal.SIGTERM, _raise)
+    """Let SIGTERM interrupt the main thread; called again after Ray has set its own handler.
+
+    Ray lets only a `KeyboardInterrupt` through when a signal arrives, so the handler raises that.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def stop(reason: str) -> None:
-    """Raise an `IncompleteError` with this reason in the main thread; called from any thread."""
+    """End the block of `stoppable` with this reason; called from any thread."""
     _reasons.append(reason)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _raise(*_: Any) -> None:
+def _interrupt(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is under way
-    raise IncompleteError(_reasons[0] if _reasons else _DEFAULT)
+    if not _reasons:
+        _reasons.append("stopped by SIGTERM")
+    raise KeyboardInterrupt

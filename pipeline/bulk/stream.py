@@ -1,6 +1,7 @@
 """The Ray Data pipeline of a bulk run. Its rows are shard numbers; after the predictors, a block holds one shard."""
 
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,7 +20,16 @@ from pipeline.errors import IncompleteError, one_line
 DEATHS_AT_START = 10  # predictors in a row that die while they load the model: then something is wrong with it
 
 
-def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, images: int, driver: str) -> None:
+def stream(
+    kind: RunKind,
+    run: str,
+    shards: list[int],
+    schema: pa.Schema,
+    *,
+    images: int,
+    driver: str,
+    on_shard: Callable[[dict[str, Any]], None],
+) -> None:
     """Compute and write shards, with a progress bar.
 
     Args:
@@ -29,6 +39,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
         schema: Schema of the table `images`.
         images: Number of images in these shards.
         driver: Name of this driver, in letters and digits.
+        on_shard: Called with what `ShardWriter.write` returns for each shard; it may raise to stop the run.
 
     Raises:
         UserError: The cluster cannot hold the run.
@@ -68,7 +79,7 @@ def stream(kind: RunKind, run: str, shards: list[int], schema: pa.Schema, *, ima
         refining = RefiningWriter(writer, kind=kind, plan=plan)
         written = written.map_batches(refining, batch_size=None, batch_format="pyarrow", num_cpus=1)
     try:
-        _show(written, images=images, layout=layout, refines=kind.refines)
+        _show(written, images=images, layout=layout, refines=kind.refines, on_shard=on_shard)
     except RayError as error:
         if isinstance(error, RayTaskError):  # a mistake of the user, or of this program
             raise
@@ -128,7 +139,9 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
     return Layout(actors, cpus, helpers, use_gpu, free_cpus=max(1, have.cpus - actors * cpus))
 
 
-def _show(written: Any, *, images: int, layout: Layout, refines: bool) -> None:
+def _show(
+    written: Any, *, images: int, layout: Layout, refines: bool, on_shard: Callable[[dict[str, Any]], None]
+) -> None:
     """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log.
 
     Raises:
@@ -154,6 +167,7 @@ def _show(written: Any, *, images: int, layout: Layout, refines: bool) -> None:
             errors += shard["errors"]
             bar.set_postfix(errors=errors, refresh=False)
             bar.update(shard["images"])
+            on_shard(shard)
     if undone:
         raise IncompleteError(f"{images - int(bar.n):,} images are left undone: {undone[0]['reason']}")
 

@@ -14,15 +14,17 @@ from pipeline.data.formats import ImageError
 from pipeline.errors import UserError
 
 NO_ROW = -1  # row of an image that is a file of its own
+NOT_UTF_8 = -2  # row of a file whose name is not UTF-8; texts of the plan are
 ID_COLUMN = "image_id"
 URI_COLUMNS = ("uri", "url", "path")
 BYTES_COLUMNS = ("image", "bytes")
 _ROW = "#row="
+LARGEST = 2**31  # bytes of an encoded image; a process holds a few at a time
 
 
 def row_uri(uri: str, row: int, size: int = 0) -> str:
     """Name an image: the file's URI; in a table, with its row; in an archive, with its offset and size there."""
-    if row == NO_ROW:
+    if row < 0:
         return uri
     return archive.member_uri(uri, row, size) if archive.is_archive(uri) else f"{uri}{_ROW}{row}"
 
@@ -48,8 +50,9 @@ def read_encoded(uri: str, row: int, size: int = 0) -> bytes:
         size: `InputImage.bytes`, which images in archives need.
 
     Raises:
-        ImageFault: The table or archive holds no such image.
+        ImageFault: The image is too large or cannot be read by its name, or the table or archive holds no such image.
     """
+    check_readable(uri, row, size)
     if row == NO_ROW:
         return storage.read_bytes(uri)
     if archive.is_archive(uri):
@@ -58,6 +61,20 @@ def read_encoded(uri: str, row: int, size: int = 0) -> bytes:
     if isinstance(found, ImageError):
         raise found
     return found
+
+
+def check_readable(uri: str, row: int, size: int) -> None:
+    """Refuse an image that is too large, or whose name cannot be told to a store; see `read_encoded`.
+
+    Raises:
+        ImageFault: It is.
+    """
+    if row == NOT_UTF_8:
+        raise ImageError("the name of the file is not UTF-8 (the id shows its other bytes as \\xNN); rename it")
+    if row == NO_ROW and not size and storage.is_local(uri):  # named by a list
+        size = storage.size_of(uri)
+    if size > LARGEST and (row == NO_ROW or archive.is_archive(uri)):
+        raise ImageError(f"the file has {size:,} bytes; images of more than {LARGEST:,} bytes are not read")
 
 
 def uri_column(schema: pa.Schema) -> str | None:

@@ -8,12 +8,16 @@ import pyarrow as pa
 from pipeline import parquet, retry, storage
 from pipeline.bulk.describe import Described
 from pipeline.bulk.fetch import Failure
+from pipeline.bulk.outcome import causes_of
 from pipeline.bulk.schema import compression
 from pipeline.bulk.shards import PARTS_FOLDER, part_name
 from pipeline.bulk.table_input import row_uri
 
-# What the driver learns of a shard: its number, its images and the errors among them, milliseconds that the network and
-# the description took in all, and the reason if it is left undone.
+ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still meets few groups
+
+# What the driver learns of a shard: its number, its images, the errors among them and their causes, the milliseconds
+# that the network and the description took in all, and the reason if it is left undone.
+CAUSE = pa.struct([("stage", pa.string()), ("class", pa.string()), ("count", pa.int64()), ("example", pa.string())])
 COUNTS = pa.schema(
     [
         ("shard", pa.int64()),
@@ -21,10 +25,10 @@ COUNTS = pa.schema(
         ("errors", pa.int64()),
         ("infer_ms", pa.float64()),
         ("describe_ms", pa.float64()),
+        ("causes", pa.list_(CAUSE)),
         ("reason", pa.string()),
     ]
 )
-ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still meets few groups
 
 
 class ShardWriter:
@@ -68,6 +72,7 @@ class ShardWriter:
             "errors": sum(row["status"] == "error" for row in in_order),
             "infer_ms": sum(row["t_infer_ms"] or 0.0 for row in in_order),
             "describe_ms": describe_ms,
+            "causes": causes_of(in_order),
         }
         return pa.Table.from_pylist([counts], schema=COUNTS)
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from pipeline import storage
 from pipeline.data import datasets
+from pipeline.data.image_ids import named_id
 from pipeline.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _from_table(url: str) -> Annotations:
     for i, row in enumerate(table.select([image, label, *(BOX_COLUMNS if has_boxes else ())]).to_pylist()):
         if not row[image]:
             raise UserError(f"{storage.redact(url)}: row {i} (counted from 0) names no image")
-        labels, boxes = by_key.setdefault(datasets.without_image_suffix(str(row[image])), ({}, []))
+        labels, boxes = by_key.setdefault(datasets.without_image_suffix(named_id(str(row[image]))), ({}, []))
         names = _split_labels(row[label])
         labels.update(dict.fromkeys(names))
         corners = [row.get(name) for name in BOX_COLUMNS]

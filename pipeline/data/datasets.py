@@ -60,9 +60,12 @@ def key_of(path: str, root: str) -> str:
 
 def relative(path: str, root: str) -> str:
     """Return the path below the root, or the file name if the root is the file itself."""
-    if path == root:
-        return posixpath.basename(path)
-    return path.removeprefix(root.rstrip("/") + "/").lstrip("/")
+    return exact_key(path, root).lstrip("/")
+
+
+def exact_key(path: str, root: str) -> str:
+    """Return what `relative` does, with the slashes that it may begin with: `images//a.jpg` is a key of S3."""
+    return posixpath.basename(path) if path == root else path.removeprefix(root.rstrip("/") + "/")
 
 
 def iter_images(url: str, *, root: str | None = None) -> Iterator[tuple[str, storage.StoredFile]]:

@@ -74,7 +74,7 @@ def open_image(data: bytes, *, max_pixels: int, labels: bool = False) -> Image.I
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=HEIF_FORMATS if heic else FORMATS)
     except UnidentifiedImageError:
         if tiff is not None:
@@ -85,7 +85,7 @@ def open_image(data: bytes, *, max_pixels: int, labels: bool = False) -> Image.I
     except Image.DecompressionBombError:
         raise ImageError(f"more than the allowed {max_pixels:,} pixels (a decompression bomb?)") from None
     except Exception as error:
-        raise ImageError(f"damaged header ({error})") from None
+        raise ImageError(_too_much_metadata(error) or f"damaged header ({error})") from None
     if image.width * image.height > max_pixels:
         raise ImageError(f"{image.width}x{image.height} is more than the allowed {max_pixels:,} pixels")
     return image
@@ -102,7 +102,15 @@ def load_image(image: Image.Image) -> None:
             warnings.simplefilter("ignore")
             image.load()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
-        raise ImageError(f"truncated or damaged ({error})") from None
+        raise ImageError(_too_much_metadata(error) or f"truncated or damaged ({error})") from None
+
+
+def _too_much_metadata(error: Exception) -> str | None:
+    """Describe Pillow's error about texts or a colour profile that inflate to too many bytes; None for another one."""
+    text = str(error)
+    if "Decompressed data too large" in text or "memory used in text chunks" in text:
+        return f"its texts or colour profile inflate to too many bytes ({text}); save it without metadata"
+    return None
 
 
 def _brands(data: bytes) -> frozenset[bytes]:

@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+import warnings
 import zlib
 from typing import NamedTuple
 
@@ -74,7 +75,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # the pixels may be good although the EXIF block is damaged
         orientation = 1
     return orientation if orientation in _UPRIGHT else 1

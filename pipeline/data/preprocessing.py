@@ -12,6 +12,8 @@ DType = Literal["float32", "bfloat16", "float16"]  # bfloat16 and float16 mean a
 # Altered copies show whether a classifier depends on what it should not need: colour, or the camera's resolution.
 View = Literal["as_is", "grey", "half", "double"]
 
+Side = Annotated[int, Field(ge=1, le=8192)]  # of a classifier's input; a bundle from elsewhere must not fill the memory
+
 
 class Preprocessing(BaseModel):
     """Normalisation of each RGB channel: (pixel / 255 - mean) / std.
@@ -34,7 +36,7 @@ class ClassifierInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: tuple[int, int] = Field(
+    size: tuple[Side, Side] = Field(
         description="height, width to which images are resized; their aspect ratio may change"
     )
     multi_label: bool = Field(description="an image has any number of classes (sigmoid), not exactly one (softmax)")

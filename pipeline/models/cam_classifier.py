@@ -55,10 +55,15 @@ class CAMConfig(ModelConfig):
         default="vgg16", description='network that computes the features: "alexnet", "vgg16", "googlenet" or "resnet"'
     )
     pooling: Pooling = Field(default="gap", description='"gap" (global average) or "gmp" (global maximum)')
-    added: int = Field(default=1024, description="channels of the 3x3 convolution before the pooling; 0 for none")
+    added: int = Field(
+        default=1024, ge=0, le=65_536, description="channels of the 3x3 convolution before the pooling; 0 for none"
+    )
     depth: Depth = Field(default=50, description="number of layers of a ResNet: 18, 34, 50, 101 or 152")
     widen: int = Field(
-        default=1, description="factor by which the channels inside the residual blocks of a ResNet are multiplied"
+        default=1,
+        ge=1,
+        le=100,
+        description="factor by which the channels inside the residual blocks of a ResNet are multiplied",
     )
     output_stride: Literal[8, 16, 32] = Field(
         default=16, description="output stride of a ResNet: 8, 16 or 32; that of the other backbones is always 16"

@@ -29,9 +29,7 @@ class ModelConfig(BaseModel):
     auxiliary_decay: ClassVar[bool] = False
     min_training_batch: ClassVar[int] = 1
 
-    width: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="factor by which every layer's channels are multiplied"
-    )
+    width: float = Field(default=1.0, gt=0, le=100, description="factor by which every layer's channels are multiplied")
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:

@@ -35,8 +35,12 @@ class WideResNetConfig(ModelConfig):
     paper: ClassVar[str] = "Zagoruyko & Komodakis; He et al., 2016"
     classifies: ClassVar[bool] = True
 
-    depth: int = Field(default=28, ge=8, description="number of layers: 6 n + 4, such as 28, or 6 n + 2, such as 110")
-    widen: int = Field(default=10, ge=1, description="factor k by which the channels of the groups are multiplied")
+    depth: int = Field(
+        default=28, ge=8, le=1300, description="number of layers: 6 n + 4, such as 28, or 6 n + 2, such as 110"
+    )
+    widen: int = Field(
+        default=10, ge=1, le=100, description="factor k by which the channels of the groups are multiplied"
+    )
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="dropout probability inside the residual blocks; 0.3 in the paper"
     )

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pipeline import bundle
 from pipeline.card import Card
+from pipeline.secrets import redact_all
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Progress
 from pipeline.training.config import TrainerConfig
@@ -31,9 +32,8 @@ class EpochWriter:
         self._output = config.output
         self._records = list(progress.records)
         self._validated = validated
-        self._card = card.model_copy(
-            update={"training": {"config": config.model_dump(mode="json"), "record": self._records[-1]}}
-        )
+        options = redact_all(config.model_dump(mode="json"))
+        self._card = card.model_copy(update={"training": {"config": options, "record": self._records[-1]}})
         self._weights: dict[str, Tensor] | None = None
         if progress.records[-1]["best"] and distributed.rank() == 0:
             state = learner.evaluated.state_dict()

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline import __version__, parquet, storage
 from pipeline.errors import UserError
+from pipeline.secrets import redact_all
 from pipeline.training.config import TrainerConfig
 
 CONFIG = "training.json"
@@ -44,7 +45,7 @@ def claim_output(config: TrainerConfig) -> None:
         UserError: The output holds another run.
     """
     url = storage.join(config.output, CONFIG)
-    options = config.deciding_options()
+    options = redact_all(config.deciding_options())
     if storage.exists(url):
         stored = json.loads(storage.read_text(url, noun="training configuration"))["config"]
         differing = sorted(k for k in options.keys() | stored.keys() if options.get(k) != stored.get(k))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.errors import UserError, one_line
+from pipeline.secrets import redact_all
 from pipeline.training.config import TrainerConfig
 from pipeline.training.monitor import EpochReport
 from pipeline.training.task import Measures
@@ -104,7 +105,7 @@ def _mlflow(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
     with mlflow.start_run(run_id=runs[0].info.run_id if runs else None, run_name=None if runs else name):
         if not runs:
             mlflow.set_tag("output", name)
-            mlflow.log_params({k: str(v)[:500] for k, v in config.deciding_options().items()})
+            mlflow.log_params({k: str(v)[:500] for k, v in redact_all(config.deciding_options()).items()})
 
         def track(epoch: EpochReport) -> None:
             mlflow.log_metrics(scalars(epoch.record, measures), step=epoch.record["epoch"])

@@ -1,8 +1,6 @@
 """Processes that die while they compute images: only an image that ends a process again and again is left out."""
 
-import ctypes
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,57 +11,10 @@ import pytest
 from pipeline.bulk.attempts import DRIVERS_BEFORE_CARE, HOPELESS, attempt
 from pipeline.bulk.segmentation.run import SegmentationRun
 from pipeline.data.images import decode_mask
+from tests.support.deadly import DEADLY, Deadly
 from tests.support.shards import compute_shard, planned_run
 
-DEADLY = (255, 0, 0)
 COLOURS = [(0, 0, 90), (0, 40, 90), DEADLY, (0, 120, 90), (0, 160, 90)]
-
-
-class Deadly(SegmentationRun):
-    """A run in which an image ends the process that does one step of it, as a crash in a C library would.
-
-    Args:
-        kind: The run without deaths.
-        step: "prepare", "row" or "predict".
-        deaths: Folder in which each death leaves a file.
-        how: Signal that ends the process.
-        times: Deaths after which the step succeeds.
-    """
-
-    def __init__(self, kind: SegmentationRun, *, step: str, deaths: Path, how: int = signal.SIGSEGV, times: int = 99):
-        super().__init__(kind.config, kind.card, kind.classes)
-        self.step, self.deaths, self.how, self.times = step, deaths, how, times
-
-    def die(self) -> None:
-        count = len(list(self.deaths.iterdir()))
-        if count < self.times:
-            (self.deaths / str(count)).touch()
-            if self.how == signal.SIGSEGV:
-                ctypes.string_at(0)  # reads address 0
-            os.kill(os.getpid(), self.how)
-
-    def prepare(self, pixels):
-        if self.step == "prepare" and (pixels[0, 0] == DEADLY).all():
-            self.die()
-        return super().prepare(pixels)
-
-    def row(self, fetched, result):
-        if self.step == "row" and fetched.image_id == "2.png":
-            self.die()
-        return super().row(fetched, result)
-
-    def load_predictor(self, images):
-        from pipeline.bulk.segmentation.predictor import SegmentationPredictor
-
-        kind = self
-
-        class DeadlyPredictor(SegmentationPredictor):
-            def __call__(self, images, truths):
-                if kind.step == "predict" and any((image[0, 0] == DEADLY).all() for image in images):
-                    kind.die()
-                return super().__call__(images, truths)
-
-        return DeadlyPredictor(self.config, images=images)
 
 
 @pytest.fixture
@@ -122,8 +73,14 @@ def test_a_predictor_that_is_killed_condemns_no_image(tmp_path, deaths):
     assert untimed == [{k: v for k, v in row.items() if not k.startswith("t_")} for row in expected]
 
 
-@pytest.mark.parametrize(("step", "stage"), [("prepare", "decode"), ("row", "describe")])
-@pytest.mark.parametrize(("how", "cause"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "out of memory?")])
+@pytest.mark.parametrize(
+    ("step", "stage", "how", "cause"),
+    [
+        ("prepare", "decode", signal.SIGSEGV, "SIGSEGV"),
+        ("row", "describe", signal.SIGSEGV, "SIGSEGV"),
+        ("prepare", "decode", signal.SIGKILL, "out of memory?"),
+    ],
+)
 def test_an_image_that_ends_a_helper_process_becomes_an_error_row(step, stage, how, cause, tmp_path, deaths):
     """The predictor goes on: only the helper process dies, and the others of its images are computed again."""
     kind, run = planned_run(tmp_path, colours=COLOURS)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.bulk import lease as leases
-from pipeline.bulk.lease import LEASE, Lease, lease, read_lease
+from pipeline.bulk.driver import LEASE, read_lease
+from pipeline.bulk.lease import Lease, lease
 from pipeline.errors import IncompleteError
 
 OTHER = {"owner": "other", "host": "elsewhere", "pid": 7, "started": "1", "sign": "1", "time": "2026-01-01T00:00:00"}
@@ -19,7 +20,7 @@ OTHER = {"owner": "other", "host": "elsewhere", "pid": 7, "started": "1", "sign"
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWED", 0.1)
-    monkeypatch.setattr(leases, "STALE", 1.0)
+    monkeypatch.setattr(leases, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(leases, "LOOK", 0.05)
 
 
@@ -54,7 +55,7 @@ def test_a_lease_without_a_sign_passes_on(tmp_path, capsys):
     leave(tmp_path)
     started = time.monotonic()
     with lease(str(tmp_path)):
-        assert time.monotonic() - started >= leases.STALE
+        assert time.monotonic() - started >= leases.STALE_SECONDS
     assert "(elsewhere, process 7)" in capsys.readouterr().out
 
 

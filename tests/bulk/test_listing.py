@@ -1,6 +1,5 @@
 """Listing the input: every image once, in a fixed order, with a stable id."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -51,21 +50,16 @@ def test_a_list_takes_urls_and_keys_relative_to_it(tmp_path):
     found = {image["image_id"]: image["uri"] for image in images(tmp_path / "list.txt")}
     assert found == {
         "sub/b.jpg": f"{tmp_path}/sub/b.jpg",
-        "/data/a.jpg": "/data/a.jpg",
-        "s3://bucket/key.png": "s3://bucket/key.png",
+        "data/a.jpg": "/data/a.jpg",
+        "s3/bucket/key.png": "s3://bucket/key.png",
     }
-
-
-def test_a_signed_url_keeps_its_signature_out_of_the_id(tmp_path):
-    (tmp_path / "list.txt").write_text("https://host/a.jpg?X-Amz-Signature=secret\n")
-    (image,) = images(tmp_path / "list.txt")
-    assert image["image_id"] == "https://host/a.jpg"
-    assert image["uri"].endswith("secret")
 
 
 def test_the_same_id_twice_is_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\na.jpg\n")
-    with pytest.raises(UserError, match=r"the image id 'a\.jpg' occurs twice"):
+    with pytest.raises(
+        UserError, match=r"the image id 'a\.jpg' occurs twice, for \S+/a\.jpg and \S+/a\.jpg; name each"
+    ):
         list_input(str(tmp_path / "list.txt"))
 
 
@@ -80,31 +74,20 @@ def test_the_same_id_in_two_folders_is_refused_wherever_the_tables_end(tmp_path,
         images(tmp_path / "tables")
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
-    (tmp_path / "a.jpg").touch()
-    with open(os.fsencode(tmp_path) + b"/b\xff.jpg", "wb"):
-        pass
-    with pytest.raises(UserError, match=r"the name b\\udcff\.jpg is not UTF-8; rename the file"):
-        images(tmp_path)
-
-
 def test_a_list_may_be_empty_or_have_a_byte_order_mark(tmp_path):
     (tmp_path / "list.txt").write_text("# nothing\n\n")
     with pytest.raises(UserError, match=r"the list .*list\.txt is empty"):
         images(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("\ufeffa.jpg\r\nb.jpg", newline="")
     assert ids(tmp_path / "list.txt") == ["a.jpg", "b.jpg"]
-    (tmp_path / "list.txt").write_bytes(b"a\xff.jpg\n")
-    with pytest.raises(UserError, match=r"cannot read the list .*list\.txt: UnicodeDecodeError"):
-        images(tmp_path / "list.txt")
 
 
 def test_numbers_are_ids_too(tmp_path):
     pq.write_table(pa.table({"image_id": [10, 9, None], "uri": ["/a", "/b", "/c"]}), tmp_path / "t.parquet")
     assert [(row["image_id"], row["uri"]) for row in images(tmp_path / "t.parquet")] == [
-        ("/c", "/c"),
         ("10", "/a"),
         ("9", "/b"),
+        ("c", "/c"),
     ]
 
 

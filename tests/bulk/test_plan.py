@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bulk.config import Sharding
+from pipeline.bulk.earlier import Earlier
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.plan import (
     SCHEMA,
@@ -173,10 +174,15 @@ def test_a_plan_of_no_image(tmp_path):
 
 def test_the_line_that_describes_a_plan():
     plan = PlanSummary(shard_images=[256, 256, 7], bytes=3 * 2**20, largest=2**11, with_truth=1200)
-    assert format_plan(plan, "s3://user:secret@out/run", removed=1234) == (
+    text = (
         "s3://out/run: 519 images, 3.0 MiB in 3 shards of 1.0 MiB; the largest image is 2.0 KiB; 1,200 with ground "
-        "truth; 1,234 images of the earlier run are no longer there"
+        "truth"
     )
+    assert format_plan(plan, "s3://user:secret@out/run") == text
+    assert format_plan(plan, "s3://user:secret@out/run", Earlier("s3://user:secret@out/night-1", 1234)) == (
+        f"{text}; new or changed since s3://out/night-1; 1,234 images of the earlier run are no longer there"
+    )
+    assert format_plan(plan, "s3://out/run", Earlier("s3://out/1"), retries=True) == f"{text}; the errors of s3://out/1"
 
 
 def test_label_maps_are_listed_once_and_missed_only_at_the_end(tmp_path, monkeypatch):

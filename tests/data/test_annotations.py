@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.bulk.archives.archive import truth_key
 from pipeline.data.annotations import Annotation, Annotations, read_annotations
+from pipeline.data.image_ids import named_id
 from pipeline.errors import UserError
 
 XML = """<annotation><object><name>raccoon</name><bndbox><xmin>81</xmin><ymin>88</ymin><xmax>522</xmax>
@@ -74,3 +76,11 @@ def test_invalid_annotations_are_refused(tmp_path: Path, name: str, text: str, e
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=expected):
         read_annotations(str(tmp_path / name) if name.endswith(".csv") else str(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/in/a.jpg", "/data/in/a.jpg", "./in/a.jpg", "in/a.jpg", "a.jpg"])
+def test_images_are_found_by_the_id_that_a_bulk_run_gives_to_the_same_place(tmp_path, place):
+    (tmp_path / "labels.csv").write_text(f"image,label\n{place},cat\nb.jpg,dog\n")
+    found = read_annotations(str(tmp_path / "labels.csv")).find(truth_key(named_id(place), {}))
+    assert found is not None
+    assert found.labels == ("cat",)

@@ -1,4 +1,4 @@
-"""A bulk run on three Ray nodes and a real S3 server, among faults: the short form of `benchmarks.chaos`, smaller still.
+"""A bulk run among faults, on three Ray nodes and a real S3 server: the short form of `benchmarks.chaos`, still smaller.
 
 The fixture `swift` is the store. The cluster is the benchmark's own, because its nodes are killed.
 """

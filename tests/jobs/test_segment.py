@@ -2,8 +2,10 @@
 
 import io
 import json
-import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from pipeline.predict.segmenter import Segmenter
 from tests.support.archives import tar_of, zip_of
 from tests.support.jobs import kill_when, run_job, succeed
 from tests.support.runs import rows_of, the_run
+from tests.support.web import web_server
 
 pytestmark = pytest.mark.timeout(600)  # whichever test comes first pays for the servers and the trained bundle
 
@@ -142,15 +145,28 @@ def local_bundle(trained_on_s3, tmp_path) -> str:
     return str(tmp_path / "bundle")
 
 
-def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, scenes, tmp_path, ray_head):
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, scenes, tmp_path, ray_head, stack):
     """Equal byte for byte, except for the timings, which show that no finished shard was done again."""
-    images = Path(shutil.copytree(f"{scenes}/night/images", tmp_path / "images"))
-    last = images / "zz_last.jpg"
-    os.mkfifo(last)  # opening it blocks for ever, so that the run cannot end before it is killed
-    (images / "list.txt").write_text("".join(f"{path.name}\n" for path in sorted(images.iterdir())))
+    files = sorted(Path(scenes, "night/images").iterdir())
+    is_killed = threading.Event()  # the last image comes only then, so that the run cannot end before
+
+    def last_image(_: str) -> bytes:
+        is_killed.wait()
+        return files[-1].read_bytes()
+
+    last = stack.enter_context(web_server(last_image))
+    names = [*(file.name for file in files), "zz_last.jpg"]
+    table = pa.table({"image_id": names, "uri": [*map(str, files), f"{last}/zz_last.jpg"]})
+    pq.write_table(table, tmp_path / "images.parquet")
     options = {
         "model": local_bundle,
-        "images": images / "list.txt",
+        "images": tmp_path / "images.parquet",
         "labels": f"{scenes}/night/labels",
         "sharding.max_images": 3,
         "scaling.actors": 1,
@@ -163,8 +179,7 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(local_bundle, sce
     kill_when(lambda: len(some_parts()) >= 2, "segment", environment=ray_head.environment, output=killed, **options)
     before = pa.concat_tables(pq.read_table(path, partitioning=None) for path in some_parts())
     assert not list(killed.glob("run_id=*/manifest.json"))
-    last.unlink()
-    shutil.copy(images / "scene_00000.jpg", last)
+    is_killed.set()
     text = succeed("segment", environment=ray_head.environment, output=killed, **options)
     assert "resuming: " in text
     one = the_run(str(killed))

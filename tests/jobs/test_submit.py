@@ -127,3 +127,23 @@ def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_he
     }
     assert found["value_outside_classes", "scene_00005"].startswith("77 (")
     assert "1 size_mismatch" in result.stdout.splitlines()[-1]
+
+
+def test_validate_explains_binary_masks_under_ignore_index_255(tmp_path, ray_head):
+    """The line that it prints for the class file makes them valid."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 4)).save(tmp_path / "images" / f"{i}.jpg")
+        Image.fromarray(np.repeat([[0, 255]], 4, axis=0).astype(np.uint8)).resize((8, 4), 0).save(
+            tmp_path / "labels" / f"{i}.png"
+        )
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("names: [bg, fg]\nignore_index: 255\n")
+    options = {"images": tmp_path / "images", "labels": tmp_path / "labels", "classes": classes}
+    result = run_job("validate", environment=ray_head.environment, **options)
+    assert result.returncode == 1
+    (line,) = [line.strip() for line in result.stdout.splitlines() if line.strip().startswith("values:")]
+    classes.write_text(classes.read_text() + line)
+    result = run_job("validate", environment=ray_head.environment, **options)
+    assert (result.returncode, "no problems" in result.stdout) == (0, True)

@@ -15,6 +15,7 @@ from pipeline.bulk.archives.range_file import RangeFile
 from pipeline.bulk.archives.tar import compressed_tar, list_tar, read_tar_member
 from pipeline.bulk.archives.zip import list_zip, read_zip_member
 from pipeline.data import datasets
+from pipeline.data.image_ids import listed_id, without_mark
 from pipeline.errors import UserError
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
@@ -87,7 +88,7 @@ def find_archives(files: Sequence[storage.StoredFile], root: str) -> list[storag
     """
     found = []
     for file in files:
-        key = datasets.relative(file.path, root)
+        key = listed_id(datasets.exact_key(file.path, root))
         if datasets.is_hidden(key):
             continue
         if key.lower().endswith(COMPRESSED_TARS):
@@ -161,11 +162,11 @@ def _unlisted(key: str, offset: int) -> ArchivedImage:
 
 
 def truth_key(image_id: str, known: Container[str]) -> str:
-    """Return the key of an image's ground truth: its id without suffix, `train-000.tar/a`.
+    """Return the key of an image's ground truth: its id without suffix and mark, `train-000.tar/a`.
 
     Where that is not known, the archive's suffix is removed, too: `train-000/a`.
     """
-    key = datasets.without_image_suffix(image_id)
+    key = without_mark(datasets.without_image_suffix(image_id))
     return key if key in known else _SUFFIX.sub("/", key, count=1)
 
 

@@ -1,6 +1,5 @@
 """The members of an archive, as `tar.py` and `zip.py` find them."""
 
-import posixpath
 from typing import NamedTuple
 
 from pipeline.errors import ImageFault
@@ -14,7 +13,7 @@ class Member(NamedTuple):
     """A file in an archive.
 
     Attributes:
-        name: Path in the archive; see `safe_name`.
+        name: Path in the archive; see `image_ids.safe_path`.
         offset: Byte offset of its header.
         size: Bytes of its data in the archive; 0 also where the archive ends before them.
     """
@@ -36,11 +35,6 @@ class Contents(NamedTuple):
     members: list[Member]
     damage: int | None
     notes: list[str]
-
-
-def safe_name(name: str) -> str:
-    """Return the path of a member below the archive's root: absolute paths and `..` do not leave it."""
-    return posixpath.normpath("/" + name.partition("\0")[0]).lstrip("/")
 
 
 def no_member(offset: int) -> MemberError:

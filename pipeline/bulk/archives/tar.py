@@ -5,8 +5,9 @@ from tarfile import BLOCKSIZE, TarInfo
 from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member, safe_name
+from pipeline.bulk.archives.member import Contents, Member, MemberError, no_member
 from pipeline.bulk.archives.range_file import RangeFile
+from pipeline.data.image_ids import safe_path
 from pipeline.errors import UserError
 
 # What compressed files begin with: gzip, bzip2, xz, Zstandard, LZ4.
@@ -113,7 +114,7 @@ def _read_entry(file: RangeFile, start: int) -> _Entry | None:
     is_file = header.kind in tarfile.REGULAR_TYPES
     has_data = is_file or header.kind not in tarfile.SUPPORTED_TYPES
     return _Entry(
-        name=safe_name(pax.get("GNU.sparse.name") or pax.get("path") or long_name or header.name),
+        name=safe_path(pax.get("GNU.sparse.name") or pax.get("path") or long_name or header.name),
         is_file=is_file,
         place=offset if place is None else place,
         size=size,

@@ -1,6 +1,6 @@
 """The options of `jobs/localize.py`, `jobs/pseudo_labels.py` and `jobs/check_detector.py`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,8 @@ from pipeline.storage import Url
 
 class LocalizeConfig(BulkConfig):
     """The options of `jobs/localize.py`."""
+
+    job: ClassVar[str] = "localize"
 
     min_probability: float | None = Field(
         default=None,

@@ -1,6 +1,7 @@
 """Label maps for training a segmentation network, made from a localization run: `jobs/pseudo_labels.py`."""
 
 import posixpath
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
 from pipeline.bulk.schema import metadata_of
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes, with_background
+from pipeline.data.image_ids import safe_path
 from pipeline.errors import UserError
 
 LABELS = "labels"
@@ -22,6 +24,7 @@ CLASSES = "classes.yaml"
 ROWS = "pseudo_labels.parquet"
 IGNORE_INDEX = 255
 CHUNK = 32  # images in a task
+SAME_PLACE = "the name of another image differs in the suffix only, and label maps are paired by the rest; rename one"
 
 SCHEMA = pa.schema(
     [
@@ -60,7 +63,9 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
         raise UserError(
             f"label maps have 8 bits: at most {IGNORE_INDEX - 1} classes, and the model has {len(model_classes)}"
         )
-    labeller = Labeller(config, classes, known="known" in images.schema.names)
+    places = Counter(map(_place, images.to_table(columns=["image_id"])["image_id"].to_pylist()))
+    shared = frozenset(place for place, count in places.items() if count > 1)
+    labeller = Labeller(config, classes, known="known" in images.schema.names, shared=shared)
     calls = [(group, first) for group in row_groups(config.run, files) for first in range(0, group.rows, CHUNK)]
     from pipeline import cluster
 
@@ -80,12 +85,14 @@ class Labeller:
         config: Options of the job.
         classes: Classes of the label maps: the background, then the classifier's.
         known: Whether the run knows which classes its images show.
+        shared: Files of label maps that belong to several images.
     """
 
-    def __init__(self, config: PseudoLabelsConfig, classes: Classes, *, known: bool):
+    def __init__(self, config: PseudoLabelsConfig, classes: Classes, *, known: bool, shared: frozenset[str]):
         self._config = config
         self._index = {name: k for k, name in enumerate(classes.names)}
         self._known = known
+        self._shared = shared
         # Ignored pixels are white; values between the classes and the ignore index do not occur.
         self._palette = np.full((IGNORE_INDEX + 1, 3), 255, np.uint8)
         self._palette[: len(classes)] = classes.palette
@@ -100,6 +107,8 @@ class Labeller:
         base = {"image_id": row["image_id"]}
         if row["status"] != "ok":
             return base | {"status": "error", "error": row["error_message"]}
+        if _place(row["image_id"]) in self._shared:
+            return base | {"status": "error", "error": SAME_PLACE}
         try:
             return base | self._write(row) | {"status": "ok"}
         except Exception as error:  # whatever it is, it belongs to this image
@@ -125,13 +134,18 @@ class Labeller:
         indices = np.arange(IGNORE_INDEX + 1, dtype=np.uint8)
         indices[1 : len(entries) + 1] = [self._index[c["class"]] for c in entries]
         stored = from_upright(indices[labels], decoded.orientation)
-        place = posixpath.join(LABELS, posixpath.splitext(row["image_id"])[0] + ".png")
+        place = _place(row["image_id"])
         storage.write_bytes(storage.join(self._config.output, place), encode_mask(stored, self._palette))
         return {
             "label": place,
             "foreground": float(np.mean((stored > 0) & (stored != IGNORE_INDEX))),
             "ignored": float(np.mean(stored == IGNORE_INDEX)),
         }
+
+
+def _place(image_id: str) -> str:
+    """Return the file of an image's label map below the output."""
+    return posixpath.join(LABELS, posixpath.splitext(safe_path(image_id))[0] + ".png")
 
 
 def format_pseudo_labels(table: pa.Table, output: str) -> str:

@@ -15,6 +15,7 @@ from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.scores import SCORED, score_map
 from pipeline.bulk.localization.truth import ImageTruth
+from pipeline.bulk.outcome import Outcome
 from pipeline.bulk.run import run_bulk
 from pipeline.bulk.schema import PICTURE, results_schema
 from pipeline.cam import activation
@@ -48,8 +49,12 @@ class Located(NamedTuple):
     maps: NDArray[np.float32]
 
 
-def localize(config: LocalizeConfig) -> str | None:
+def localize(config: LocalizeConfig, outcome: Outcome | None = None) -> str | None:
     """Localize in the input, or resume the run in the output.
+
+    Args:
+        config: Options of the run.
+        outcome: Filled in while the run goes on.
 
     Returns:
         The folder of the finished run; None after a dry run.
@@ -62,7 +67,7 @@ def localize(config: LocalizeConfig) -> str | None:
         raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with jobs/segment.py")
     if config.foreground and not config.truth:
         raise UserError("--foreground needs --truth, which names the class of each image")
-    return run_bulk(LocalizationRun(config, card))
+    return run_bulk(LocalizationRun(config, card), outcome)
 
 
 class LocalizationRun:

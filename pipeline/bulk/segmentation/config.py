@@ -1,5 +1,7 @@
 """The options of `jobs/segment.py`, `jobs/evaluate.py` and `jobs/tune_crf.py`."""
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.bulk.config import BulkConfig
@@ -10,6 +12,8 @@ from pipeline.storage import Url
 
 class SegmentConfig(BulkConfig):
     """The options of `jobs/segment.py`."""
+
+    job: ClassVar[str] = "segment"
 
     labels: Url | None = Field(
         default=None, description="folder of label maps to score the masks against, paired by path without suffix"

@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
+from pipeline.bulk.outcome import Outcome
 from pipeline.bulk.run import run_bulk
 from pipeline.bulk.schema import PICTURE, results_schema
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 
-def segment(config: SegmentConfig) -> str | None:
+def segment(config: SegmentConfig, outcome: Outcome | None = None) -> str | None:
     """Segment the input, or resume the run in the output.
+
+    Args:
+        config: Options of the run.
+        outcome: Filled in while the run goes on.
 
     Returns:
         The folder of the finished run; None after a dry run.
@@ -41,7 +46,7 @@ def segment(config: SegmentConfig) -> str | None:
         raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with jobs/localize.py")
     classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
-    return run_bulk(SegmentationRun(config, card, classes))
+    return run_bulk(SegmentationRun(config, card, classes), outcome)
 
 
 def check_crf_params(config: Any, classes: Classes) -> None:

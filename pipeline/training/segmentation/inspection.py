@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.data import images
-from pipeline.data.classes import Classes, load_classes
+from pipeline.data.classes import INVALID, Classes, load_classes
 from pipeline.data.datasets import Sample, pair, read_list
 from pipeline.errors import UserError
 from pipeline.training.segmentation.config import InspectConfig
+from pipeline.training.segmentation.doubts import Doubt, find_doubts, format_doubt
 
 CHUNK = 64  # samples in a task
+MOST_VALUES = 4096  # stored values that are counted: photographs in place of label maps have any number
 THREADS = 8
 
 
@@ -45,14 +47,18 @@ class Inspection:
         pixels: Pixels of each class, in the order of the classes.
         present: Samples in which each class occurs.
         ignored: Pixels of the ignore index.
+        values: Pixels of each stored value, the most frequent `MOST_VALUES` of them.
         problems: Problems, ordered by kind and place.
+        warnings: Signs that the class file does not describe these label maps.
     """
 
     samples: int
     pixels: list[int]
     present: list[int]
     ignored: int = 0
+    values: dict[int, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Doubt] = field(default_factory=list)
 
 
 class ChunkInspection(NamedTuple):
@@ -60,10 +66,12 @@ class ChunkInspection(NamedTuple):
 
     Attributes:
         counts: int64 [samples, classes + 1], pixels of each class and, last, of the ignore index.
+        values: Pixels of each stored value, the most frequent `MOST_VALUES` of them.
         problems: Problems of the samples.
     """
 
     counts: NDArray[np.int64]
+    values: Counter[int]
     problems: list[Problem]
 
 
@@ -84,11 +92,18 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
         cluster.connect()
         chunks = [pairing.samples[i : i + CHUNK] for i in range(0, len(pairing.samples), CHUNK)]
         counts, sizes = np.zeros((2, len(classes) + 1), np.int64), [len(chunk) for chunk in chunks]
+        values = Counter[int]()
         for chunk in cluster.map_tasks(inspect_chunk, [(chunk, classes) for chunk in chunks], sizes=sizes):
             counts += np.stack([chunk.counts.sum(axis=0), (chunk.counts > 0).sum(axis=0)])
+            values = Counter(dict((values + chunk.values).most_common(MOST_VALUES)))
             found.problems += chunk.problems
+        found.values = dict(sorted(values.items()))
         found.pixels, found.present = counts[0, :-1].tolist(), counts[1, :-1].tolist()
         found.ignored = int(counts[0, -1])
+        doubts = find_doubts(classes, pixels=found.pixels, values=found.values)
+        found.warnings = [doubt for doubt in doubts if doubt.kind != "one_class"]
+        useless = [doubt for doubt in doubts if doubt.kind == "one_class"]
+        found.problems += [Problem(doubt.kind, config.labels, format_doubt(doubt)) for doubt in useless]
     if config.preview:
         from pipeline.training.segmentation.preview import draw_preview, read_recipe
 
@@ -108,11 +123,16 @@ def inspect_chunk(samples: list[Sample], classes: Classes) -> ChunkInspection:
     """Read some samples and count what is in them."""
     with ThreadPoolExecutor(THREADS) as pool:
         results = list(pool.map(partial(_inspect, classes=classes), samples))
-    return ChunkInspection(np.array([counts for counts, _ in results]), [p for _, found in results for p in found])
+    values = sum((found for _, found, _ in results), Counter[int]())
+    return ChunkInspection(
+        counts=np.array([counts for counts, _, _ in results]),
+        values=Counter(dict(values.most_common(MOST_VALUES))),
+        problems=[problem for _, _, found in results for problem in found],
+    )
 
 
-def _inspect(sample: Sample, classes: Classes) -> tuple[NDArray[np.int64], list[Problem]]:
-    """Return the pixels of each class and, last, of the ignore index, and the problems."""
+def _inspect(sample: Sample, classes: Classes) -> tuple[NDArray[np.int64], Counter[int], list[Problem]]:
+    """Return the pixels of each class and, last, of the ignore index, those of each stored value, and the problems."""
     problems = []
     counts = np.zeros(len(classes) + 1, np.int64)
     size = None
@@ -125,21 +145,22 @@ def _inspect(sample: Sample, classes: Classes) -> tuple[NDArray[np.int64], list[
         raw = images.decode_raw_label(storage.read_bytes(sample.label))
     except (images.ImageError, OSError) as error:
         problems.append(Problem("unreadable_label", sample.label, _reason(error)))
-        return counts, problems
+        return counts, Counter(), problems
     if size is not None and raw.shape != size:
         sizes = ["x".join(map(str, shape[::-1])) for shape in (raw.shape, size)]
         problems.append(Problem("size_mismatch", sample.label, f"{sizes[0]}, but its image is {sizes[1]}"))
-    unknown = classes.unknown(raw)
-    if unknown:
-        values = ", ".join(f"{value} ({n} pixels)" for value, n in unknown.items())
-        problems.append(Problem("value_outside_classes", sample.label, values))
     labels = classes.index(raw)
+    if (labels == INVALID).any():
+        unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
+        problems.append(Problem("value_outside_classes", sample.label, unknown))
     inside = labels[(labels >= 0) & (labels < len(classes))]
     counts[:-1] = np.bincount(inside, minlength=len(classes))
     counts[-1] = int((labels == classes.ignore_index).sum())
     if counts[-1] == labels.size:
         problems.append(Problem("nothing_labelled", sample.label, "every pixel is ignored"))
-    return counts, problems
+    values, numbers = np.unique(raw, return_counts=True)
+    stored = Counter(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return counts, Counter(dict(stored.most_common(MOST_VALUES))), problems
 
 
 def _reason(error: Exception) -> str:
@@ -161,6 +182,9 @@ def format_inspection(found: Inspection, classes: Classes, *, show: int) -> str:
         lines += [f"  {problem.where}: {problem.what}" for problem in members[:show]]
         if count > show:
             lines.append(f"  … and {count - show} more")
+    lines += [f"\nwarning: {format_doubt(warning)}" for warning in found.warnings]
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
+    if found.warnings:
+        summary += f", {len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''}"
     lines.append(f"\n{found.samples:,} pairs of image and label: {summary}")
     return "\n".join(lines)
