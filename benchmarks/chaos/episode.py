@@ -52,7 +52,7 @@ class Outcome:
         seconds: Wall time until the run was complete.
         failed_requests: Number of requests that each effect of the proxy hit.
         recomputed: Parts that were written more than once, once for each time; None if the store does not hold them.
-        refetched: Images that were read more than once, once for each time.
+        refetched: Images that were read more often than in the undisturbed run, once for each time.
         seconds_lost: Wall time beyond that of the undisturbed run.
         lost: Images without a row.
         doubled: Rows too many.

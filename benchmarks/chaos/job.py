@@ -123,7 +123,7 @@ def judge(job: Job, *, overdue: bool) -> Ending:
         return Ending(False, f"exit code {code} behind {len(lines)} lines; the last: {last}")
     if TRACEBACK in output:
         return Ending(False, f"exit code 3 behind a traceback; the last line: {last}")
-    if not HOW_TO_GO_ON.search(last):
+    if not any(line.startswith("error:") and HOW_TO_GO_ON.search(line) for line in lines):
         return Ending(False, f"exit code 3 without a line that says how to go on; the last: {last}")
     if job.terminated is not None and (seconds := job.ended - job.terminated) > DRAIN_SECONDS:
         return Ending(False, f"ended {seconds:.0f} s after SIGTERM; {DRAIN_SECONDS} s are promised")
