@@ -379,13 +379,18 @@ def check_writable(url: str) -> None:
 
 @contextmanager
 def friendly_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at."""
+    """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at.
+
+    It is a `retry.StoreFault`, with another exit code, if it may pass by itself.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{problem} {redact(url)}: {explain(error)}") from None
+        passes = retry.fault_of(error) is retry.Fault.STORE
+        kind = retry.StoreFault if passes else UserError
+        raise kind(f"{problem} {redact(url)}: {explain(error)}") from None
 
 
 def explain(error: BaseException) -> str:

@@ -11,11 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import storage
+from pipeline import retry, storage
 from pipeline.bulk.driver import LEASE, STALE_SECONDS, read_lease
 from pipeline.bulk.stop import stop
 from pipeline.errors import IncompleteError
@@ -54,24 +54,28 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease, and renew it until it is released."""
-        other = read_lease(self._run)
-        if other is not None and not _has_died(other):
-            self._wait_for(other)
-        self._write()
+        with retry.store_faults(self._url):
+            other = read_lease(self._run)
+            if other is not None and not _has_died(other):
+                self._wait_for(other)
+            self._write()
         threading.Thread(target=self._renew, daemon=True).start()
 
     def check(self) -> None:
-        """Raise an `IncompleteError` if another driver has taken the lease."""
+        """Raise an `IncompleteError` if another driver has taken the lease, or has already returned it."""
         other = read_lease(self._run)
-        if other is not None and other["owner"] != self.owner:
+        if other is None:
+            raise IncompleteError("another driver has taken the lease of this run, and is done")
+        if other["owner"] != self.owner:
             raise IncompleteError(_taken(self._run, other))
 
     def release(self) -> None:
         """Let another driver take the lease."""
         self._ended.set()
-        other = read_lease(self._run)
-        if other is not None and other["owner"] == self.owner:
-            storage.remove(self._url)
+        with suppress(Exception):  # if the store fails, the lease passes on by itself
+            other = read_lease(self._run)
+            if other is not None and other["owner"] == self.owner:
+                storage.remove(self._url)
 
     def _wait_for(self, other: dict[str, Any]) -> None:
         """Wait until a lease shows no new sign for `STALE_SECONDS`; the clocks of other machines are not trusted."""

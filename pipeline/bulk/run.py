@@ -86,8 +86,12 @@ def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
         schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
         _compute_shards(kind, run, schema, plan, outcome, driver=held.owner, starts_ray=resumed)
         alarm.cancel()  # the end takes little time and would have to be repeated as a whole
-        with retry.store_faults(run):
-            finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+        try:
+            with retry.store_faults(run):
+                finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+        except Exception:
+            held.check()  # a driver that was stopped for minutes finds its files moved by the next one
+            raise
     return run
 
 
