@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 from s3fs import S3FileSystem
 
+from benchmarks.swift import SwiftServer
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.walk import iter_files
-from tests.support.swift import SwiftServer
 
 UNUSUAL_NAMES = [
     "with space.png",
