@@ -119,7 +119,7 @@ class Lease:
 def _taken(run: str, other: dict[str, Any]) -> str:
     return (
         f"another driver works on {storage.redact(run)}: process {other['pid']} on {other['host']}, last sign at "
-        f"{other['time']}"
+        f"{other['time']}; wait until it ends"
     )
 
 
