@@ -63,11 +63,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise an `IncompleteError` if another driver has taken the lease, or has already returned it."""
-        other = read_lease(self._run)
-        if other is None:
-            raise IncompleteError("another driver has taken the lease of this run, and is done")
-        if other["owner"] != self.owner:
-            raise IncompleteError(_taken(self._run, other))
+        if reason := self._lost():
+            raise IncompleteError(reason)
 
     def release(self) -> None:
         """Let another driver take the lease."""
@@ -103,12 +100,19 @@ class Lease:
         }
         storage.write_bytes(self._url, json.dumps(content).encode())
 
+    def _lost(self) -> str:
+        """Return why the lease is not this driver's any more; empty if it is."""
+        other = read_lease(self._run)
+        if other is None:
+            return "another driver has taken the lease of this run, and has ended"
+        return "" if other["owner"] == self.owner else _taken(self._run, other)
+
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
             try:
-                other = read_lease(self._run)
-                if other is not None and other["owner"] != self.owner:
-                    stop(_taken(self._run, other))
+                reason = self._lost()
+                if reason and not self._ended.is_set():
+                    stop(reason)
                     return
                 if not self._ended.is_set():
                     self._write()
