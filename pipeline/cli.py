@@ -111,27 +111,28 @@ def run_resumable(main: Callable[[list[str]], int | None]) -> NoReturn:
     supervise(lambda ended: run(main, ended))
 
 
-def run(main: Callable[[list[str]], int | None], ended: Callable[[int], object] = lambda code: None) -> NoReturn:
+def run(main: Callable[[list[str]], int | None], ended: Callable[[int, str], object] | None = None) -> NoReturn:
     """Run a job's `main` and exit with what it returns (None is 0), or with one line and the code of a `UserError`.
 
     Args:
         main: Takes the arguments without the program's name.
-        ended: Called with the exit code.
+        ended: Called with the exit code and the line, in place of printing the line.
     """
-    code = 1  # of an error that is printed with its traceback
+    code, line = 1, ""  # of an error that is printed with its traceback
     try:
         code = main(sys.argv[1:]) or 0
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes the run", file=sys.stderr)
-        code = 130
+        code, line = 130, "interrupted; the same command resumes the run"
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        print(f"error: {without_secrets(str(mistake))}", file=sys.stderr)
-        code = mistake.exit_code
+        code, line = mistake.exit_code, f"error: {without_secrets(str(mistake))}"
     finally:
-        ended(code)
+        if ended is not None:
+            ended(code, line)
+    if line and ended is None:
+        print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
 

@@ -65,11 +65,6 @@ def be_patient(seconds: float) -> None:
     _patience.refusals = True
 
 
-def patience() -> float:
-    """Return the seconds that this process waits for a store."""
-    return _patience.seconds
-
-
 def patiently(call: Callable[[], Result], url: str) -> Result:
     """Return what a call returns, repeated while the store fails and this process waits for it.
 

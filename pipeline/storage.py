@@ -12,7 +12,6 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import uuid4
@@ -21,15 +20,13 @@ from pydantic import AfterValidator
 
 from pipeline import retry
 from pipeline.errors import SpecialFileError, UserError
+from pipeline.s3_options import s3_options
 from pipeline.secrets import has_credentials, redact, without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
     from pipeline.get_s3 import Sent
-
-# Several S3-compatible servers refuse the checksums that AWS clients add by default since 2025.
-CHECKSUM_VARIABLES = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
 
 class StoredFile(NamedTuple):
@@ -74,44 +71,8 @@ def filesystem(url: str) -> tuple["AbstractFileSystem", str]:
         raise UserError(f"{redact(url)}: cannot open '{protocol}://' URLs: {error}") from None
     options: dict[str, Any] = dict(kind._get_kwargs_from_urls(url))
     if protocol in ("s3", "s3a"):
-        options |= _s3_options()
+        options |= s3_options()
     return fsspec.filesystem(protocol, **options), kind._strip_protocol(url)
-
-
-def _s3_options() -> dict[str, Any]:
-    """Return the options of S3 file systems; they are pickled with the file system, so every node has them."""
-    # Patience is `retry`'s: attempts of botocore's own would multiply it.
-    client: dict[str, Any] = {"max_pool_connections": 64, "retries": {"max_attempts": 1}}
-    if _custom_endpoint():
-        for name in CHECKSUM_VARIABLES:
-            os.environ.setdefault(name, "when_required")
-            client[name.removeprefix("AWS_").lower()] = os.environ[name]
-    return {
-        "config_kwargs": client,
-        "max_concurrency": 1,  # reading an image is one GET, not HEAD + GET
-        "use_listings_cache": False,  # a nightly run must see the files of today
-    }
-
-
-def _custom_endpoint() -> str | None:
-    """Return the S3 endpoint of the environment or the AWS profile; None where it is AWS's own."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return endpoint or _profile_endpoint(os.environ.get("AWS_PROFILE"), os.environ.get("AWS_CONFIG_FILE"))
-
-
-@lru_cache(maxsize=8)
-def _profile_endpoint(profile_name: str | None, config_file: str | None) -> str | None:
-    """Return the endpoint in the AWS configuration files; the arguments, which botocore reads too, key the cache."""
-    from botocore.exceptions import BotoCoreError
-    from botocore.session import Session
-
-    try:
-        session = Session()
-        profile = session.get_scoped_config()
-        services = session.full_config.get("services", {}).get(profile.get("services"), {})
-        return services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
-    except BotoCoreError as error:  # for example an AWS_PROFILE that does not exist
-        raise UserError(f"AWS configuration: {error}") from None
 
 
 def absolute(url: str) -> str:
@@ -379,13 +340,18 @@ def check_writable(url: str) -> None:
 
 @contextmanager
 def friendly_errors(url: str, problem: str) -> Iterator[None]:
-    """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at."""
+    """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at.
+
+    It is a `retry.StoreFault`, with another exit code, if it may pass by itself.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{problem} {redact(url)}: {explain(error)}") from None
+        passes = retry.fault_of(error) is retry.Fault.STORE
+        kind = retry.StoreFault if passes else UserError
+        raise kind(f"{problem} {redact(url)}: {explain(error)}") from None
 
 
 def explain(error: BaseException) -> str:

@@ -14,19 +14,20 @@ from typing import Any, NoReturn
 from pipeline.errors import IncompleteError
 
 SECONDS_TO_END = 27  # after SIGTERM; schedulers kill after 30
+MOST_OF_A_LINE = 4000  # bytes, which a pipe takes at once, before anybody reads
 _PR_SET_PDEATHSIG = 1
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
-def supervise(job: Callable[[Callable[[int], object]], NoReturn]) -> NoReturn:
+def supervise(job: Callable[[Callable[[int, str], object]], NoReturn]) -> NoReturn:
     """Run a job in a child process, and exit with its exit code.
 
     SIGTERM and SIGHUP are handed on. The job is killed if it does not end in time after SIGTERM, and if this process is
     killed.
 
     Args:
-        job: Ends with `sys.exit`, and before that calls its argument with its exit code. Ray may change that code when
-            Python exits.
+        job: Ends with `sys.exit`, and before that calls its argument with its exit code and the line for standard
+            error. Ray may change that code, and print lines of its own, when Python exits.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -36,11 +37,13 @@ def supervise(job: Callable[[Callable[[int], object]], NoReturn]) -> NoReturn:
         os.close(reading)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        job(lambda code: os.write(writing, bytes([code])))
+        job(lambda code, line: os.write(writing, bytes([code]) + line.encode()[:MOST_OF_A_LINE]))
     os.close(writing)
     stopped = _hand_on_signals(child)
     _, status = os.waitpid(child, 0)
-    if told := os.read(reading, 1):
+    if told := os.read(reading, 1 + MOST_OF_A_LINE):
+        if line := told[1:].decode(errors="replace"):
+            print(line, file=sys.stderr)
         sys.exit(told[0])
     code = os.waitstatus_to_exitcode(status)
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from benchmarks.swift import SwiftServer, swift_server
 from pipeline import retry
 from tests.support.ray_head import RayHead
 from tests.support.ray_head import ray_head as start_ray_head
-from tests.support.swift import SwiftServer, swift_server
 
 BUCKET = "test-bucket"
 # Logical CPUs of the head: enough for the runs of two tests at a time, which would otherwise wait for each other.

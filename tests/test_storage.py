@@ -13,10 +13,11 @@ from uuid import uuid4
 import pytest
 from s3fs import S3FileSystem
 
+from benchmarks.swift import SwiftServer
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.s3_options import CHECKSUM_VARIABLES
 from pipeline.walk import iter_files
-from tests.support.swift import SwiftServer
 
 UNUSUAL_NAMES = [
     "with space.png",
@@ -48,7 +49,7 @@ def _s3_folder(bucket: str) -> str:
 @pytest.fixture
 def aws(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Environment variables to change for S3. The cached clients of s3fs are removed before and after the test."""
-    for name in storage.CHECKSUM_VARIABLES:
+    for name in CHECKSUM_VARIABLES:
         monkeypatch.setenv(name, "")  # so that the variable is restored, whoever changes it
         monkeypatch.delenv(name)
     S3FileSystem.clear_instance_cache()
@@ -445,7 +446,7 @@ def test_redact(url: str, expected: str) -> None:
 
 def _in_a_worker(code: str, fs: S3FileSystem, path: str) -> str:
     """Run code in a new process with a pickled file system and without checksum variables, and return its output."""
-    environment = {k: v for k, v in os.environ.items() if k not in storage.CHECKSUM_VARIABLES}
+    environment = {k: v for k, v in os.environ.items() if k not in CHECKSUM_VARIABLES}
     code = f"import pickle, sys; fs, path = pickle.load(sys.stdin.buffer); {code}"
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps((fs, path)), env=environment, capture_output=True, check=True
@@ -455,22 +456,22 @@ def _in_a_worker(code: str, fs: S3FileSystem, path: str) -> str:
 
 def test_a_custom_endpoint_gets_checksums_only_when_required(s3: str, aws: pytest.MonkeyPatch) -> None:
     fs, _ = storage.filesystem(s3)
-    assert [os.environ[name] for name in storage.CHECKSUM_VARIABLES] == ["when_required"] * 2
+    assert [os.environ[name] for name in CHECKSUM_VARIABLES] == ["when_required"] * 2
     config = fs.s3.meta.config
     assert (config.request_checksum_calculation, config.response_checksum_validation) == ("when_required",) * 2
 
 
 def test_checksum_settings_of_the_user_are_kept(s3: str, aws: pytest.MonkeyPatch) -> None:
-    for name in storage.CHECKSUM_VARIABLES:
+    for name in CHECKSUM_VARIABLES:
         aws.setenv(name, "when_supported")
     fs, _ = storage.filesystem(s3)
-    assert [os.environ[name] for name in storage.CHECKSUM_VARIABLES] == ["when_supported"] * 2
+    assert [os.environ[name] for name in CHECKSUM_VARIABLES] == ["when_supported"] * 2
     assert fs.s3.meta.config.request_checksum_calculation == "when_supported"
 
 
 def test_checksum_settings_are_not_changed_for_aws(no_aws: pytest.MonkeyPatch) -> None:
     storage.filesystem("s3://some-bucket/x")
-    assert not set(storage.CHECKSUM_VARIABLES) & set(os.environ)
+    assert not set(CHECKSUM_VARIABLES) & set(os.environ)
 
 
 def test_a_pickled_file_system_keeps_its_settings(s3: str, aws: pytest.MonkeyPatch) -> None:
@@ -500,4 +501,4 @@ def test_an_aws_profile_may_have_all_settings(
     url = storage.join(_s3_folder(s3), "x.bin")
     storage.write_bytes(url, b"by profile")
     assert storage.read_bytes(url) == b"by profile"
-    assert [os.environ.get(name) for name in storage.CHECKSUM_VARIABLES] == ["when_required"] * 2
+    assert [os.environ.get(name) for name in CHECKSUM_VARIABLES] == ["when_required"] * 2

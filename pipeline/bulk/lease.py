@@ -11,11 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import storage
+from pipeline import retry, storage
 from pipeline.bulk.driver import LEASE, STALE_SECONDS, read_lease
 from pipeline.bulk.stop import stop
 from pipeline.errors import IncompleteError
@@ -54,24 +54,25 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease, and renew it until it is released."""
-        other = read_lease(self._run)
-        if other is not None and not _has_died(other):
-            self._wait_for(other)
-        self._write()
+        with retry.store_faults(self._url):
+            other = read_lease(self._run)
+            if other is not None and not _has_died(other):
+                self._wait_for(other)
+            self._write()
         threading.Thread(target=self._renew, daemon=True).start()
 
     def check(self) -> None:
-        """Raise an `IncompleteError` if another driver has taken the lease."""
-        other = read_lease(self._run)
-        if other is not None and other["owner"] != self.owner:
-            raise IncompleteError(_taken(self._run, other))
+        """Raise an `IncompleteError` if another driver has taken the lease, or has already returned it."""
+        if reason := self._lost():
+            raise IncompleteError(reason)
 
     def release(self) -> None:
         """Let another driver take the lease."""
         self._ended.set()
-        other = read_lease(self._run)
-        if other is not None and other["owner"] == self.owner:
-            storage.remove(self._url)
+        with suppress(Exception):  # if the store fails, the lease passes on by itself
+            other = read_lease(self._run)
+            if other is not None and other["owner"] == self.owner:
+                storage.remove(self._url)
 
     def _wait_for(self, other: dict[str, Any]) -> None:
         """Wait until a lease shows no new sign for `STALE_SECONDS`; the clocks of other machines are not trusted."""
@@ -99,12 +100,19 @@ class Lease:
         }
         storage.write_bytes(self._url, json.dumps(content).encode())
 
+    def _lost(self) -> str:
+        """Return why the lease is not this driver's any more; empty if it is."""
+        other = read_lease(self._run)
+        if other is None:
+            return "another driver has taken the lease of this run, and has ended"
+        return "" if other["owner"] == self.owner else _taken(self._run, other)
+
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
             try:
-                other = read_lease(self._run)
-                if other is not None and other["owner"] != self.owner:
-                    stop(_taken(self._run, other))
+                reason = self._lost()
+                if reason and not self._ended.is_set():
+                    stop(reason)
                     return
                 if not self._ended.is_set():
                     self._write()
@@ -115,7 +123,7 @@ class Lease:
 def _taken(run: str, other: dict[str, Any]) -> str:
     return (
         f"another driver works on {storage.redact(run)}: process {other['pid']} on {other['host']}, last sign at "
-        f"{other['time']}"
+        f"{other['time']}; wait until it ends"
     )
 
 

@@ -40,7 +40,7 @@ def run_bulk(kind: RunKind, outcome: Outcome | None = None) -> str | None:
 
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
-        IncompleteError: The deadline has passed.
+        IncompleteError: The run has stopped before its end, and the same command goes on with it.
         TooManyErrors: More images have failed than the configuration accepts, before all were computed.
     """
     outcome = outcome or Outcome()
@@ -67,9 +67,7 @@ def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
     run = storage.join(config.output, f"run_id={run_id}")
     outcome.run, outcome.run_id = run, run_id
     plan = planning.existing_plan(run, identity)
-    if plan is not None and storage.exists(storage.join(run, planning.MANIFEST)):
-        place = storage.redact(run)
-        print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
+    if plan is not None and _is_complete(run):
         return run
     if plan is None and config.run_id:
         earlier = find_earlier(config)
@@ -79,15 +77,31 @@ def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
     if plan is None:
         storage.check_writable(config.output)
     with _resumable(run), lease(run) as held:
+        plan = planning.existing_plan(run, identity)  # another driver may have held the lease until now
+        if plan is not None and _is_complete(run):
+            return run
         resumed = plan is not None
         plan = _planned(kind, run, identity, plan, earlier)
         retry.be_patient(config.store.patience)
         schema = kind.images_schema({"run_id": run_id, "ignore_index": kind.classes.ignore_index} | identity)
         _compute_shards(kind, run, schema, plan, outcome, driver=held.owner, starts_ray=resumed)
         alarm.cancel()  # the end takes little time and would have to be repeated as a whole
-        with retry.store_faults(run):
-            finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+        try:
+            with retry.store_faults(run):
+                finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
+        except Exception:
+            held.check()  # a driver that was stopped for minutes finds its files moved by the next one
+            raise
     return run
+
+
+def _is_complete(run: str) -> bool:
+    """Tell whether a run is finished, and say so."""
+    if not storage.exists(storage.join(run, planning.MANIFEST)):
+        return False
+    place = storage.redact(run)
+    print(f"{place} is complete already; --run-id NAME starts another run, --since {place} an update")
+    return True
 
 
 def _print_plan(kind: RunKind, run: str, plan: planning.PlanSummary | None, earlier: str | None) -> None:

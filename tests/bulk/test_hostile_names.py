@@ -3,12 +3,12 @@
 import boto3  # type: ignore[import-untyped]
 import pyarrow as pa
 
+from benchmarks.swift import SwiftServer
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.table_input import read_encoded
 from pipeline.data.image_ids import listed_id
 from tests.support.hostile import write_locally
 from tests.support.hostile.names import LOCAL_NAMES, S3_NAMES, names
-from tests.support.swift import SwiftServer
 
 
 def check(url: str, expected: dict[str, bytes]) -> None:

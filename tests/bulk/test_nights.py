@@ -1,12 +1,15 @@
 """Nights in a row with `--since last`: each plans what is new, a crash resumes its own run, nothing is done twice."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import storage
 from pipeline.bulk.earlier import REMOVED, find_earlier, read_earlier
+from pipeline.bulk.lease import Lease, lease
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
 from pipeline.errors import UserError
@@ -171,3 +174,22 @@ def test_a_folder_named_last_is_given_by_its_path(nights):
 def test_the_manifest_names_the_job(nights):
     night(nights, run_id="1")
     assert read_manifest(f"{nights}/runs/run_id=1")["job"] == "plain"
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_driver_that_waited_for_the_lease_goes_on_with_the_plan_that_it_finds(nights, monkeypatch, finishes):
+    """The driver before it has made its plan meanwhile, and may have finished the run."""
+
+    @contextmanager
+    def waited(run: str) -> Iterator[Lease]:
+        monkeypatch.setattr("pipeline.bulk.run.lease", lease)
+        without_ray(monkeypatch, stop=lambda shard: None if finishes else kill_at(shard, 0))
+        with suppress(Killed):
+            compute(config_of(nights, run_id="1"))
+        without_ray(monkeypatch)
+        draw(nights / "images", "c.png")
+        with lease(run) as held:
+            yield held
+
+    monkeypatch.setattr("pipeline.bulk.run.lease", waited)
+    assert night(nights, run_id="1") == ["a.png", "b.png"]

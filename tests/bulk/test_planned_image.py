@@ -23,10 +23,10 @@ from pipeline.retry import StoreFault
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(retry, "_failing_since", {})
-    retry.be_patient(0.3)
+    retry.be_patient(60)
 
 
 def planned(folder: object) -> tuple[dict, Source]:
@@ -70,6 +70,7 @@ def test_a_local_file_that_has_changed_is_told_apart(local):
 
 
 def test_a_local_file_that_is_gone_is_told_apart_from_a_disk_that_is_gone(local):
+    retry.be_patient(0.2)
     row, source = planned(local)
     (local / "b.png").touch()
     (local / "a.png").unlink()
@@ -117,6 +118,7 @@ def test_a_body_that_is_cut_is_asked_for_again(remote, monkeypatch):
 
 
 def test_a_store_that_always_sends_too_little_is_at_fault(remote, monkeypatch):
+    retry.be_patient(0.2)
     row, source = planned(remote)
     answers(monkeypatch, *[Sent(b"01234", row["etag"])] * 1000)
     with pytest.raises(StoreFault, match=r"a\.png: OSError: the store sent 5 of 10 bytes"):
@@ -130,6 +132,7 @@ def test_a_store_whose_objects_have_other_tags_than_its_listing_is_believed(remo
 
 
 def test_a_bucket_that_is_gone_is_no_missing_file(remote):
+    retry.be_patient(0.2)
     row, source = planned(remote)
     with pytest.raises(StoreFault):
         read_planned(row | {"uri": "s3://no-such-bucket-here/a.png"}, source)
@@ -169,6 +172,7 @@ def test_bytes_that_cannot_be_decoded_are_fetched_again(s3, monkeypatch, local):
 
 
 def test_a_store_that_fails_gives_no_row_unless_the_owner_of_the_run_says_so(remote, monkeypatch):
+    retry.be_patient(0.2)
     row, source = planned(remote)
     answers(monkeypatch, *[Sent(b"", row["etag"])] * 1000)
     with pytest.raises(StoreFault):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.swift import SwiftServer
 from pipeline import storage
 from pipeline.bundle import load_bundle, save_bundle
 from pipeline.card import Card
@@ -22,7 +23,6 @@ from tests.support.hostile.bombs import MAX_PIXELS
 from tests.support.jobs import succeed
 from tests.support.networks import narrow
 from tests.support.runs import rows_of, the_run
-from tests.support.swift import SwiftServer
 
 pytestmark = pytest.mark.timeout(600)
 

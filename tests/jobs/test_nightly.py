@@ -1,8 +1,8 @@
 """Nights as schedulers start them: exit codes, last lines, limits, and what status and prune say about the runs."""
 
 import json
-import os
 import subprocess
+import threading
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,6 +15,7 @@ from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.models import configure
 from tests.support.jobs import REPO, command, run_job
+from tests.support.web import web_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -105,20 +106,25 @@ def test_a_run_of_broken_images_stops_and_the_same_command_goes_on(model, tmp_pa
 def test_a_deadline_stops_a_run_that_waits_for_ray(model, tmp_path, ray_head):
     """An image that is never delivered keeps the driver waiting; what was written before the deadline stays."""
     images, runs = tmp_path / "images", tmp_path / "runs"
-    draw(images, "a.png", "b.png", "c.png")
-    os.mkfifo(images / "d.png")  # opening it blocks for ever
-    (images / "list.txt").write_text("a.png\nb.png\nc.png\nd.png\n")
-    options: dict[str, Any] = {"model": model, "images": images / "list.txt", "output": runs, "run_id": "x"}
-    options |= {"sharding.max_images": 1, "scaling.actors": 1}
-    result = run_job("segment", environment=ray_head.environment, deadline="30s", **options)
-    assert result.returncode == 3, result.stderr[-3000:]
-    end = end_of(result)
-    assert end["message"].startswith("stopped at the --deadline of 30 s: ")
-    assert end["message"].endswith("the same command resumes the run")
-    assert "Traceback" not in result.stderr
-    status = json.loads(look("status", runs / "run_id=x", "--format", "json").stdout)
-    assert (status["state"], status["images"]) == ("stopped", 4)
-    assert status["written"] >= end["written"]
-    (images / "d.png").unlink()
-    draw(images, "d.png")
-    assert end_of(run_job("segment", environment=ray_head.environment, **options))["written"] == 4
+    draw(images, "a.png", "b.png", "c.png", "d.png")
+    released = threading.Event()
+
+    def last_image(path: str) -> bytes:
+        released.wait()
+        return (images / "d.png").read_bytes()
+
+    with web_server(last_image) as server:
+        (images / "list.txt").write_text(f"a.png\nb.png\nc.png\n{server}/d.png\n")
+        options: dict[str, Any] = {"model": model, "images": images / "list.txt", "output": runs, "run_id": "x"}
+        options |= {"sharding.max_images": 1, "scaling.actors": 1}
+        result = run_job("segment", environment=ray_head.environment, deadline="30s", **options)
+        assert result.returncode == 3, result.stderr[-3000:]
+        end = end_of(result)
+        assert end["message"].startswith("stopped at the --deadline of 30 s: ")
+        assert end["message"].endswith("the same command resumes the run")
+        assert "Traceback" not in result.stderr
+        status = json.loads(look("status", runs / "run_id=x", "--format", "json").stdout)
+        assert (status["state"], status["images"]) == ("stopped", 4)
+        assert status["written"] >= end["written"]
+        released.set()
+        assert end_of(run_job("segment", environment=ray_head.environment, **options))["written"] == 4

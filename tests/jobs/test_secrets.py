@@ -20,6 +20,7 @@ from pipeline.bulk.segmentation.run import segment as segment_here
 from pipeline.bundle import save_bundle
 from pipeline.card import Card
 from pipeline.data.classes import Classes
+from pipeline.errors import IncompleteError, UserError
 from tests.support.jobs import command
 from tests.support.networks import narrow
 from tests.support.runs import rows_of
@@ -62,12 +63,26 @@ def assert_no_canary(folder: Path, *texts: str) -> None:
                 assert CANARY not in str(pq.ParquetFile(path).read().to_pylist()), path
 
 
-def refused(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+@pytest.fixture
+def fresh_clients() -> Iterator[None]:
+    """Clients of S3 that this test alone uses: they keep the settings with which they were made."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+def refused(
+    main: Any,
+    argv: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int = UserError.exit_code,
+) -> str:
     """Run a job in this process, which must refuse its options, and return all that it prints."""
     monkeypatch.setattr(sys, "argv", ["job.py", *argv])
     with pytest.raises(SystemExit) as exit_:
         cli.run(main)
-    assert exit_.value.code == 2
+    assert exit_.value.code == code
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if line]
     assert line.startswith("error: ")
@@ -127,9 +142,10 @@ def test_secrets_in_a_list_or_table(form, place, options, tmp_path, monkeypatch,
     assert_no_canary(tmp_path / "runs", printed)
 
 
-def test_secrets_in_the_settings_of_a_store_that_does_not_answer(options, s3, tmp_path, monkeypatch, capsys):
+def test_secrets_in_the_settings_of_a_store_that_does_not_answer(
+    options, s3, tmp_path, monkeypatch, capsys, fresh_clients
+):
     """A password in the URL of the endpoint, and a wrong secret key, as error messages of clients may quote them."""
-    S3FileSystem.clear_instance_cache()
     argv = command("segment", **options | {"images": f"{s3}/none"})[2:]
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
@@ -138,9 +154,8 @@ def test_secrets_in_the_settings_of_a_store_that_does_not_answer(options, s3, tm
         S3FileSystem.clear_instance_cache()
         patch.setenv("AWS_ENDPOINT_URL", f"http://user:{CANARY}@127.0.0.1:9")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        printed += refused(segment.main, argv, patch, capsys)
-    S3FileSystem.clear_instance_cache()
-    assert printed.count("cannot list") == 2
+        printed += refused(segment.main, argv, patch, capsys, IncompleteError.exit_code)
+    assert printed.count("error: cannot list") == 2
     assert_no_canary(tmp_path / "runs", printed)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.ports import free_ports
+from benchmarks.ports import free_ports
 
 REPO = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -1,6 +1,6 @@
-"""A real object store for the tests: OpenStack Swift with its S3 API, on the loopback interface.
+"""A real object store for tests and benchmarks: OpenStack Swift with its S3 API, on the loopback interface.
 
-`python -m tests.support.swift FOLDER` runs a server until it is interrupted or terminated. Swift runs in separate
+`python -m benchmarks.swift FOLDER` runs a server until it is interrupted or terminated. Swift runs in separate
 processes and is never imported here, because it puts eventlet's locks into `logging`.
 """
 
@@ -18,13 +18,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.ports import free_ports
+from benchmarks.ports import free_ports
 
 HOST = "127.0.0.1"
 ACCESS_KEY = "test:tester"
 SECRET_KEY = "only-for-tests"
 START_SECONDS = 60
 STOP_SECONDS = 5
+# S3 lists 1,000 keys on a page. With a smaller page, tests of the next pages need fewer objects.
+SMALL_PAGE = 20
 
 STORAGE = """
 pipeline = healthcheck KIND-server
@@ -50,8 +52,7 @@ user_{ACCESS_KEY.replace(":", "_")} = {SECRET_KEY} .admin .reseller_admin
 use = egg:swift#s3api
 s3_acl = false
 check_bucket_owner = false
-# S3 lists 1,000 keys on a page. With a smaller page, tests of the next pages need fewer objects.
-max_bucket_listing = 20
+max_bucket_listing = PAGE
 min_segment_size = 5242880
 """ + "".join(
     f"\n[filter:{name}]\nuse = egg:swift#{name}\n"
@@ -108,8 +109,12 @@ class SwiftServer:
 
 
 @contextmanager
-def swift_server(folder: Path) -> Iterator[SwiftServer]:
-    """Run a server in a `with` block, with its data, settings and logs in a folder.
+def swift_server(folder: Path, *, page: int = SMALL_PAGE) -> Iterator[SwiftServer]:
+    """Run a server in a `with` block.
+
+    Args:
+        folder: Folder for its data, settings and logs.
+        page: Keys on a page of a listing.
 
     Raises:
         RuntimeError: The server does not start; the message contains the end of its log.
@@ -119,7 +124,7 @@ def swift_server(folder: Path) -> Iterator[SwiftServer]:
     _require_attributes(folder)
     kinds = ("account", "container", "object", "proxy")
     ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
-    _write_settings(folder, ports)
+    _write_settings(folder, ports, page)
     _build_rings(folder, ports)
     with ExitStack() as stack:
         processes = {kind: stack.enter_context(_process(folder, kind)) for kind in ports}
@@ -141,19 +146,19 @@ def _require_attributes(folder: Path) -> None:
         raise RuntimeError(f"{folder} has no extended attributes for Swift ({error}): use another folder") from None
 
 
-def _write_settings(folder: Path, ports: dict[str, int]) -> None:
+def _write_settings(folder: Path, ports: dict[str, int], page: int) -> None:
     (folder / "devices" / "sda1").mkdir(parents=True, exist_ok=True)
     (folder / "swift.conf").write_text(
         "[swift-hash]\nswift_hash_path_prefix = tests\nswift_hash_path_suffix = tests\n"
         "[storage-policy:0]\nname = default\ndefault = yes\n"
     )
     for kind, port in ports.items():
-        (folder / f"{kind}.conf").write_text(_settings(folder, kind, port))
+        (folder / f"{kind}.conf").write_text(_settings(folder, kind, port, page))
 
 
-def _settings(folder: Path, kind: str, port: int) -> str:
+def _settings(folder: Path, kind: str, port: int, page: int) -> str:
     """Return the settings of a server. With workers = 0 it does not fork, so ending its process is enough."""
-    pipeline = PROXY if kind == "proxy" else STORAGE.replace("KIND", kind)
+    pipeline = PROXY.replace("PAGE", str(page)) if kind == "proxy" else STORAGE.replace("KIND", kind)
     return f"""[DEFAULT]
 bind_ip = {HOST}
 bind_port = {port}
@@ -232,7 +237,7 @@ def _is_healthy(port: int) -> bool:
 
 def main() -> None:
     """Run a server until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m tests.support.swift", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.swift", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder for data, settings and logs")
     folder: Path = parser.parse_args().folder
     for number in (signal.SIGINT, signal.SIGTERM):

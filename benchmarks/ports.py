@@ -1,4 +1,4 @@
-"""Free ports for the servers of the tests."""
+"""Free ports for the servers of the tests and benchmarks."""
 
 import random
 import socket
