@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import __version__, storage
 from pipeline.data.classes import Classes
-from pipeline.data.preprocessing import ClassifierInput, Preprocessing
+from pipeline.data.preprocessing import ClassifierInput, DetectorInput, Preprocessing
 from pipeline.errors import UserError, first_problem
 
 CARD = "card.json"
@@ -24,8 +24,9 @@ class Card(BaseModel):
     classes: Classes = Field(description="classes that the model predicts")
     preprocessing: Preprocessing = Field(default=Preprocessing(), description="how pixels become the network's input")
     classifier: ClassifierInput | None = Field(
-        default=None, description="input of a classifier; absent for a segmentation network"
+        default=None, description="input of a classifier; absent for other models"
     )
+    detector: DetectorInput | None = Field(default=None, description="input of a detector; absent for other models")
     weights: str = Field(default="", description="file name of the weights, beside the card")
     weights_sha256: str = Field(default="", description="SHA-256 of the weights file")
     training: dict[str, Any] = Field(default={}, description="configuration, epoch and scores of the training run")
@@ -36,7 +37,7 @@ class Card(BaseModel):
     def fingerprint(self) -> str:
         """SHA-256 over all that decides a prediction: weights, architecture, preprocessing and number of classes."""
         parts = [self.weights_sha256, self.architecture, self.options, self.preprocessing.model_dump()]
-        parts += [self.classifier.model_dump()] if self.classifier else []
+        parts += [given.model_dump() for given in (self.classifier, self.detector) if given]
         return hashlib.sha256(json.dumps([*parts, len(self.classes)], sort_keys=True).encode()).hexdigest()
 
 

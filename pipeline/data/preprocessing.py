@@ -42,6 +42,30 @@ class ClassifierInput(BaseModel):
     multi_label: bool = Field(description="an image has any number of classes (sigmoid), not exactly one (softmax)")
 
 
+class ProposalOptions(BaseModel):
+    """Options of selective search, which proposes the regions that a detector classifies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["fast", "quality"] = Field(
+        default="fast", description='"fast", or "quality" with several times more boxes and time'
+    )
+    limit: int = Field(default=2000, ge=1, le=20_000, description="largest number of proposals of an image")
+    longest_side: int = Field(
+        default=500, ge=32, description="pixels to which the long side of an image is reduced for the search"
+    )
+
+
+class DetectorInput(BaseModel):
+    """What a detector takes besides the image, which it resizes itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    proposals: ProposalOptions | None = Field(
+        default=None, description="how regions are proposed; absent if the detector finds boxes by itself"
+    )
+
+
 class Instances(BaseModel):
     """Options of instance-wise inference, which runs a network on proposal boxes instead of whole images."""
 

@@ -10,9 +10,32 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.images import resize
+from pipeline.data.preprocessing import ProposalOptions
 from pipeline.errors import UserError
 
 _LOCK = threading.Lock()  # OpenCV ranks boxes by C's `rand()`, whose state all threads share
+
+
+def propose(pixels: NDArray[np.uint8], options: ProposalOptions) -> NDArray[np.float32]:
+    """Return the proposals of an image, found on a reduced copy if the image is large, the most object-like first.
+
+    Args:
+        pixels: RGB image, uint8 [height, width, 3].
+        options: Options of the search.
+
+    Returns:
+        float32 [boxes, 4] of left, top, right, bottom in pixels of the image, with right and bottom exclusive.
+
+    Raises:
+        UserError: OpenCV's contributed modules are not installed.
+    """
+    height, width = pixels.shape[:2]
+    factor = min(options.longest_side / max(height, width), 1.0)
+    size = (max(round(height * factor), 1), max(round(width * factor), 1))
+    reduced = pixels if factor == 1 else resize(pixels, size)
+    boxes = selective_search(reduced, mode=options.mode)[: options.limit].astype(np.float32)
+    return boxes * np.array([width / size[1], height / size[0]] * 2, np.float32)
 
 
 def selective_search(

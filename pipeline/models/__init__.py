@@ -1,4 +1,4 @@
-"""The list of architectures. A new one needs a file with its network and configuration, and a line here."""
+"""The lists of architectures. A new one needs a file with its network and configuration, and a line here."""
 
 from typing import Any
 
@@ -68,17 +68,25 @@ CLASSIFIERS: dict[str, ModelConfig] = {
 }
 
 
+def all_models() -> dict[str, ModelConfig]:
+    """Return `ARCHITECTURES`, `CLASSIFIERS` and `detection.DETECTORS`; the last ones import torchvision."""
+    from pipeline.models.detection import DETECTORS
+
+    return {**ARCHITECTURES, **CLASSIFIERS, **DETECTORS}
+
+
 def configure(name: str, options: dict[str, Any]) -> ModelConfig:
-    """Return the configuration of an architecture or classifier.
+    """Return the configuration of a segmentation network, a classifier or a detector.
 
     Args:
-        name: Key of `ARCHITECTURES` or `CLASSIFIERS`.
+        name: Key of `all_models()`.
         options: Options that differ from those of the listed configuration.
 
     Raises:
         ValueError: The name or an option is unknown, or the architecture does not allow a value.
     """
-    return configured(ARCHITECTURES | CLASSIFIERS, name, options)
+    presets = ARCHITECTURES | CLASSIFIERS
+    return configured(presets if name in presets else all_models(), name, options)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -26,7 +26,7 @@ from pipeline.models.backbones.alexnet import AlexNet
 from pipeline.models.backbones.googlenet import GoogLeNet
 from pipeline.models.backbones.resnet import Depth, ResNet
 from pipeline.models.backbones.vgg import VGG16
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import ModelConfig, ModelTask
 from pipeline.models.layers import kaiming, scaled
 
 Pooling = Literal["gap", "gmp"]
@@ -49,7 +49,7 @@ class CAMConfig(ModelConfig):
     """Configuration of a classifier with global pooling."""
 
     paper: ClassVar[str] = "Zhou et al., CVPR 2016"
-    classifies: ClassVar[bool] = True
+    task: ClassVar[ModelTask] = "classification"
 
     backbone: Literal["alexnet", "vgg16", "googlenet", "resnet"] = Field(
         default="vgg16", description='network that computes the features: "alexnet", "vgg16", "googlenet" or "resnet"'

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from pipeline.errors import first_problem
+
+ModelTask = Literal["segmentation", "classification", "detection"]
 
 
 class ModelConfig(BaseModel):
@@ -18,7 +20,7 @@ class ModelConfig(BaseModel):
 
     Attributes:
         paper: Authors, venue and year of the paper.
-        classifies: Whether the network classifies whole images rather than pixels.
+        task: What the network does: it classifies pixels, classifies images, or finds boxes.
         auxiliary_weight: Default weight of the loss of each auxiliary output.
         auxiliary_decay: Whether that weight decays to 0 over the run by default, as in the paper.
         min_training_batch: Smallest number of images per worker that a training step can take.
@@ -27,7 +29,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paper: ClassVar[str]
-    classifies: ClassVar[bool] = False
+    task: ClassVar[ModelTask] = "segmentation"
     auxiliary_weight: ClassVar[float] = 0.4
     auxiliary_decay: ClassVar[bool] = False
     min_training_batch: ClassVar[int] = 1
@@ -38,8 +40,9 @@ class ModelConfig(BaseModel):
     def build(self, num_classes: int) -> nn.Module:
         """Return the network with freshly initialised weights.
 
-        It maps images [batch, 3, height, width] to a `SegmentationOutput`, or to a `ClassifierOutput` if the
-        architecture classifies, and has an attribute `output_stride`, the pixels of the image per unit of its maps.
+        It maps images [batch, 3, height, width] to a `SegmentationOutput` or a `ClassifierOutput`, and has an attribute
+        `output_stride`, the pixels of the image per unit of its maps. Detectors are called otherwise: see
+        `detection.detector.DetectionNetwork`.
 
         Args:
             num_classes: Number of classes: channels of the score maps, or scores per image.

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from pipeline.models.cam_classifier import ClassifierOutput, Pooling, pooled
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import ModelConfig, ModelTask
 from pipeline.models.layers import BatchNorm2d, kaiming, scaled
 
 CHANNELS = (16, 32, 64)  # channels of the groups before widening
@@ -33,7 +33,7 @@ class WideResNetConfig(ModelConfig):
     """Configuration of a pre-activation residual network for small images."""
 
     paper: ClassVar[str] = "Zagoruyko & Komodakis; He et al., 2016"
-    classifies: ClassVar[bool] = True
+    task: ClassVar[ModelTask] = "classification"
 
     depth: int = Field(
         default=28, ge=8, le=1300, description="number of layers: 6 n + 4, such as 28, or 6 n + 2, such as 110"

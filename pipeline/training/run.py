@@ -89,14 +89,11 @@ def _check_network(config: TrainerConfig, task: Task) -> None:
         model = models.configure(config.model, config.model_options)
     except ValueError as error:
         raise UserError(f"--model, --model-options: {error}") from None
-    if model.classifies != task.classifies:
-        known = models.CLASSIFIERS if task.classifies else models.ARCHITECTURES
-        problem = (
-            "is a segmentation network; classifiers are"
-            if task.classifies
-            else "is a classifier; segmentation networks are"
+    if model.task != task.name:
+        known = [name for name, listed in models.all_models().items() if listed.task == task.name]
+        raise UserError(
+            f"--model {config.model} is made for {model.task}; for {task.name} there are {', '.join(known)}"
         )
-        raise UserError(f"--model {config.model} {problem} {', '.join(known)}")
     workers = config.scaling.num_workers
     if (config.scaling.min_workers or 0) > workers:
         raise UserError(f"--scaling.min-workers {config.scaling.min_workers} is above --scaling.num-workers {workers}")

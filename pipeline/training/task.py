@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.card import Card
 from pipeline.data.classes import Classes
+from pipeline.models.config import ModelTask
 
 
 class Measures(NamedTuple):
@@ -84,7 +85,7 @@ class Objective(Protocol):
 class Task(Protocol):
     """What is learnt; it is pickled to the workers."""
 
-    classifies: bool  # whether the network classifies images, rather than pixels
+    name: ModelTask  # the task of the models that learn it
     classes: Classes
     measures: Measures
 

@@ -368,4 +368,4 @@ def test_a_wrong_network_is_refused(shapes: str, tmp_path: Path) -> None:
         val__negative=f"{shapes}/val/images",
     )
     assert result.returncode == 2
-    assert "deeplabv3_resnet18 is a segmentation network; classifiers are alexnet_cam" in result.stderr
+    assert "deeplabv3_resnet18 is made for segmentation; for classification there are alexnet_cam" in result.stderr

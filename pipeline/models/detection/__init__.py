@@ -1,8 +1,5 @@
 """The list of detectors. A new one needs a file with its network and configuration, and a line here."""
 
-from typing import Any
-
-from pipeline.models.config import configured
 from pipeline.models.detection.detector import DetectorConfig
 from pipeline.models.detection.fast_rcnn import FastRCNNConfig
 from pipeline.models.detection.from_torchvision import TorchvisionConfig
@@ -25,16 +22,3 @@ DETECTORS: dict[str, DetectorConfig] = {
     "faster_rcnn": TorchvisionConfig(network="faster_rcnn"),
     "ssd": TorchvisionConfig(network="ssd"),
 }
-
-
-def configure_detector(name: str, options: dict[str, Any]) -> DetectorConfig:
-    """Return the configuration of a detector.
-
-    Args:
-        name: Key of `DETECTORS`.
-        options: Options that differ from those of the listed configuration.
-
-    Raises:
-        ValueError: The name or an option is unknown, or the detector does not allow a value.
-    """
-    return configured(DETECTORS, name, options)

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import ModelConfig, ModelTask
 from pipeline.models.detection.boxes import DetectorOutput, Selection
 
 
@@ -36,16 +36,17 @@ class DetectorConfig(ModelConfig):
         selection: Default choice of the detections among all scored boxes.
     """
 
+    task: ClassVar[ModelTask] = "detection"
     takes_proposals: ClassVar[bool]
     staged: ClassVar[bool] = False
     selection: ClassVar[Selection]
 
     @abstractmethod
-    def build(self, num_classes: int) -> "Detector":
+    def build(self, num_classes: int) -> "DetectionNetwork":
         """Return the detector with freshly initialised weights, for a number of classes without the background."""
 
 
-class Detector(nn.Module):
+class DetectionNetwork(nn.Module):
     """A network that finds boxes.
 
     Args:

@@ -98,7 +98,7 @@ class FastRCNN(RegionNetwork):
         *,
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
-        """Return the losses "classes" and "boxes" of sampled regions; see `Detector.losses`."""
+        """Return the losses "classes" and "boxes" of sampled regions; see `DetectionNetwork.losses`."""
         inputs, regions, labels, matched = [], [], [], []
         for image, target, boxes in zip(images, targets, proposals or none(images), strict=True):
             size = image_size(image)
@@ -125,7 +125,7 @@ class FastRCNN(RegionNetwork):
         *,
         selection: Selection | None = None,
     ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `Detector.detect`."""
+        """Return the detections in each image; see `DetectionNetwork.detect`."""
         sizes = [image_size(image) for image in images]
         seen = [with_short_side(size, *self._sides) for size in sizes]
         boxes = [usable(b, size) for b, size in zip(proposals or none(images), sizes, strict=True)]

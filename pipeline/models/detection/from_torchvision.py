@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from pipeline.models.detection.boxes import DetectorOutput, Selection, select
-from pipeline.models.detection.detector import Detector, DetectorConfig, Target
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Target
 
 
 class TorchvisionConfig(DetectorConfig):
@@ -56,7 +56,7 @@ class TorchvisionConfig(DetectorConfig):
         return TorchvisionDetector(self, num_classes=num_classes)
 
 
-class TorchvisionDetector(Detector):
+class TorchvisionDetector(DetectionNetwork):
     """A detector of torchvision."""
 
     def __init__(self, config: TorchvisionConfig, *, num_classes: int):
@@ -79,7 +79,7 @@ class TorchvisionDetector(Detector):
         *,
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
-        """Return torchvision's losses, in train mode alone; see `Detector.losses`.
+        """Return torchvision's losses, in train mode alone; see `DetectionNetwork.losses`.
 
         torchvision samples anchors by PyTorch's global generator, not by `rng`.
         """
@@ -94,7 +94,7 @@ class TorchvisionDetector(Detector):
         *,
         selection: Selection | None = None,
     ) -> list[DetectorOutput]:
-        """Return the detections in each image, in eval mode alone; see `Detector.detect`.
+        """Return the detections in each image, in eval mode alone; see `DetectionNetwork.detect`.
 
         The choice is made among the detections that torchvision's own thresholds leave.
         """

@@ -17,7 +17,7 @@ from pipeline.models.backbones.alexnet import AlexNet
 from pipeline.models.backbones.resnet import Depth, ResNet
 from pipeline.models.backbones.vgg import VGG16
 from pipeline.models.detection.boxes import Selection, clip, not_empty
-from pipeline.models.detection.detector import Detector, DetectorConfig
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig
 from pipeline.models.detection.inputs import at_least_float32
 from pipeline.models.layers import kaiming, scaled
 
@@ -37,7 +37,7 @@ class RegionConfig(DetectorConfig):
     depth: Depth = Field(default=50, description="number of layers of a ResNet: 18, 34, 50, 101 or 152")
 
 
-class RegionNetwork(Detector):
+class RegionNetwork(DetectionNetwork):
     """A backbone, and layers that compute the features of pooled regions.
 
     Args:

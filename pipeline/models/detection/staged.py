@@ -99,7 +99,7 @@ class StagedNetwork(RegionNetwork):
         *,
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
-        """Return the loss "classes" of fine-tuning, the cross entropy of sampled regions; see `Detector.losses`.
+        """Return the loss "classes" of fine-tuning, the cross entropy of sampled regions; see `DetectionNetwork`.
 
         The sample of `regions` is divided evenly among the images.
         """
@@ -128,7 +128,7 @@ class StagedNetwork(RegionNetwork):
         *,
         selection: Selection | None = None,
     ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `Detector.detect`.
+        """Return the detections in each image; see `DetectionNetwork.detect`.
 
         By default the scores are above -1 if they are those of SVMs, and above 0.05 if they are probabilities.
         """

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, select
-from pipeline.models.detection.detector import Detector, DetectorConfig, Target
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Target
 from pipeline.models.detection.inputs import at_least_float32, image_size, resized
 from pipeline.models.detection.sampling import grid_targets
 from pipeline.models.layers import BatchNorm2d, scaled
@@ -86,7 +86,7 @@ class YOLOOutput(NamedTuple):
     classes: Tensor
 
 
-class YOLO(Detector):
+class YOLO(DetectionNetwork):
     """YOLO, version 1."""
 
     def __init__(self, config: YOLOConfig, *, num_classes: int):
@@ -144,7 +144,7 @@ class YOLO(Detector):
         *,
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
-        """Return the losses "boxes", "confidences" and "classes"; see `Detector.losses` and `yolo_loss`."""
+        """Return the losses "boxes", "confidences" and "classes"; see `DetectionNetwork.losses` and `yolo_loss`."""
         grids = [
             grid_targets(
                 target.boxes.numpy(force=True),
@@ -166,7 +166,7 @@ class YOLO(Detector):
         *,
         selection: Selection | None = None,
     ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `Detector.detect`.
+        """Return the detections in each image; see `DetectionNetwork.detect`.
 
         A score is the product of a class probability and a confidence (section 2, equation 1).
         """

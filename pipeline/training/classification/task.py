@@ -12,6 +12,7 @@ from pipeline.card import Card
 from pipeline.data.classes import Classes, load_classes
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.errors import UserError
+from pipeline.models.config import ModelTask
 from pipeline.predict.classifier import Classifier
 from pipeline.training.classification.config import TrainClassifierConfig
 from pipeline.training.classification.examples import DrawImages, labelled_table
@@ -39,7 +40,7 @@ class ClassificationTask:
         multi_label: Whether an image may show several classes or none.
     """
 
-    classifies = True
+    name: ModelTask = "classification"
 
     def __init__(
         self, config: TrainClassifierConfig, classes: Classes, validation: list[LabelledImage], *, multi_label: bool

@@ -14,6 +14,7 @@ from pipeline.card import Card
 from pipeline.data.classes import Classes, load_classes
 from pipeline.data.datasets import Sample, SampleError, pair, read_list, read_sample
 from pipeline.errors import UserError
+from pipeline.models.config import ModelTask
 from pipeline.models.layers import SegmentationOutput
 from pipeline.predict.segmenter import Segmenter
 from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet
@@ -71,7 +72,7 @@ class SegmentationTask:
         validation: Validation samples.
     """
 
-    classifies = False
+    name: ModelTask = "segmentation"
 
     measures = Measures(
         {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "miou_gt_only": "mIoU, classes in ground truth only"},

@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.models import count_parameters
-from pipeline.models.detection import DETECTORS, configure_detector
+from pipeline.models import configure, count_parameters
+from pipeline.models.detection import DETECTORS
 from pipeline.models.detection.boxes import Selection, encode
-from pipeline.models.detection.detector import Detector, Target
+from pipeline.models.detection.detector import DetectionNetwork, Target
 from pipeline.models.detection.fast_rcnn import FastRCNN, FastRCNNOutput, fast_rcnn_loss
 from pipeline.models.detection.inputs import scaled_boxes, with_short_side
 from pipeline.models.detection.staged import StagedNetwork
@@ -48,9 +48,11 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def small(name: str, **options: Any) -> Detector:
+def small(name: str, **options: Any) -> DetectionNetwork:
     family = next((f for f in SMALL if name.startswith(f)), "")
-    return configure_detector(name, SMALL.get(family, {}) | options).build(CLASSES)
+    network = configure(name, SMALL.get(family, {}) | options).build(CLASSES)
+    assert isinstance(network, DetectionNetwork)
+    return network
 
 
 def scene() -> tuple[list[Tensor], list[Target], list[Tensor]]:
@@ -213,16 +215,16 @@ def test_svms_and_regressors_take_over_once_they_are_stored(name: str) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 def test_numbers_of_parameters(name: str) -> None:
     with torch.device("meta"):
-        assert count_parameters(configure_detector(name, {}).build(20)) == COUNTS[name]
+        assert count_parameters(configure(name, {}).build(20)) == COUNTS[name]
 
 
 def test_numbers_of_parameters_agree_with_published_ones() -> None:
     published = torchvision.models
     with torch.device("meta"):
         # A softmax over 999 classes and the background is that of a classifier of ImageNet.
-        alexnet, vgg = (count_parameters(configure_detector(f"rcnn_{n}", {}).build(999)) for n in ("alexnet", "vgg16"))
-        ssd = count_parameters(configure_detector("ssd", {}).build(90))
-        faster = configure_detector("faster_rcnn", {}).build(90)
+        alexnet, vgg = (count_parameters(configure(f"rcnn_{n}", {}).build(999)) for n in ("alexnet", "vgg16"))
+        ssd = count_parameters(configure("ssd", {}).build(90))
+        faster = configure("faster_rcnn", {}).build(90)
     assert alexnet == published.AlexNet_Weights.IMAGENET1K_V1.meta["num_params"]
     assert vgg == published.VGG16_Weights.IMAGENET1K_V1.meta["num_params"]
     assert ssd == published.detection.SSD300_VGG16_Weights.COCO_V1.meta["num_params"]
@@ -236,7 +238,7 @@ def test_numbers_of_parameters_agree_with_published_ones() -> None:
 def test_torchvisions_classifiers_fill_all_layers_but_the_last(name: str, classifier: str) -> None:
     with torch.device("meta"):
         checkpoint = getattr(torchvision.models, classifier)(weights=None).state_dict()
-        model = configure_detector(name, {}).build(CLASSES)
+        model = configure(name, {}).build(CLASSES)
     report = load_pretrained(model, checkpoint)
     assert {n.split(".")[0] for n in report.fresh} == {"score", "box"}
     assert set(report.unused) == {"classifier.6.weight", "classifier.6.bias"}
@@ -268,9 +270,9 @@ def test_sizes_of_the_image_and_its_boxes() -> None:
 
 
 def test_what_no_detector_has_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ValueError, match="unknown model 'yolo9'; there are rcnn_alexnet, "):
-        configure_detector("yolo9", {})
+    with pytest.raises(ValueError, match="unknown model 'yolo9'; there are .*, rcnn_alexnet, "):
+        configure("yolo9", {})
     with pytest.raises(ValueError, match=r"model 'yolo', option 'cells'.*options: .*grid"):
-        configure_detector("yolo", {"cells": 3})
+        configure("yolo", {"cells": 3})
     with pytest.raises(ValueError, match="model 'ssd', option 'width'"):
-        configure_detector("ssd", {"width": 0.5})
+        configure("ssd", {"width": 0.5})

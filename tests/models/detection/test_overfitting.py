@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pipeline.metrics.boxes import pairwise_iou
 from pipeline.metrics.detection import DetectionCounts, count_detections
 from pipeline.metrics.matching import Detections, Truth
-from pipeline.models.detection import configure_detector
+from pipeline.models import configure
 from pipeline.models.detection.boxes import DetectorOutput, encode
-from pipeline.models.detection.detector import Detector, Target
+from pipeline.models.detection.detector import DetectionNetwork, Target
 from pipeline.models.detection.sampling import regression_pairs, svm_negatives
 from pipeline.models.detection.staged import StagedNetwork
 from pipeline.models.detection.stages import feature_scale, fit_regressors, fit_svm
@@ -77,10 +77,11 @@ def mean_iou(found: list[DetectorOutput], targets: list[Target]) -> float:
     return float(np.mean(ious))
 
 
-def trained(name: str, options: dict[str, Any]) -> tuple[Detector, float]:
+def trained(name: str, options: dict[str, Any]) -> tuple[DetectionNetwork, float]:
     """Return a detector that has learned the pictures, and its mean average precision."""
     torch.manual_seed(0)
-    model = configure_detector(name, options).build(3)
+    model = configure(name, options).build(3)
+    assert isinstance(model, DetectionNetwork)
     avoid_overflow(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

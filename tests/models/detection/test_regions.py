@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.models import configure
 from pipeline.models.convolutionalize import without_padding
-from pipeline.models.detection import configure_detector
 from pipeline.models.detection.fast_rcnn import FastRCNN, roi_pool
 from pipeline.models.detection.rcnn import warped
 from pipeline.models.detection.sppnet import PYRAMID, map_windows, nearest_scales, pyramid_pool
@@ -108,7 +108,7 @@ def test_a_region_is_taken_from_the_scale_at_which_it_is_nearest_to_224_pixels()
 
 @pytest.mark.parametrize("name", ["fast_rcnn_alexnet", "fast_rcnn_vgg16"])
 def test_without_padding_the_map_of_a_region_is_a_part_of_the_map_of_the_image(name: str) -> None:
-    model = configure_detector(name, {"width": 0.0625}).build(3).double().eval()
+    model = configure(name, {"width": 0.0625}).build(3).double().eval()
     assert isinstance(model, FastRCNN)
     model.backbone = without_padding(model.backbone)
     image = randn(1, 3, 400, 432)
@@ -120,7 +120,7 @@ def test_without_padding_the_map_of_a_region_is_a_part_of_the_map_of_the_image(n
 
 
 def test_features_of_a_region_do_not_depend_on_the_image_beyond_its_receptive_fields() -> None:
-    model = configure_detector("fast_rcnn_vgg16", {"width": 0.0625}).build(3).double().eval()
+    model = configure("fast_rcnn_vgg16", {"width": 0.0625}).build(3).double().eval()
     assert isinstance(model, FastRCNN)
     image = randn(1, 3, 352, 384)
     region = torch.tensor([[144.0, 128, 256, 224]], dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.metrics.boxes import pairwise_iou
-from pipeline.models.detection import configure_detector
+from pipeline.models import configure
 from pipeline.models.detection.boxes import Selection
 from pipeline.models.detection.detector import Target
 from pipeline.models.detection.sampling import grid_targets
@@ -133,7 +133,7 @@ def test_zero_square_roots_have_finite_gradients() -> None:
 
 def test_the_layers_are_those_of_figure_3() -> None:
     with torch.device("meta"):
-        models = [configure_detector(name, {}).build(20) for name in ("yolo", "yolo_fast")]
+        models = [configure(name, {}).build(20) for name in ("yolo", "yolo_fast")]
     assert [sum(isinstance(m, nn.Conv2d) for m in model.modules()) for model in models] == [24, 9]
     for model in models:
         assert isinstance(model, YOLO)
@@ -146,7 +146,7 @@ def test_the_layers_are_those_of_figure_3() -> None:
 
 def test_detections_are_the_loss_targets_turned_back() -> None:
     """A network whose output is the truth finds it, at the size of the image."""
-    model = configure_detector("yolo_fast", {"width": 0.05, "grid": S, "boxes": B}).build(C).eval()
+    model = configure("yolo_fast", {"width": 0.05, "grid": S, "boxes": B}).build(C).eval()
     assert isinstance(model, YOLO)
     image = torch.zeros(3, 120, 200)
     boxes = torch.tensor([[10.0, 20, 60, 90], [120, 5, 199, 60]])
