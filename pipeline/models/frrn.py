@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import (
     BatchNorm2d,
+    ResidualBlock,
     SegmentationOutput,
     conv_bn_relu,
     crop_to,
@@ -125,7 +126,7 @@ class FRRU(nn.Module):
         return y, z + nearest_unpooling(self.residual(y), self._scale)
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(ResidualBlock):
     """Two 3x3 convolutions with an identity shortcut, or a 1x1 convolution as shortcut if the channels differ.
 
     Args:
@@ -142,9 +143,9 @@ class ResidualUnit(nn.Module):
         )
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features [batch, outputs, h, w] of a map [batch, inputs, h, w]."""
-        return self.body(x) + self.shortcut(x)
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shortcut and the residual [batch, outputs, h, w] of a map [batch, inputs, h, w]."""
+        return self.shortcut(x), self.body(x)
 
 
 def _double(y: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import (
     BatchNorm2d,
+    ResidualBlock,
     SegmentationOutput,
     conv_bn_relu,
     crop_to,
@@ -72,7 +73,7 @@ class FusionNet(nn.Module):
         return SegmentationOutput(crop_to(self.score(x), (images.shape[-2], images.shape[-1])))
 
 
-class Residual(nn.Module):
+class Residual(ResidualBlock):
     """Three 3x3 convolutions with an identity shortcut.
 
     Args:
@@ -89,9 +90,13 @@ class Residual(nn.Module):
         )
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features [batch, channels, h, w] of a map of the same shape."""
-        return self.relu(self.body(x) + x)
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a map [batch, channels, h, w] itself and the residual."""
+        return x, self.body(x)
+
+    def after_sum(self, x: Tensor) -> Tensor:
+        """Return the ReLU of the sum."""
+        return self.relu(x)
 
 
 def level(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """Layers and functions that several architectures share."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -44,6 +45,24 @@ class BatchNorm2d(nn.BatchNorm2d):
                 "feature map is 1x1; train with larger batches or larger crops"
             )
         return super().forward(x)
+
+
+class ResidualBlock(nn.Module):
+    """The sum of a shortcut and a residual branch, in a form in which either can be left out."""
+
+    @abstractmethod
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shortcut, which may be `x` itself, and the residual, a new tensor of the same shape."""
+
+    def after_sum(self, x: Tensor) -> Tensor:
+        """Return what follows the sum, such as a ReLU; it may work in place."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of a map [batch, channels, h, w]."""
+        shortcut, residual = self.branches(x)
+        residual += shortcut  # in place, which saves the memory of one map
+        return self.after_sum(residual)
 
 
 def conv_bn_relu(

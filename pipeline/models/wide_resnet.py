@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pipeline.models.cam_classifier import ClassifierOutput, Pooling, pooled
 from pipeline.models.config import ModelConfig, ModelTask
-from pipeline.models.layers import BatchNorm2d, kaiming, scaled
+from pipeline.models.layers import BatchNorm2d, ResidualBlock, kaiming, scaled
 
 CHANNELS = (16, 32, 64)  # channels of the groups before widening
 
@@ -92,7 +92,7 @@ class WideResNet(nn.Module):
         return ClassifierOutput(self.fc(pooled(features, self.pooling)), features)
 
 
-class PreActivationBlock(nn.Module):
+class PreActivationBlock(ResidualBlock):
     """Two 3x3 convolutions, each after batch normalisation and ReLU, with an identity shortcut.
 
     Args:
@@ -115,8 +115,7 @@ class PreActivationBlock(nn.Module):
         changes = inputs != outputs or stride != 1
         self.projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features [batch, outputs, h / stride, w / stride] of a map [batch, inputs, h, w]."""
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shortcut and the residual [batch, outputs, h / stride, w / stride] of a map."""
         activated = self.pre(x)
-        identity = x if self.projection is None else self.projection(activated)
-        return identity + self.body(activated)
+        return x if self.projection is None else self.projection(activated), self.body(activated)

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import BatchNorm2d, conv_bn_relu, kaiming, scaled
+from pipeline.models.layers import BatchNorm2d, ResidualBlock, conv_bn_relu, kaiming, scaled
 
 Depth = Literal[18, 34, 50, 101, 152]
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -45,7 +45,7 @@ def conv3x3(inputs: int, outputs: int, *, stride: int = 1, rate: int = 1) -> nn.
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=rate, dilation=rate, bias=False)
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions with an identity shortcut (ResNet-18 and 34).
 
     Args:
@@ -69,16 +69,17 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features [batch, planes, h / stride, w / stride] of a map [batch, inputs, h, w]."""
-        identity = x if self.downsample is None else self.downsample(x)
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        y += identity  # in place, which saves the memory of one map
-        return self.relu(y)
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shortcut and the residual [batch, planes, h / stride, w / stride] of a map."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return shortcut, self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+
+    def after_sum(self, x: Tensor) -> Tensor:
+        """Return the ReLU of the sum."""
+        return self.relu(x)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """A 1x1 convolution that reduces, a 3x3 and a 1x1 that expands, with an identity shortcut (ResNet-50 and deeper).
 
     The arguments are those of `BasicBlock`.
@@ -98,14 +99,16 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features [batch, 4 · planes, h / stride, w / stride] of a map [batch, inputs, h, w]."""
-        identity = x if self.downsample is None else self.downsample(x)
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shortcut and the residual [batch, 4 · planes, h / stride, w / stride] of a map."""
+        shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        y += identity
-        return self.relu(y)
+        return shortcut, self.bn3(self.conv3(y))
+
+    def after_sum(self, x: Tensor) -> Tensor:
+        """Return the ReLU of the sum."""
+        return self.relu(x)
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,1 @@
+"""Experiments on trained networks, and on training itself, which show whether a paper's claim holds on given data."""
