@@ -85,6 +85,7 @@ def map_tasks(
     sizes: Sequence[int] | None = None,
     unit: str = "images",
     title: str | None = None,
+    gpus_per_task: int = 0,
 ) -> Iterator[Any]:
     """Call a function in tasks of one CPU each all over the cluster, with a progress bar on a terminal.
 
@@ -94,11 +95,12 @@ def map_tasks(
         sizes: How far each call moves the progress bar; 1 by default.
         unit: What the progress bar counts.
         title: Heading of the progress bar.
+        gpus_per_task: GPUs that each task holds.
 
     Yields:
         The results, in the order of the calls.
     """
-    task, shared = ray.remote(num_cpus=1)(_call), ray.put(function)
+    task, shared = ray.remote(num_cpus=1, num_gpus=gpus_per_task)(_call), ray.put(function)
     in_flight = max(1, available().cpus) * TASKS_PER_CPU
     waiting = deque(enumerate(calls))
     running: deque[tuple[int, Any]] = deque()

@@ -117,7 +117,7 @@ def altered(blocks: Sequence[Block], variant: Variant, intact: Sequence[Sequence
     forwards = [block.module.forward for block in blocks]
     for i, block in enumerate(blocks):
         if i < first:
-            block.module.forward = partial(_replay, iter(intact[i]))  # type: ignore[method-assign]
+            block.module.forward = partial(_replay, iter(intact[i]))
         elif i in variant.removed:
             block.module.forward = partial(_without, block.module)
         elif variant.order and variant.order[i] != i:

@@ -1,0 +1,209 @@
+"""The lesion study: every variant of a network on labelled images, in tasks all over the cluster.
+
+A task computes all variants on some images and stores its counts, so an interrupted study goes on where it was.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import cluster, storage
+from pipeline.bundle import load_bundle
+from pipeline.card import Card, read_card
+from pipeline.data.datasets import SampleError
+from pipeline.errors import UserError
+from pipeline.predict.batches import micro_batches
+from pipeline.predict.device import NotFiniteError, normalise, pick_device, set_threads, upload
+from pipeline.studies.config import LesionConfig
+from pipeline.studies.examples import Labelled, Scorer, scorer_of
+from pipeline.studies.lesion import Block, Gates, altered, find_blocks, recorded
+from pipeline.studies.lesion_report import PathGradients, Results, write_results
+from pipeline.studies.variants import Lesion, list_lesions
+
+CHUNK = 64  # images of a task
+BATCH_PIXELS = 500_000  # The outputs of all blocks of a batch are kept, 280 MB for a 512x512 image in ResNet-50.
+PARTS = "_parts"
+
+
+def study_lesions(config: LesionConfig) -> str:
+    """Run the study, or resume the one in the output.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        UserError: The user has to change something.
+    """
+    card = read_card(config.model)
+    scorer = scorer_of(card, config.model)
+    samples = _thinned(scorer.samples(config), config)
+    folder = storage.join(config.output, f"study_id={config.study_id or _default_id(config, card)}")
+    storage.check_writable(folder)
+    probe = _first_readable(scorer, samples)
+    network, _ = load_bundle(config.model)
+    blocks = find_blocks(network, normalise(upload([probe.pixels], torch.device("cpu")), card.preprocessing))
+    if not blocks:
+        raise UserError(
+            f"{storage.redact(config.model)} ({card.architecture}) has neither residual blocks nor convolutions that "
+            "keep their shape, so nothing can be removed from it"
+        )
+    lesions = list_lesions(blocks, counts=config.counts, swaps=config.swaps, draws=config.draws, seed=config.seed)
+    kind = "residual blocks" if blocks[0].residual else "layers"
+    print(f"{card.architecture}: {len(blocks)} {kind}, {len(lesions)} variants, {len(samples)} images; {folder}")
+    cluster.connect()
+    counts, problems = _count_all(config, scorer, samples, lesions, folder)
+    paths = None
+    if blocks[0].residual and config.path_draws:
+        readable = [labelled for labelled in _readable(scorer, samples) if labelled.pixels.shape == probe.pixels.shape]
+        paths = measure_paths(config, card, scorer, readable)
+    results = Results(card, scorer, blocks, lesions, counts, problems, paths)
+    write_results(folder, config, results)
+    return folder
+
+
+def count_chunk(
+    config: LesionConfig, card: Card, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion]
+) -> list[NDArray[np.int64] | str]:
+    """Return the counts of each variant on some images, or why it has none."""
+    evaluator = _evaluator(config.model, config.use_gpu)
+    network = evaluator.model
+    total: list[Any] = [0] * len(lesions)
+    labelled = [image for image in (_read(scorer, sample) for sample in samples) if isinstance(image, Labelled)]
+    blocks: list[Block] = []
+    for batch in micro_batches([image.pixels.shape for image in labelled], max_pixels=BATCH_PIXELS):
+        images = [labelled[i] for i in batch]
+        if not blocks:
+            given = normalise(upload([images[0].pixels], evaluator.device), card.preprocessing)
+            blocks = find_blocks(network, given)
+        with recorded(blocks) as intact:
+            scorer.count(evaluator, images)
+        for i, lesion in enumerate(lesions):
+            if isinstance(total[i], str):
+                continue
+            try:
+                with altered(blocks, lesion.variant, intact):
+                    total[i] = total[i] + scorer.count(evaluator, images)
+            except NotFiniteError as error:
+                total[i] = str(error)
+    return total
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluator(model: str, use_gpu: bool) -> Any:
+    network, card = load_bundle(model)
+    device = pick_device() if use_gpu else torch.device("cpu")
+    set_threads(device, 1)
+    return scorer_of(card, model).evaluator(network, device)
+
+
+def _count_all(
+    config: LesionConfig, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion], folder: str
+) -> tuple[list[NDArray[np.int64] | None], list[str | None]]:
+    """Return the counts of each variant over all images, and why a variant has none."""
+    card = read_card(config.model)
+    starts = range(0, len(samples), CHUNK)
+    done = {start: part for start in starts if (part := _stored(folder, start)) is not None}
+    missing = [start for start in starts if start not in done]
+    calls = [(config, card, scorer, samples[start : start + CHUNK], lesions) for start in missing]
+    sizes = [len(call[3]) for call in calls]
+    found = cluster.map_tasks(
+        count_chunk, calls, sizes=sizes, title="variants", gpus_per_task=1 if config.use_gpu else 0
+    )
+    for start, counted in zip(missing, found, strict=True):
+        part = [value if isinstance(value, str) else np.asarray(value).tolist() for value in counted]
+        storage.write_bytes(_part(folder, start), json.dumps(part).encode())
+        done[start] = part
+    counts: list[NDArray[np.int64] | None] = []
+    problems: list[str | None] = []
+    for values in zip(*done.values(), strict=True):
+        problem = next((value for value in values if isinstance(value, str)), None)
+        used = [np.array(value, np.int64) for value in values if value != 0]
+        if problem is None and not used:
+            raise UserError(f"no image in {storage.redact(config.images)} can be used")
+        problems.append(problem)
+        counts.append(None if problem else sum(used[1:], used[0]))
+    return counts, problems
+
+
+def _part(folder: str, start: int) -> str:
+    return storage.join(folder, PARTS, f"{start:08d}.json")
+
+
+def _stored(folder: str, start: int) -> list[Any] | None:
+    url = _part(folder, start)
+    return json.loads(storage.read_bytes(url)) if storage.exists(url) else None
+
+
+def measure_paths(
+    config: LesionConfig, card: Card, scorer: Scorer, images: Iterator[Labelled] | Sequence[Labelled]
+) -> PathGradients:
+    """Measure the gradient at the input of the first block along random paths of each length (section 5).
+
+    Args:
+        config: Options of the study.
+        card: Card of the bundle.
+        scorer: Scorer of the network.
+        images: Images of one size, of which the first `path_images` make the batch.
+
+    Returns:
+        The norm of the gradient, for each length from 0 and each draw.
+    """
+    network, _ = load_bundle(config.model)
+    batch = [image for image, _ in zip(images, range(config.path_images), strict=False)]
+    given = normalise(torch.from_numpy(np.stack([image.pixels for image in batch])), card.preprocessing)
+    labels = torch.from_numpy(np.stack([image.labels for image in batch]).astype(np.int64))
+    blocks = find_blocks(network, given)
+    gates = Gates(blocks)
+    rng = np.random.default_rng(config.seed)
+    with gates.installed():
+        loss = scorer.loss(network.eval()(given), labels, network)
+    n = len(blocks)
+    norms = [
+        [
+            gates.gradient_norm(loss, frozenset(rng.choice(n, length, replace=False).tolist()))
+            for _ in range(config.path_draws)
+        ]
+        for length in range(n + 1)
+    ]
+    return PathGradients(np.array(norms))
+
+
+def _thinned(samples: Sequence[Any], config: LesionConfig) -> list[Any]:
+    """Return the samples, or some of them, drawn at random and in their order."""
+    if len(samples) <= config.limit:
+        return list(samples)
+    drawn = np.random.default_rng(config.seed).choice(len(samples), config.limit, replace=False)
+    return [samples[i] for i in sorted(drawn.tolist())]
+
+
+def _default_id(config: LesionConfig, card: Card) -> str:
+    options = config.model_dump(exclude={"output", "study_id", "use_gpu"})
+    digest = hashlib.sha256(json.dumps([card.fingerprint, options], sort_keys=True, default=list).encode())
+    return f"{config.study}-{digest.hexdigest()[:12]}"
+
+
+def _read(scorer: Scorer, sample: Any) -> Labelled | str:
+    try:
+        return scorer.read(sample)
+    except SampleError as error:
+        return str(error)
+
+
+def _readable(scorer: Scorer, samples: Iterable[Any]) -> Iterator[Labelled]:
+    for sample in samples:
+        labelled = _read(scorer, sample)
+        if isinstance(labelled, Labelled):
+            yield labelled
+
+
+def _first_readable(scorer: Scorer, samples: Sequence[Any]) -> Labelled:
+    found = next(_readable(scorer, samples), None)
+    if found is None:
+        raise UserError(f"no image can be used; the first problem: {_read(scorer, samples[0])}")
+    return found
