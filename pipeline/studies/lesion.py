@@ -7,7 +7,7 @@ shortcut of the others:
     section 4.1   one block is removed: its shortcut stays, and half of the paths
     section 4.2   k blocks are removed
     section 4.3   blocks of the same shape change places
-    section 5     the gradient at the input along single paths, by their length
+    section 5     the gradient at the image along single paths, by their length
 
 In a plain network, such as VGG, each layer is on the only path. There a layer is a convolution that keeps the shape.
 """
@@ -156,7 +156,6 @@ class Gates:
     def __init__(self, blocks: Sequence[Block]):
         self.blocks = blocks
         self.path: frozenset[int] = frozenset()
-        self._input: Tensor | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -169,18 +168,15 @@ class Gates:
             for block in self.blocks:
                 block.module.__dict__.pop("forward", None)
 
-    def gradient_norm(self, loss: Tensor, path: frozenset[int]) -> float:
-        """Return the norm of the gradient of a loss at the input of the first block, along one path."""
-        assert self._input is not None
+    def gradient(self, loss: Tensor, images: Tensor, path: frozenset[int]) -> Tensor:
+        """Return the gradient of a loss at the images that it was computed from, along one path."""
         self.path = path
-        (gradient,) = torch.autograd.grad(loss, self._input, retain_graph=True, allow_unused=True)
-        return 0.0 if gradient is None else float(gradient.norm())
+        (gradient,) = torch.autograd.grad(loss, images, retain_graph=True)
+        return gradient
 
     def _forward(self, i: int, x: Tensor) -> Tensor:
         block = self.blocks[i].module
         assert isinstance(block, ResidualBlock)
-        if i == 0:
-            self._input = x = x.detach().requires_grad_()
         shortcut, residual = block.branches(x)
         shortcut = shortcut * 1  # a tensor of its own, whose gradient is this branch's alone
         shortcut.register_hook(lambda gradient: gradient * (i not in self.path))

@@ -1,13 +1,14 @@
 """The results of a lesion study: tables in Parquet, verdicts, a figure and a page."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.stats import binom, spearmanr
+from scipy.stats import ConstantInputWarning, binom, spearmanr
 
 from pipeline import parquet, storage
 from pipeline.card import Card
@@ -35,7 +36,7 @@ PATHS = pa.schema(
     [
         ("length", pa.int64()),  # residual branches on the path
         ("share_of_paths", pa.float64()),  # binomial
-        ("gradient", pa.float64()),  # mean norm at the input of the first block along one path
+        ("gradient", pa.float64()),  # mean norm at the images along one path
         ("share_of_gradient", pa.float64()),  # of the sum over all paths
     ]
 )
@@ -48,7 +49,7 @@ class PathGradients(NamedTuple):
     """The gradient along single paths.
 
     Attributes:
-        norms: Norm at the input of the first block, [n + 1 lengths, draws].
+        norms: Norm of the gradient at the images, [n + 1 lengths, draws].
     """
 
     norms: NDArray[np.float64]
@@ -159,16 +160,16 @@ def judge(results: Results) -> list[Claim]:
 
     If the intact network is hardly better than chance, there is nothing to lose, and no claim can be decided.
     """
-    errors = results.errors
-    weak = not errors[0] < LOST * results.chance
-    if not results.blocks[0].residual:
-        claims = [_plain(results)]
-    else:
-        claims = [_single(results), _transitions(results), _several(results), _shuffled(results)]
-        claims += [_gradient(results.paths)] if results.paths is not None else []
-    if not weak:
+    with warnings.catch_warnings(category=ConstantInputWarning, action="ignore"):  # a correlation that is NaN
+        if not results.blocks[0].residual:
+            claims = [_plain(results)]
+        else:
+            claims = [_single(results), _transitions(results), _several(results), _shuffled(results)]
+            claims += [_gradient(results.paths)] if results.paths is not None else []
+    error = results.errors[0]
+    if error < LOST * results.chance:
         return claims
-    note = f"the intact network's error {errors[0]:.3f} is near that of chance, {results.chance:.3f}"
+    note = f"the intact network's error {error:.3f} is near that of chance, {results.chance:.3f}"
     return [claim._replace(measured=note, verdict="undecided") for claim in claims]
 
 

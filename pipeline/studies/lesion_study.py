@@ -143,7 +143,7 @@ def _stored(folder: str, start: int) -> list[Any] | None:
 def measure_paths(
     config: LesionConfig, card: Card, scorer: Scorer, images: Iterator[Labelled] | Sequence[Labelled]
 ) -> PathGradients:
-    """Measure the gradient at the input of the first block along random paths of each length (section 5).
+    """Measure the gradient at the images along random paths of each length (section 5).
 
     Args:
         config: Options of the study.
@@ -156,7 +156,8 @@ def measure_paths(
     """
     network, _ = load_bundle(config.model)
     batch = [image for image, _ in zip(images, range(config.path_images), strict=False)]
-    given = normalise(torch.from_numpy(np.stack([image.pixels for image in batch])), card.preprocessing)
+    pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
+    given = normalise(pixels, card.preprocessing).requires_grad_()
     labels = torch.from_numpy(np.stack([image.labels for image in batch]).astype(np.int64))
     blocks = find_blocks(network, given)
     gates = Gates(blocks)
@@ -166,7 +167,7 @@ def measure_paths(
     n = len(blocks)
     norms = [
         [
-            gates.gradient_norm(loss, frozenset(rng.choice(n, length, replace=False).tolist()))
+            float(gates.gradient(loss, given, frozenset(rng.choice(n, length, replace=False).tolist())).norm())
             for _ in range(config.path_draws)
         ]
         for length in range(n + 1)
