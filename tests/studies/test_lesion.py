@@ -1,6 +1,7 @@
 """Variants of a network against networks built by hand, and gradients along paths against sums over all paths."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.models import configure
 from pipeline.models.layers import ResidualBlock
-from pipeline.studies.lesion import Gates, Variant, altered, find_blocks, recorded
+from pipeline.studies.lesion import Block, Gates, Variant, altered, find_blocks, recorded
 
 
 class Doubling(ResidualBlock):
@@ -27,14 +28,19 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def lively(name: str, options: dict, classes: int = 4) -> nn.Module:
+def lively(name: str, options: dict[str, Any], classes: int = 4) -> Any:
     """A network in eval mode whose residual branches are not zero."""
     network = configure(name, options).build(classes).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
     return network
+
+
+def module_of(block: Block) -> Any:
+    return block.module
 
 
 NETWORKS = [
@@ -72,8 +78,8 @@ def test_a_removed_block_equals_one_whose_residual_branch_returns_zero(name, opt
         with torch.inference_mode(), altered(blocks, Variant(removed=frozenset({i})), intact):
             removed = network(IMAGES).logits
         if block.residual:
-            body = getattr(block.module, "body", None)
-            last = body if body is not None else getattr(block.module, "bn3", block.module.bn2)
+            module = module_of(block)
+            last = next(getattr(module, name) for name in ("body", "bn3", "bn2") if hasattr(module, name))
             handle = last.register_forward_hook(lambda module, given, output: output * 0)
         else:
             handle = block.module.register_forward_hook(lambda module, given, output: given[0])
@@ -93,7 +99,7 @@ def test_blocks_before_the_first_altered_one_are_not_computed():
         network(IMAGES)
     calls = []
     for i, block in enumerate(blocks):
-        block.module.pre.register_forward_hook(lambda *_, i=i: calls.append(i))
+        module_of(block).pre.register_forward_hook(lambda *_, i=i: calls.append(i))
     with torch.inference_mode(), altered(blocks, Variant(removed=frozenset({6})), intact):
         network(IMAGES)
     assert calls == [6, 7, 8]
@@ -108,7 +114,7 @@ def test_a_network_that_sees_an_image_at_several_scales_is_altered_at_each():
     last = len(blocks) - 1
     with torch.inference_mode(), altered(blocks, Variant(removed=frozenset({last})), intact):
         removed = network(IMAGES).logits
-    blocks[last].module.bn3.register_forward_hook(lambda module, given, output: output * 0)
+    module_of(blocks[last]).bn3.register_forward_hook(lambda module, given, output: output * 0)
     with torch.inference_mode():
         torch.testing.assert_close(removed, network(IMAGES).logits)
 
@@ -141,7 +147,7 @@ def test_gradients_along_all_paths_add_up_to_the_gradient():
             gradient = gates.gradient(loss, x, frozenset(path))
             expected = 2 * (blocks(x) - target)
             for i in reversed(path):
-                expected = expected @ blocks[i].body.weight
+                expected = expected @ module_of(found[i]).body.weight
             torch.testing.assert_close(gradient, expected)
             total += gradient
     whole = x.detach().requires_grad_()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -133,11 +134,11 @@ def test_counts_equal_those_of_networks_evaluated_one_by_one(bundle, pictures, t
     samples = scorer.samples(config)
     blocks = find_blocks(network, torch.zeros(1, 3, SIZE, SIZE))
     lesions = list_lesions(blocks, counts=(2, 4), swaps=(1,), draws=3, seed=3)
-    counts = count_chunk(config, card, scorer, samples, lesions)
+    counts: list[Any] = count_chunk(config, card, scorer, samples, lesions)
     images = [scorer.read(sample) for sample in samples]
     for lesion, counted in zip(lesions, counts, strict=True):
         other, _ = load_bundle(bundle)
-        modules = [block.module for block in find_blocks(other, torch.zeros(1, 3, SIZE, SIZE))]
+        modules: list[Any] = [block.module for block in find_blocks(other, torch.zeros(1, 3, SIZE, SIZE))]
         for i in lesion.variant.removed:
             modules[i].body[-1].weight.data.zero_()
         if lesion.variant.order:
@@ -166,7 +167,7 @@ def test_a_segmentation_network_is_scored_by_its_mean_iou(tmp_path):
     blocks = find_blocks(network, torch.zeros(1, 3, 48, 64))
     lesions = list_lesions(blocks, counts=(2,), swaps=(1,), draws=1, seed=0)
     samples = scorer.samples(config)
-    counts = count_chunk(config, card, scorer, samples, lesions)
+    counts: list[Any] = count_chunk(config, card, scorer, samples, lesions)
     assert all(matrix.sum() == 2 * 48 * 64 + 32 * 40 for matrix in counts)
     assert 0 < scorer.error(counts[0]) < 1
     assert scorer.chance(counts[0]) == pytest.approx(1 - counts[0].sum(1).max() / counts[0].sum() / 3)
@@ -224,6 +225,6 @@ def test_a_bundle_that_the_study_cannot_take_is_refused(tmp_path, bundle, pictur
     save_bundle(str(tmp_path / "cat"), configure(plain.architecture, plain.options).build(1), plain)
     with pytest.raises(UserError, match=r"no image in .* has one class of the model; it knows cat"):
         study_lesions(config_of(str(tmp_path / "cat"), pictures, tmp_path))
+    (tmp_path / "list.txt").write_text("blue/999\n")
     with pytest.raises(UserError, match="listed images are not there, the first: blue/999"):
-        (tmp_path / "list.txt").write_text("blue/999\n")
         study_lesions(config_of(bundle, pictures, tmp_path, list=str(tmp_path / "list.txt")))
