@@ -46,7 +46,7 @@ def parse(config_type: type[Config], argv: list[str], *, description: str, recip
         sys.exit(0)
     flags = _flags(config_type)
     arguments, config_file = _take_config_file([_kebab_case(argument) for argument in argv])
-    defaults = _merged(*(read_options(url) for url in (recipe, config_file) if url is not None))
+    defaults = merged(*(read_options(url) for url in (recipe, config_file) if url is not None))
 
     class Settings(config_type, BaseSettings):  # type: ignore[valid-type, misc]
         __doc__ = description + "\n\n--config FILE.yaml reads any of the options below from a file."
@@ -160,13 +160,13 @@ def _take_config_file(arguments: list[str]) -> tuple[list[str], str | None]:
     return rest, url
 
 
-def _merged(*mappings: dict[str, Any]) -> dict[str, Any]:
+def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; a later one overrides an earlier one, option by option."""
     result: dict[str, Any] = {}
     for mapping in mappings:
         for name, value in mapping.items():
             both = isinstance(value, dict) and isinstance(result.get(name), dict)
-            result[name] = _merged(result[name], value) if both else value
+            result[name] = merged(result[name], value) if both else value
     return result
 
 

@@ -19,6 +19,7 @@ its fully connected layers.
 
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.backbones.vgg import VGG16
@@ -26,7 +27,6 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.layers import (
     BatchNorm2d,
     SegmentationOutput,
-    conv_bn_relu,
     crop_to,
     kaiming,
     pad_to_multiple,
@@ -45,6 +45,10 @@ class DeconvNetConfig(ModelConfig):
     # fc6 and fc7 have one value per channel and image on a 224x224 crop.
     min_training_batch: ClassVar[int] = 2
 
+    batch_norm: bool = Field(
+        default=True, description="normalise after each layer; the paper reports that it does not learn without"
+    )
+
     def build(self, num_classes: int) -> "DeconvNet":
         """Return a DeconvNet with fresh weights."""
         return DeconvNet(self, num_classes=num_classes)
@@ -59,16 +63,16 @@ class DeconvNet(nn.Module):
 
     def __init__(self, config: DeconvNetConfig, *, num_classes: int):
         super().__init__()
-        self.backbone = VGG16(width=config.width, batch_norm=True)
+        self.backbone = VGG16(width=config.width, batch_norm=config.batch_norm)
         hidden, inputs = scaled(4096, config.width), self.backbone.channels[-1]
-        self.fc6 = nn.Sequential(nn.Conv2d(inputs, hidden, 7), BatchNorm2d(hidden), nn.ReLU(inplace=True))
-        self.fc7 = nn.Sequential(*conv_bn_relu(hidden, hidden, 1, bias=True))
-        self.fc6_deconv = nn.Sequential(*_deconv_bn_relu(hidden, inputs, 7, padding=0))
+        self.fc6 = _layer(nn.Conv2d(inputs, hidden, 7), config)
+        self.fc7 = _layer(nn.Conv2d(hidden, hidden, 1), config)
+        self.fc6_deconv = _layer(nn.ConvTranspose2d(hidden, inputs, 7), config)
         stages = []
         for widths in DECODER:
             layers: list[nn.Module] = []
             for outputs in (scaled(n, config.width) for n in widths):
-                layers += _deconv_bn_relu(inputs, outputs, 3, padding=1)
+                layers += _layer(nn.ConvTranspose2d(inputs, outputs, 3, padding=1), config)
                 inputs = outputs
             stages.append(nn.Sequential(*layers))
         self.decoder = nn.ModuleList(stages)
@@ -89,6 +93,7 @@ class DeconvNet(nn.Module):
         return SegmentationOutput(crop_to(self.score(x), size))
 
 
-def _deconv_bn_relu(inputs: int, outputs: int, kernel: int, *, padding: int) -> list[nn.Module]:
-    deconv = nn.ConvTranspose2d(inputs, outputs, kernel, padding=padding)
-    return [deconv, BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+def _layer(convolution: nn.Conv2d | nn.ConvTranspose2d, config: DeconvNetConfig) -> nn.Sequential:
+    """Return a convolution, batch normalisation if it is configured, and ReLU."""
+    norm = [BatchNorm2d(convolution.out_channels)] if config.batch_norm else []
+    return nn.Sequential(convolution, *norm, nn.ReLU(inplace=True))

@@ -12,11 +12,16 @@ What it introduced: summation in place of U-Net's concatenation. The short skips
 
 Parameters: 78.52 M at 21 classes. Output stride 1. Images are padded to a multiple of 16 by replicating the border.
 
+With `skips="concatenate"` the long skips are U-Net's, and with "none" there are none: then only the pooled maps carry
+what the decoder knows. These variants are for comparison.
+
 Deviation: the ReLU of a residual block's last convolution follows the sum.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig
@@ -39,6 +44,10 @@ class FusionNetConfig(ModelConfig):
 
     paper: ClassVar[str] = "Quan, Hildebrand & Jeong, 2016"
 
+    skips: Literal["sum", "concatenate", "none"] = Field(
+        default="sum", description='long skips: "sum", "concatenate" (as in U-Net) or "none"'
+    )
+
     def build(self, num_classes: int) -> "FusionNet":
         """Return a FusionNet with fresh weights."""
         return FusionNet(self, num_classes=num_classes)
@@ -58,7 +67,9 @@ class FusionNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         deep, shallow = channels[:0:-1], channels[-2::-1]
         self.up = nn.ModuleList(_up(inputs, outputs) for inputs, outputs in zip(deep, shallow, strict=True))
-        self.decoder = nn.ModuleList(level(n, n) for n in shallow)
+        self.skips = config.skips
+        joined = 2 if config.skips == "concatenate" else 1
+        self.decoder = nn.ModuleList(level(n * joined, n) for n in shallow)
         self.score = nn.Conv2d(channels[0], num_classes, 1)
         kaiming(self.modules())
 
@@ -69,8 +80,17 @@ class FusionNet(nn.Module):
             x = stage(self.pool(x) if i else x)
             skips.append(x)
         for up, stage, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(up(x) + skip)
+            x = stage(self._joined(up(x), skip))
         return SegmentationOutput(crop_to(self.score(x), (images.shape[-2], images.shape[-1])))
+
+    def _joined(self, x: Tensor, skip: Tensor) -> Tensor:
+        match self.skips:
+            case "sum":
+                return x + skip
+            case "concatenate":
+                return torch.cat([x, skip], dim=1)
+            case "none":
+                return x
 
 
 class Residual(ResidualBlock):

@@ -1,4 +1,4 @@
-"""The options of `jobs/study_lesions.py`."""
+"""The options of `jobs/study_lesions.py` and `jobs/study.py`."""
 
 from typing import Annotated, ClassVar
 
@@ -48,3 +48,27 @@ class LesionConfig(BaseModel):
     path_images: int = Field(default=8, ge=1, description="images of the batch whose gradient is measured")
     seed: int = Field(default=0, ge=0, description="seed of all draws")
     use_gpu: bool = Field(default=False, description="let each task compute on a GPU")
+
+
+class StudyConfig(BaseModel):
+    """The options of `jobs/study.py`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    study: str = Field(description="name of a study, or the URL of a description (.yaml); --study list lists the names")
+    options: Url | None = Field(
+        default=None,
+        description="YAML file with your data and your budget: options of each step's job below the name of the step",
+    )
+    output: Url | None = Field(
+        default=None, description="folder, any fsspec URL, in which the study's folder study_id=… is created"
+    )
+    study_id: str | None = Field(
+        default=None, pattern=r"^[\w.-]+$", description="name of the study's folder (default: the name of the study)"
+    )
+    seeds: int | None = Field(
+        default=None, ge=1, description="trials of each variant with different seeds (default: the description's)"
+    )
+    parallel: int = Field(
+        default=1, ge=1, description="trials that run at a time; each needs the workers of its jobs on the cluster"
+    )

@@ -1,14 +1,10 @@
 """The figure of a lesion study, as figures 3, 5 and 6 of Veit, Wilber & Belongie (NIPS 2016)."""
 
-import io
-
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.studies.figures import png_and_svg
 from pipeline.studies.lesion_report import PathGradients, Results, means_by_k
-
-DPI = 110
 
 
 def draw_figure(results: Results) -> tuple[bytes, bytes]:
@@ -28,13 +24,7 @@ def draw_figure(results: Results) -> tuple[bytes, bytes]:
         axes.set_ylabel(f"error: 1 - {results.scorer.score}")
         axes.set_ylim(0, 1.02)
         axes.legend(fontsize="small")
-    FigureCanvasAgg(figure)
-    images = []
-    for form in ("png", "svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=DPI)
-        images.append(buffer.getvalue())
-    return images[0], images[1]
+    return png_and_svg(figure)
 
 
 def _draw_single(axes: Axes, results: Results) -> None:
