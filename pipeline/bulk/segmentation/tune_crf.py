@@ -93,7 +93,10 @@ def tune(config: TuneConfig) -> list[Trial]:
     """
     classes = classes_like(config.classes, read_card(config.model).classes, owner="model")
     check_crf_params(config, classes)
-    samples = datasets.pair(config.images, config.labels).samples
+    found = datasets.pair(config.images, config.labels, names=config)
+    samples = found.samples
+    if not samples:
+        raise UserError(f"no label map in {storage.redact(config.labels)} has the name of an image{found.advice}")
     if len(samples) > config.max_images:
         samples = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, config.max_images)]
     storage.check_writable(config.output)
@@ -256,4 +259,4 @@ def format_trials(trials: list[Trial], classes: Classes) -> str:
         f"--crf-params.{name.replace('_', '-')} {getattr(best.params, name):g}"
         for name in ("w1", "sigma_alpha", "sigma_beta")
     )
-    return "\n".join([*lines, f"The best: jobs/segment.py --crf {flags} …"])
+    return "\n".join([*lines, f"The best: segpipe segment --crf {flags} …"])
