@@ -25,13 +25,11 @@ class ModelsConfig(BaseModel):
 
 def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
     """Return a row of texts for each architecture."""
-    from tqdm import tqdm
-
     from pipeline.models import ARCHITECTURES, CLASSIFIERS
     from pipeline.models.profile import profile
 
     table: list[tuple[str, ...]] = []
-    for name, architecture in tqdm((ARCHITECTURES | CLASSIFIERS).items(), leave=False, disable=None, unit="model"):
+    for name, architecture in (ARCHITECTURES | CLASSIFIERS).items():
         cost = profile(architecture, num_classes=config.num_classes, size=config.size)
         table.append(
             (

@@ -23,6 +23,7 @@ from pipeline.data.classes import Classes, classes_like
 from pipeline.data.datasets import Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
+from pipeline.progress import Progress
 
 CHUNK = 4  # images in a task
 
@@ -143,7 +144,6 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
         UserError: None of the samples can be read.
     """
     import ray
-    from tqdm import tqdm
 
     from pipeline import cluster
 
@@ -151,8 +151,11 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
     scorer = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(Scorer).remote(config, classes)
     starts = range(0, len(samples), CHUNK)
     answers = [scorer.score.options(num_returns=2).remote(samples[start : start + CHUNK]) for start in starts]
-    progress = tqdm(answers, desc="scoring", leave=False, disable=not sys.stderr.isatty())
-    unread = [line for _, lines in progress for line in ray.get(lines)]
+    unread = list[str]()
+    with Progress(total=len(samples), title="scoring", waiting_for="the model to be loaded") as progress:
+        for start, (_, lines) in zip(starts, answers, strict=True):
+            unread += ray.get(lines)
+            progress.update(min(CHUNK, len(samples) - start))
     for line in unread:
         print(f"left out: {line}", file=sys.stderr)
     if len(unread) == len(samples):
