@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	@echo "==> Installed."
 
 demo: $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python jobs/demo.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/segpipe demo
 
 lint: $(STAMP)
 	@echo "==> ruff and mypy"

@@ -1,32 +1,7 @@
 #!/usr/bin/env python3
-"""Remove whole bulk runs by age, number or size, after a look at what would go.
+"""The file of `segpipe prune` for `ray job submit`."""
 
-jobs/prune.py OUTPUT [--older-than 30d] [--keep 7] [--max-size 500GiB] [--yes]
-
-Without --yes it only prints what it would remove. A run stays if another run that stays was begun with --since or
---retry-errors of it, if a driver is at work on it, if it is unfinished (but see --unfinished), or if it is among the
-newest of its input (--keep). A run of --retry-errors goes together with the run that it retried. Only folders run_id=…
-with _run/config.json are touched.
-"""
-
-from pipeline import cli
-from pipeline.bulk.upkeep_config import PruneConfig
-
-
-def main(argv: list[str]) -> None:
-    config = cli.parse(PruneConfig, argv, description=__doc__ or "")
-    from pipeline.bulk.prune import format_pruning, plan_pruning, remove_run
-
-    pruning = plan_pruning(config)
-    for line in format_pruning(pruning):
-        print(line)
-    if not config.yes:
-        print("nothing was removed; --yes removes")
-        return
-    for run in reversed(pruning.removed):  # a run before those that it needs
-        is_removed = remove_run(run)
-        print(f"removed {run.name}" if is_removed else f"kept {run.name}: a driver has begun to work on it")
-
+from pipeline.__main__ import run_command
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command("prune")

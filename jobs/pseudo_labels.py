@@ -1,19 +1,7 @@
 #!/usr/bin/env python3
-"""Turn the maps of a localization run into label maps for jobs/train.py: weakly supervised segmentation.
+"""The file of `segpipe pseudo-labels` for `ray job submit`."""
 
-jobs/pseudo_labels.py --run OUTPUT/run_id=… --output URL
-"""
-
-from pipeline import cli
-from pipeline.bulk.localization.config import PseudoLabelsConfig
-
-
-def main(argv: list[str]) -> None:
-    config = cli.parse(PseudoLabelsConfig, argv, description=__doc__ or "")
-    from pipeline.bulk.localization.pseudo_labels import format_pseudo_labels, write_pseudo_labels
-
-    print(format_pseudo_labels(write_pseudo_labels(config), config.output))
-
+from pipeline.__main__ import run_command
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command("pseudo-labels")

@@ -1,25 +1,7 @@
 #!/usr/bin/env python3
-"""Train a segmentation network on Ray Train.
+"""The file of `segpipe train` for `ray job submit`."""
 
-jobs/train.py --model deeplabv3_resnet50 --train.images URL --train.labels URL --val.images URL --val.labels URL
-              --classes classes.yaml --output URL
-
-The output becomes the bundle that jobs/segment.py takes. The same command again resumes the run.
-"""
-
-from pipeline import cli
-from pipeline.training.segmentation.config import TrainConfig
-
-
-def main(argv: list[str]) -> None:
-    config = cli.parse(TrainConfig, argv, description=__doc__ or "")
-    from pipeline.training.display import format_training
-    from pipeline.training.run import train
-    from pipeline.training.segmentation.task import segmentation_task
-
-    task, data = segmentation_task(config)
-    print(format_training(config, task.measures, train(config, task, data)))
-
+from pipeline.__main__ import run_command
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command("train")

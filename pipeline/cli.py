@@ -1,42 +1,51 @@
-"""Command lines of the jobs: a pydantic model becomes the options; a mistake ends in one line and exit code 2."""
+"""Command lines: a pydantic model becomes the options; a mistake ends in one line and exit code 2."""
 
 import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    CliPositionalArg,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
-from pipeline import __version__
+from pipeline import __version__, recipes
 from pipeline.errors import UserError, find_user_error, one_line
+from pipeline.help import format_help
+from pipeline.options import flag, list_options
 from pipeline.secrets import redact, without_secrets
 from pipeline.storage import read_text
 from pipeline.supervisor import supervise
 
 ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
-_POSITIONAL = get_args(CliPositionalArg)[1]  # marks fields that are arguments without a flag
 
 
-def parse(config_type: type[Config], argv: list[str], *, description: str, recipe: str | None = None) -> Config:
-    """Build a job's configuration: flags beat environment (`SEGPIPE_…`) beat `--config FILE.yaml` beat defaults.
+def parse(
+    config_type: type[Config],
+    argv: list[str],
+    *,
+    description: str,
+    common: Sequence[str] = (),
+    recipe_folder: str | None = None,
+) -> Config:
+    """Build a configuration: flags beat environment (`SEGPIPE_…`) beat `--config FILE.yaml` beat defaults.
 
     Args:
         config_type: A pydantic model. Its fields become the flags, in kebab case; nested models give `--group.field`.
         argv: The arguments without the program's name; `_` is accepted for `-` in the name of a flag.
         description: The text of `--help`, which ends the process with 0, as does `--version`.
-        recipe: Path or URL of a YAML file with defaults of this job, which `--config` overrides.
+        common: Options that `--help` lists first; see `format_help`.
+        recipe_folder: Folder below `pipeline/recipes` from which `--recipe NAME` takes defaults, which `--config`
+            overrides; None for a command without recipes.
 
     Raises:
         UserError: An option is unknown, missing or has an invalid value.
@@ -44,17 +53,28 @@ def parse(config_type: type[Config], argv: list[str], *, description: str, recip
     if "--version" in argv:
         print(f"segpipe {__version__}")
         sys.exit(0)
-    flags = _flags(config_type)
-    arguments, config_file = _take_config_file([_kebab_case(argument) for argument in argv])
-    defaults = merged(*(read_options(url) for url in (recipe, config_file) if url is not None))
+    program = os.path.basename(sys.argv[0])
+    if {"--help", "-h"} & set(argv):
+        print(format_help(config_type, program=program, description=description, common=common, recipes=recipe_folder))
+        sys.exit(0)
+    arguments, files = [_kebab_case(argument) for argument in argv], []
+    if recipe_folder is not None:
+        arguments, recipe = _take(arguments, "--recipe")
+        files += [] if recipe is None else [_located(recipe, recipe_folder)]
+    arguments, config_file = _take(arguments, "--config")
+    files += [] if config_file is None else [config_file]
+    defaults = merged(*map(read_options, files))
+    options = list_options(config_type)
+    flags = ["--help", "--version", "--config", *([] if recipe_folder is None else ["--recipe"])]
+    flags += [form for option in options for form in option.flags]
+    arguments = _with_values(arguments, {option.name for option in options if not option.is_switch})
 
     class Settings(config_type, BaseSettings):  # type: ignore[valid-type, misc]
-        __doc__ = description + "\n\n--config FILE.yaml reads any of the options below from a file."
         model_config = SettingsConfigDict(
             env_prefix=ENV_PREFIX,
             env_nested_delimiter="__",
             nested_model_default_partial_update=True,
-            cli_prog_name=os.path.basename(sys.argv[0]),
+            cli_prog_name=program,
             cli_kebab_case="no_enums",
             cli_implicit_flags=True,
             cli_avoid_json=True,
@@ -99,11 +119,6 @@ def read_options(url: str, *, noun: str = "configuration file") -> dict[str, Any
     return content
 
 
-def flag(*path: Any) -> str:
-    """Return the flag of an option, given by the names of its groups and field: `--scaling.use-gpu`."""
-    return "--" + ".".join(map(str, path)).replace("_", "-")
-
-
 def run_resumable(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a job as `run` does, in a process of its own: whatever ends that process, one line says how to go on."""
     if not sys.argv[1:] or {"--help", "-h", "--version"} & set(sys.argv[1:]):
@@ -143,21 +158,39 @@ def _kebab_case(argument: str) -> str:
     return flag(match[0][2:]) + argument[match.end() :] if match else argument
 
 
-def _take_config_file(arguments: list[str]) -> tuple[list[str], str | None]:
-    """Split off `--config FILE` or `--config=FILE`."""
+def _take(arguments: list[str], name: str) -> tuple[list[str], str | None]:
+    """Split off `--config FILE` or `--config=FILE`; of several, the last counts."""
     rest: list[str] = []
-    url = None
+    value = None
     remaining = iter(arguments)
     for argument in remaining:
-        if argument == "--config":
-            url = next(remaining, None)
-            if url is None:
-                raise UserError("--config needs a file")
-        elif argument.startswith("--config="):
-            url = argument.removeprefix("--config=")
+        if argument == name:
+            value = next(remaining, None)
+            if value is None:
+                raise UserError(f"{name} needs a {'file' if name == '--config' else 'name or file'}")
+        elif argument.startswith(f"{name}="):
+            value = argument.removeprefix(f"{name}=")
         else:
             rest.append(argument)
-    return rest, url
+    return rest, value
+
+
+def _with_values(arguments: list[str], flags: set[str]) -> list[str]:
+    """Join a flag and a value that begins with a dash, `--label-suffix -seg`, which would be taken for a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in flags and re.match(r"-[^-]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _located(recipe: str, folder: str) -> str:
+    try:
+        return recipes.locate(recipe, folder=folder)
+    except ValueError as error:
+        raise UserError(f"--recipe: {error}") from None
 
 
 def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
@@ -168,18 +201,6 @@ def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(result.get(name), dict)
             result[name] = merged(result[name], value) if both else value
     return result
-
-
-def _flags(config_type: type[BaseModel], *groups: str) -> list[str]:
-    """Return the flags of all options, those of groups included."""
-    flags = [] if groups else ["--config", "--version", "--help"]
-    for name, field in config_type.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            flags += _flags(nested, *groups, name)
-        elif _POSITIONAL not in field.metadata:
-            flags.append(flag(*groups, name))
-    return flags
 
 
 def _explain_arguments(message: str, flags: list[str]) -> str:

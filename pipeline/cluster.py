@@ -3,9 +3,11 @@
 Ray itself waits for ever for resources that it does not have.
 """
 
+import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +15,14 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from tqdm import tqdm
 
 from pipeline.errors import UserError, one_line
+from pipeline.progress import Progress, waiting
 
 # Logical CPUs that a Ray of our own has beyond the machine's: light tasks (listing, encoding, writing) run beside
 # workers that hold every core.
 SPARE_CPUS = 2
+LEVEL_LINE = b"Set ray log level from environment variable"
 TASKS_PER_CPU = 4  # submitted at a time by `map_tasks`: enough to keep every CPU busy, few enough to fit in memory
 
 
@@ -51,7 +54,7 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(**options)
+            _init(options, show=show)
         except Exception as error:
             raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {one_line(error)}") from None
         return
@@ -65,17 +68,51 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
     # Otherwise Ray takes a loopback address for that of the network: it might have to start a cluster.
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init(**options)
+        _init(options, show=show)
     except Exception as error:  # Ray gives its own processes 30 s, which a busy machine can exceed
         print(f"Ray did not start ({one_line(error)}); trying once more", file=sys.stderr)
         ray.shutdown()
         try:
-            ray.init(**options)
+            _init(options, show=show)
         except Exception as second:
             raise UserError(
                 f"Ray does not start on this machine: {one_line(second)} If the machine is busy, run the same command "
                 "again later; SEGPIPE_RAY_LOGS=1 shows what Ray logs"
             ) from None
+
+
+def _init(options: dict[str, Any], *, show: bool) -> None:
+    with waiting("Ray to start"), contextlib.nullcontext() if show else _without_level_line():
+        ray.init(**options)
+
+
+@contextlib.contextmanager
+def _without_level_line() -> Iterator[None]:
+    """Drop the line in which Ray's C++ code says that RAY_BACKEND_LOG_LEVEL is set, which it logs before it obeys.
+
+    What else C++ code writes to standard error meanwhile is written when the block ends; Python's writes pass at once.
+    """
+    python_stderr = sys.stderr
+    try:
+        number = python_stderr.fileno()
+    except (OSError, ValueError):  # not a file, as in a notebook
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        original = os.dup(number)
+        sys.stderr = os.fdopen(os.dup(original), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        python_stderr.flush()
+        os.dup2(held.fileno(), number)
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(original, number)
+            os.close(original)
+            held.seek(0)
+            for line in held:
+                if LEVEL_LINE not in line:
+                    os.write(number, line)
 
 
 def map_tasks(
@@ -87,7 +124,7 @@ def map_tasks(
     title: str | None = None,
     gpus_per_task: int = 0,
 ) -> Iterator[Any]:
-    """Call a function in tasks of one CPU each all over the cluster, with a progress bar on a terminal.
+    """Call a function in tasks of one CPU each all over the cluster, and show the progress.
 
     Args:
         function: It and what it returns must be picklable.
@@ -105,14 +142,14 @@ def map_tasks(
     waiting = deque(enumerate(calls))
     running: deque[tuple[int, Any]] = deque()
     total = len(calls) if sizes is None else sum(sizes)
-    with tqdm(total=total, unit=unit, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar:
+    with Progress(total=total, unit=unit, title=title or "working", delay=1) as progress:
         while waiting or running:
             while waiting and len(running) < in_flight:
                 i, arguments = waiting.popleft()
                 running.append((i, task.remote(shared, *arguments)))
             i, reference = running.popleft()
             result = ray.get(reference)
-            bar.update(1 if sizes is None else sizes[i])
+            progress.update(1 if sizes is None else sizes[i])
             yield result
 
 

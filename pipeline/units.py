@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"B": 1} | {
@@ -65,8 +65,18 @@ def _read(parse: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-Duration = Annotated[float, _read(parse_duration), Field(gt=0)]
+Duration = Annotated[
+    float,
+    _read(parse_duration),
+    Field(gt=0),
+    WithJsonSchema({"title": "Duration", "type": ["number", "string"], "examples": ["6h"]}),
+]
 """A field of a configuration that holds seconds and is written as `6h`."""
 
-Size = Annotated[int, _read(parse_bytes), Field(ge=0)]
+Size = Annotated[
+    int,
+    _read(parse_bytes),
+    Field(ge=0),
+    WithJsonSchema({"title": "Size", "type": ["integer", "string"], "examples": ["500GiB"]}),
+]
 """A field of a configuration that holds bytes and is written as `500GiB`."""

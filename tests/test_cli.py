@@ -121,7 +121,9 @@ def test_the_configuration_file_overrides_options_of_a_recipe(tmp_path: Path, ya
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: recipe\nbatch_size: 7\ngroup: {steps: 2, learning_rate: 0.3}\n")
     config = yaml_file("name: file\ngroup: {learning_rate: 0.2}\n")
-    found = cli.parse(Config, ["--config", config, "--group.steps", "9"], description="", recipe=str(recipe))
+    found = cli.parse(
+        Config, ["--recipe", str(recipe), "--config", config, "--group.steps", "9"], description="", recipe_folder=""
+    )
     assert (found.name, found.batch_size, found.group.learning_rate, found.group.steps) == ("file", 7, 0.2, 9)
 
 
@@ -142,7 +144,7 @@ def test_nested_flags_may_have_dashes() -> None:
     assert parse("--name", "x", "--group.learning-rate", "2").group.learning_rate == 2
 
 
-@pytest.mark.parametrize("value", ["a-b_c", "s3://bucket/a-b", "x=--batch-size", "-5", "ü ñ"])
+@pytest.mark.parametrize("value", ["a-b_c", "s3://bucket/a-b", "x=--batch-size", "-5", "-seg", "ü ñ"])
 def test_values_are_not_changed(value: str) -> None:
     assert parse("--name", value).name == value
     assert parse(f"--name={value}").name == value

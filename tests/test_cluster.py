@@ -46,7 +46,10 @@ def test_a_start_that_times_out_is_tried_once_more(no_cluster, capsys):
     assert len(starts.calls) == 2
     assert starts.calls[0] == starts.calls[1]
     assert starts.calls[0]["num_cpus"] == cluster.cpu_count() + cluster.SPARE_CPUS
-    assert capsys.readouterr().err.count("\n") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line != '{"waiting_for": "Ray to start"}'] == [
+        "Ray did not start (The current node timed out during startup. This could happen because …); trying once more"
+    ]
 
 
 def test_two_starts_that_time_out_are_one_line(no_cluster, capsys):
@@ -63,6 +66,42 @@ def test_a_cluster_that_does_not_answer_is_named(no_cluster):
     no_cluster.setattr(ray, "init", Starts(failures=1))
     with pytest.raises(UserError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379: The current node timed out"):
         cluster.connect()
+
+
+WRITER = """
+import os, sys
+from pipeline import cluster
+
+def init(**options):
+    os.write(2, b"[2026 I 1 1] logging.cc:303: Set ray log level from environment variable RAY_BACKEND to 3\\n")
+    os.write(2, b"what C++ code writes\\n")
+    print("what Python writes", file=sys.stderr)
+    {end}
+
+import ray
+ray.init = init
+try:
+    cluster.connect()
+except Exception as error:
+    print(type(error).__name__, file=sys.stderr)
+print("later", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError"])
+def test_the_line_about_rays_log_level_is_dropped_and_no_other(end):
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "SEGPIPE_RAY_LOGS")}
+    run = functools.partial(
+        subprocess.run, [sys.executable, "-c", WRITER.format(end=end)], capture_output=True, text=True, cwd=REPO
+    )
+    lines = run(env=environment).stderr.splitlines()
+    assert not any("logging.cc" in line for line in lines)
+    attempts = 1 if end == "pass" else 2
+    assert lines.count("what C++ code writes") == lines.count("what Python writes") == attempts
+    assert lines[-1] == "later"
+    assert ("UserError" in lines) == (end != "pass")
+    shown = run(env=environment | {"SEGPIPE_RAY_LOGS": "1"}).stderr
+    assert shown.count("logging.cc") == attempts
 
 
 class Scale:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from pipeline import models
+from pipeline import commands, models
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
 from pipeline.data.images import decode_image
@@ -117,7 +117,7 @@ def test_the_kind_of_run_completes(scenes, tmp_path, monkeypatch, capsys, ray_dr
     monkeypatch.setitem(sys.modules, "pipeline.bulk.colours", ModuleType("pipeline.bulk.colours"))
     parts = [
         module(path, example(f"`{path}`"), monkeypatch)
-        for path in ("pipeline/bulk/colours/config.py", "pipeline/bulk/colours/run.py", "jobs/colours.py")
+        for path in ("pipeline/bulk/colours/config.py", "pipeline/bulk/colours/run.py", "pipeline/commands/colours.py")
     ]
     for part in parts[:2]:  # Ray's workers cannot import modules that only this test has
         cloudpickle.register_pickle_by_value(part)
@@ -131,6 +131,8 @@ def test_the_kind_of_run_completes(scenes, tmp_path, monkeypatch, capsys, ray_dr
         for part in parts[:2]:
             cloudpickle.unregister_pickle_by_value(part)
 
+    (registered,) = eval(f"{{{example('`COMMANDS`')}}}", vars(commands)).values()
+    assert (registered.group, registered.is_resumable) == (commands.BULK, True)
     run = the_run(str(tmp_path))
     rows = rows_of(run).to_pylist()
     assert [row["image_id"] for row in rows] == sorted(path.name for path in Path(scenes, "night/images").iterdir())

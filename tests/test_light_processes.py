@@ -16,6 +16,7 @@ from pipeline.bulk.run import run_bulk
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import SegmentationRun
 from pipeline.card import Card
+from pipeline.commands import COMMANDS
 from pipeline.data.classes import load_classes
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.models import configure
@@ -42,6 +43,24 @@ def loaded(code: str, *arguments: str) -> set[str]:
         [sys.executable, "-c", code + report, *arguments], capture_output=True, text=True, cwd=REPO, check=True
     )
     return set(json.loads(result.stdout.rpartition("LOADED ")[2]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nonsense"], *([c, "--help"] for c in COMMANDS)])
+def test_the_program_loads_no_heavy_package_for_help(arguments):
+    code = f"""
+import contextlib, runpy, sys
+sys.argv = ["segpipe", *{arguments!r}]
+with contextlib.suppress(SystemExit):
+    runpy.run_module("pipeline", run_name="__main__")
+"""
+    assert loaded(code) == set()
+
+
+def test_the_list_of_commands_needs_no_package_at_all():
+    """Its import takes as long as Python itself."""
+    code = "import sys; before = set(sys.modules); import pipeline.__main__ as m; m.overview()"
+    code += "; assert not {'pydantic', 'yaml', 'asyncio'} & set(sys.modules), set(sys.modules) - before"
+    assert loaded(code) == set()
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -22,7 +22,7 @@ class Job:
     """A running job.
 
     Args:
-        arguments: The command line after `jobs/segment.py`.
+        arguments: The command line after `segpipe segment`.
         environment: Its environment.
         log: File for its output.
     """

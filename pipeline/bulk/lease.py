@@ -1,6 +1,6 @@
 """The lease of a run: a file by which a driver shows that it is at work, so that no second one works on the same run.
 
-No row depends on it: two drivers would write the same files twice. It saves their time, and tells `jobs/status.py`
+No row depends on it: two drivers would write the same files twice. It saves their time, and tells `segpipe status`
 whether anyone is at work.
 """
 

@@ -47,7 +47,7 @@ def check_finished(images: int, errors: int, limit: float | None, *, run: str) -
     """
     if limit is not None and errors > limit * images:
         raise TooManyErrors(
-            f"the run is complete, but {_share(errors, images, limit)}. jobs/status.py {run} counts them by cause, and "
+            f"the run is complete, but {_share(errors, images, limit)}. segpipe status {run} counts them by cause, and "
             f"--retry-errors {run} computes them again"
         )
 

@@ -7,14 +7,12 @@ lie on local disk, because Python objects for millions of images would fill the 
 import io
 import itertools
 import posixpath
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from pipeline import storage
 from pipeline.bulk.archives import archive
@@ -24,6 +22,7 @@ from pipeline.bulk.table_stream import sort_rows
 from pipeline.data import datasets
 from pipeline.data.image_ids import listed_id, named_id
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.secrets import redact_signed
 from pipeline.walk import glob_root, iter_files
 
@@ -96,14 +95,14 @@ def _source(url: str, rules: Rules) -> Iterator[InputImage]:
 
 
 def _tables(images: Iterable[InputImage]) -> Iterator[pa.Table]:
-    """Turn images into tables, with a progress bar on a terminal."""
+    """Turn images into tables, and show the progress."""
     images = iter(images)
     schema = pa.schema(IMAGE_FIELDS)
-    with tqdm(unit="images", desc="listing", leave=False, delay=2, disable=not sys.stderr.isatty()) as bar:
+    with Progress(title="listing", delay=2) as progress:
         while page := list(itertools.islice(images, PAGE)):
             columns = dict(zip(InputImage._fields, map(list, zip(*page, strict=True)), strict=True))
             yield pa.table(columns, schema=schema)
-            bar.update(len(page))
+            progress.update(len(page))
 
 
 def _unique(tables: Iterable[pa.Table], url: str) -> Iterator[pa.Table]:

@@ -23,6 +23,7 @@ from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
 from pipeline.bulk.stop import stop_on_sigterm, stoppable
 from pipeline.errors import IncompleteError
+from pipeline.progress import waiting
 from pipeline.units import format_bytes
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard
@@ -182,7 +183,7 @@ def _store_beside_ray(
     kind: RunKind, run: str, rows: Iterator[pa.Table], identity: dict[str, Any], *, began: float
 ) -> planning.PlanSummary:
     """Make and store the plan while Ray starts; a mistake that shows before Ray is imported is reported without it."""
-    with ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(1) as background, waiting("the list of images and the plan"):
         planned = background.submit(planning.store_plan, run, rows, identity, planned=began)
         import ray  # noqa: F401  (its import takes longer than a short plan)
 

@@ -215,7 +215,7 @@ def _groups_with_errors(footer: pq.FileMetaData) -> Iterator[int]:
 
 def _advise(status: Status) -> None:
     """Set what to do next with a run that has a plan."""
-    command = f"jobs/{status.job}.py" if status.job else "the job"
+    command = f"segpipe {status.job}" if status.job else "the job"
     match status.state:
         case "finished" if status.errors:
             status.next = f"{command} --retry-errors {status.run} --run-id NAME computes the images that failed again"

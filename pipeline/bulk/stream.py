@@ -1,13 +1,11 @@
 """The Ray Data pipeline of a bulk run. Its rows are shard numbers; after the predictors, a block holds one shard."""
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray.data
 from ray.exceptions import RayError, RayTaskError
-from tqdm import tqdm
 
 from pipeline import cluster
 from pipeline.bulk.kind import RunKind
@@ -16,6 +14,7 @@ from pipeline.bulk.predict import ShardPredictor
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
 from pipeline.errors import IncompleteError, one_line
+from pipeline.progress import Progress
 
 DEATHS_AT_START = 10  # predictors in a row that die while they load the model: then something is wrong with it
 
@@ -30,7 +29,7 @@ def stream(
     driver: str,
     on_shard: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Compute and write shards, with a progress bar.
+    """Compute and write shards, and show the progress.
 
     Args:
         kind: Kind of the run.
@@ -142,34 +141,31 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
 def _show(
     written: Any, *, images: int, layout: Layout, refines: bool, on_shard: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Pull the written shards through, with a progress bar on a terminal and a line now and then in a log.
+    """Pull the written shards through, and show the progress.
 
     Raises:
         IncompleteError: Shards are left undone. If these are as many in a row as the predictors have at a time, the
             others are not tried.
     """
-    terminal = sys.stderr.isatty()
-    errors = 0
     undone: list[dict[str, Any]] = []
     in_a_row = 0
-    with tqdm(total=images, unit="images", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
+    waiting_for = "the predictors to load the model and compute the first shard"
+    with Progress(total=images, waiting_for=waiting_for) as progress:
         for shard in written.iter_rows():
             if shard["reason"] is not None:
                 undone.append(shard)
                 in_a_row += 1
-                bar.set_postfix(errors=errors, undone=sum(one["images"] for one in undone), refresh=False)
+                progress.update(undone=shard["images"])
                 if in_a_row >= layout.actors * layout.shards_per_actor:
                     break
                 continue
             in_a_row = 0
-            if refines and bar.n == 0 and shard["errors"] < shard["images"]:
-                bar.write(_pace(shard, layout), file=sys.stderr)
-            errors += shard["errors"]
-            bar.set_postfix(errors=errors, refresh=False)
-            bar.update(shard["images"])
+            if refines and progress.done == 0 and shard["errors"] < shard["images"]:
+                progress.write(_pace(shard, layout))
+            progress.update(shard["images"], failed=shard["errors"])
             on_shard(shard)
     if undone:
-        raise IncompleteError(f"{images - int(bar.n):,} images are left undone: {undone[0]['reason']}")
+        raise IncompleteError(f"{images - progress.done:,} images are left undone: {undone[0]['reason']}")
 
 
 def _pace(shard: dict[str, Any], layout: Layout) -> str:

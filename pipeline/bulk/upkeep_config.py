@@ -1,4 +1,4 @@
-"""The options of `jobs/status.py` and `jobs/prune.py`."""
+"""The options of `segpipe status` and `segpipe prune`."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from pipeline.units import Duration, Size
 
 
 class StatusConfig(BaseModel):
-    """The options of `jobs/status.py`."""
+    """The options of `segpipe status`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,7 +22,7 @@ class StatusConfig(BaseModel):
 
 
 class PruneConfig(BaseModel):
-    """The options of `jobs/prune.py`."""
+    """The options of `segpipe prune`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

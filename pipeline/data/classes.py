@@ -1,5 +1,6 @@
 """The classes of a data set: names, colours, ignore index, and how stored label values map to them."""
 
+import itertools
 import re
 from functools import cached_property
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.data.images import default_palette, pack_rgb
 from pipeline.errors import UserError, first_problem, one_line
@@ -19,14 +20,17 @@ Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
 ]
 
+OTHERS = "others"  # key of `values` for all values that it does not list
+MOST_SHOWN = 8  # values in a message
 INVALID = -(2**31)  # index of stored values that are neither a class nor ignored
 
 
 class Classes(BaseModel):
     """The content of a class file (YAML).
 
-    Label maps hold class indices 0..K-1 or the ignore index, unless `values` maps other numbers to classes. RGB label
-    maps hold the `colours`.
+    Label maps hold class indices 0..K-1 or the ignore index, unless `values` maps other numbers to classes, as in
+    `{0: background, 1-255: person}` or `{0: background, others: person}` for masks of numbered objects. RGB label maps
+    hold the `colours`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,10 +43,24 @@ class Classes(BaseModel):
     )
     ignore_index: int = Field(default=255, description="label value of ignored pixels; not one of 0..K-1")
     ignore_colour: Colour | None = Field(default=None, description="colour of ignored pixels in RGB label maps")
-    values: dict[int, str] | None = Field(
+    values: dict[int | str, str] | None = Field(
         default=None,
-        description="class name or 'ignore' for each stored value, if label maps hold numbers other than class indices",
+        description="class name or 'ignore' for each stored value, range of values ('1-255') or 'others' (all other "
+        "values), if label maps hold numbers other than class indices; a single value precedes a range",
     )
+
+    @field_validator("values")
+    @classmethod
+    def _stored_values(cls, values: dict[int | str, str] | None) -> dict[int | str, str] | None:
+        """Write the keys in one form: numbers as integers, the rest as `1-255` and `others`."""
+        if values is None:
+            return None
+        tidy = {_tidy(key): name for key, name in values.items()}
+        ranges = sorted(_bounds(key) for key in tidy if isinstance(key, str) and key != OTHERS)
+        for first, second in itertools.pairwise(ranges):
+            if second[0] <= first[1]:
+                raise ValueError(f"the ranges {first[0]}-{first[1]} and {second[0]}-{second[1]} overlap")
+        return tidy
 
     @model_validator(mode="after")
     def _consistent(self) -> "Classes":
@@ -86,7 +104,12 @@ class Classes(BaseModel):
         """Class index or ignore index of each stored value."""
         index = {name: i for i, name in enumerate(self.names)} | {"ignore": self.ignore_index}
         if self.values is not None:
-            table = {value: index[name] for value, name in self.values.items()}
+            table: dict[int, int] = {}
+            for key, name in self.values.items():
+                if isinstance(key, str) and key != OTHERS:
+                    low, high = _bounds(key)
+                    table |= dict.fromkeys(range(low, high + 1), index[name])
+            table |= {key: index[name] for key, name in self.values.items() if isinstance(key, int)}
         else:
             table = {i: i for i in range(len(self))} | {self.ignore_index: self.ignore_index}
         table |= {int(pack_rgb(colour)): i for i, colour in enumerate(self.palette)}
@@ -95,7 +118,7 @@ class Classes(BaseModel):
         return table
 
     def index(self, raw: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Map stored values to class indices.
+        """Map stored values to class indices; those that `values` does not list are `others`, if it names them.
 
         Args:
             raw: Stored values of any shape; see `images.decode_raw_label`.
@@ -107,13 +130,21 @@ class Classes(BaseModel):
             return self._lookup[raw]
         # There are too many colours for a lookup table, but a label map holds few of them.
         values, positions = np.unique(raw, return_inverse=True)
-        mapped = np.array([self._table.get(int(v), INVALID) for v in values], np.int32)
+        mapped = np.array([self._table.get(int(v), self._others) for v in values], np.int32)
         return mapped[positions].reshape(raw.shape)
+
+    @cached_property
+    def _others(self) -> int:
+        """Index of the stored values that are not in `_table`."""
+        name = (self.values or {}).get(OTHERS)
+        if name is None:
+            return INVALID
+        return self.ignore_index if name == "ignore" else self.names.index(name)
 
     @cached_property
     def _lookup(self) -> NDArray[np.int32]:
         """`_table` as an array with an entry for every 16-bit value."""
-        lookup = np.full(np.iinfo(np.uint16).max + 1, INVALID, np.int32)
+        lookup = np.full(np.iinfo(np.uint16).max + 1, self._others, np.int32)
         for value, index in self._table.items():
             if 0 <= value < len(lookup):
                 lookup[value] = index
@@ -125,10 +156,61 @@ class Classes(BaseModel):
         Returns:
             Pixel counts by value, formatted by `format_label_value`.
         """
+        if self._others != INVALID:
+            return {}
         values, counts = np.unique(raw, return_counts=True)
         return {
             format_label_value(int(v)): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self._table
         }
+
+    def explain_unknown(self, raw: NDArray[np.int32]) -> str:
+        """Return a clause about the stored values that are no class, with the line of the class file that lists them.
+
+        Args:
+            raw: Stored values of a label map; some of them are no class.
+        """
+        unknown = self.unknown(raw)
+        shown = ", ".join(f"{value} ({count} pixels)" for value, count in list(unknown.items())[:MOST_SHOWN])
+        more = f" and {len(unknown) - MOST_SHOWN} more values" if len(unknown) > MOST_SHOWN else ""
+        return f"values outside the classes: {shown}{more}. {self.advice(raw)}"
+
+    def advice(self, raw: NDArray[np.int32]) -> str:
+        """Return a sentence with the line of the class file that would list all of these stored values."""
+        if all(value.startswith("#") for value in self.unknown(raw)):
+            return "Give the colour of each class in the line 'colours' of the class file"
+        known: dict[int | str, str] = dict(self.values) if self.values is not None else dict(enumerate(self.names))
+        if self.values is None and len(self) == 2:  # the usual case: background, and objects with a number each
+            line = flow({0: self.names[0], OTHERS: self.names[1]})
+            return f"If every value but 0 is '{self.names[1]}', add to the class file: values: {line}"
+        if self.values is None and self.ignore_index >= 0:
+            known[self.ignore_index] = "ignore"
+        return f"To ignore them, add to the class file: values: {flow(known | {OTHERS: 'ignore'})}"
+
+
+def _tidy(key: int | str) -> int | str:
+    text = str(key).strip()
+    if re.fullmatch(r"-?\d+", text):  # the keys of a card's JSON are texts
+        return int(text)
+    if text.lower() in ("others", "all others"):
+        return OTHERS
+    match = re.fullmatch(r"(\d+) *(?:-|–|\.\.) *(\d+)", text)
+    if match is None:
+        raise ValueError(f"'{key}' is neither a value, nor a range such as 1-255, nor 'others'")
+    low, high = int(match[1]), int(match[2])
+    if not low <= high <= np.iinfo(np.uint16).max:
+        raise ValueError(f"'{key}' is no range of values from 0 to {np.iinfo(np.uint16).max}")
+    return f"{low}-{high}"
+
+
+def _bounds(key: int | str) -> tuple[int, int]:
+    """Return the first and the last value of a range."""
+    low, _, high = str(key).partition("-")
+    return int(low), int(high)
+
+
+def flow(content: object) -> str:
+    """Return YAML in one line, for messages."""
+    return yaml.safe_dump(content, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
 
 
 def format_label_value(raw: int) -> str:

@@ -1,4 +1,4 @@
-"""Data sets: images and label maps below two roots on any storage, paired by their paths without suffix."""
+"""Data sets: images and label maps below two roots on any storage, paired by their paths (see `data.naming`)."""
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,9 @@ from pipeline import storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes
 from pipeline.data.formats import SUFFIXES
+from pipeline.data.naming import LabelNames, proposal
 from pipeline.errors import UserError
-from pipeline.walk import iter_files
+from pipeline.walk import glob_root, iter_files
 
 _SUFFIXES = tuple(SUFFIXES)
 
@@ -38,11 +39,13 @@ class Pairing(NamedTuple):
         samples: Pairs of image and label map.
         without_label: Keys of images that have no label map.
         without_image: Keys of label maps that have no image.
+        advice: Options under which more images would have a label map, as a clause, "; with …".
     """
 
     samples: list[Sample]
     without_label: list[str]
     without_image: list[str]
+    advice: str
 
 
 class SampleError(ValueError):
@@ -106,18 +109,37 @@ def is_hidden(key: str) -> bool:
     return key.startswith(".") or "/." in key
 
 
-def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None) -> Pairing:
-    """Pair the images and the label maps of two folders by key.
+def pair(
+    image_root: str,
+    label_root: str,
+    *,
+    keys: Sequence[str] | None = None,
+    names: LabelNames | None = None,
+    group: str = "",
+) -> Pairing:
+    """Pair the images and the label maps of two folders, which may be the same folder, by key.
 
     Args:
-        image_root: Folder of the images.
-        label_root: Folder of the label maps.
+        image_root: Folder or glob of the images.
+        label_root: Folder or glob of the label maps.
         keys: Take only these keys, in this order; by default all, sorted.
+        names: How the names of label maps differ; by default not at all.
+        group: Group of the options for names on the command line, as in "train.", for the advice.
 
     Raises:
         UserError: A folder has no image file, two files have the same key, or a given key has no image.
     """
-    image_urls, label_urls = files_by_key(image_root), files_by_key(label_root)
+    names = names or LabelNames()
+    image_urls, label_files = files_by_key(image_root), files_by_key(label_root)
+    label_urls = by_image(label_files, names)
+    if image_root == label_root:
+        if not names.label_suffix:
+            advice = proposal(image_urls, label_files, names=names, group=group)
+            raise UserError(
+                f"{storage.redact(image_root)} holds images and label maps; tell them apart by --{group}label-suffix"
+                f"{advice}"
+            )
+        image_urls = {key: url for key, url in image_urls.items() if names.image_key(key) is None}
     if keys is None:
         wanted = sorted(image_urls)
         extra = sorted(set(label_urls) - set(image_urls))
@@ -130,22 +152,34 @@ def pair(image_root: str, label_root: str, *, keys: Sequence[str] | None = None)
             )
         wanted, extra = list(keys), []
     samples = [Sample(key, image_urls[key], label_urls[key]) for key in wanted if key in label_urls]
-    return Pairing(samples, [key for key in wanted if key not in label_urls], extra)
+    without_label = [key for key in wanted if key not in label_urls]
+    advice = proposal(wanted, label_files, names=names, group=group) if without_label else ""
+    return Pairing(samples, without_label, extra, advice)
+
+
+def by_image(label_files: dict[str, str], names: LabelNames) -> dict[str, str]:
+    """Return the URLs of label maps by the key of their image; `label_files` has them by their own key."""
+    keyed = ((names.image_key(key), url) for key, url in label_files.items())
+    return {key: url for key, url in keyed if key is not None}
 
 
 def files_by_key(root_url: str) -> dict[str, str]:
-    """Return the URL of every image file below a folder, by key.
+    """Return the URL of every image file below a folder, or of those that a glob names, by key.
 
     Raises:
-        UserError: The folder has no image file, or two files have the same key.
+        UserError: There is no image file, or two files have the same key.
     """
-    fs, _ = storage.filesystem(root_url)
+    fs, path = storage.filesystem(root_url)
+    root = glob_root(path) if glob_root(path) != path and not fs.exists(path) else path
     urls: dict[str, str] = {}
-    for path, file in sorted(iter_images(root_url)):
+    for path, file in sorted(iter_images(root_url, root=root)):
         key = posixpath.splitext(path)[0]
         url = storage.url_of(fs, file.path)
         if key in urls:
-            raise UserError(f"two files have the key '{key}': {urls[key]} and {url}; keep one")
+            raise UserError(
+                f"two files have the key '{key}': {urls[key]} and {url}; keep one, or name one kind by a glob: "
+                f"'{storage.join(root_url, '**', '*' + posixpath.splitext(path)[1])}'"
+            )
         urls[key] = url
     return urls
 
@@ -186,8 +220,7 @@ def read_sample(sample: Sample, classes: Classes) -> tuple[NDArray[np.uint8], ND
     raw = _read(sample.label, images.decode_raw_label)
     labels = classes.index(raw)
     if (labels == INVALID).any():
-        unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
-        raise BadLabelError(f"{sample.label}: values outside the classes: {unknown}")
+        raise BadLabelError(f"{sample.label}: {classes.explain_unknown(raw)}")
     # Label maps are drawn on the stored pixels, so the image's EXIF orientation is applied to them too.
     labels = images.to_upright(labels, orientation)
     if labels.shape != pixels.shape[:2]:

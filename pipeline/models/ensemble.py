@@ -7,7 +7,7 @@ whole image, and they make different errors (VOC 2012: 69.6 and 62.2 alone, 71.7
     product   the product of their scores, with negative scores set to zero, as in the authors' code; softmax follows
 
 Parameters at 21 classes: 386.2 M. Output stride 1. The two networks are trained separately and joined by
-`jobs/ensemble.py`.
+`segpipe ensemble`.
 """
 
 from typing import ClassVar, Literal

@@ -1,8 +1,9 @@
-"""The options of `jobs/study_lesions.py` and `jobs/study.py`."""
+"""The options of the studies."""
 
 from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
 
 from pipeline.storage import Url
 
@@ -10,7 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class LesionConfig(BaseModel):
-    """The options of `jobs/study_lesions.py`."""
+    """The options of `segpipe study-lesions`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,11 +52,13 @@ class LesionConfig(BaseModel):
 
 
 class StudyConfig(BaseModel):
-    """The options of `jobs/study.py`."""
+    """The options of `segpipe study`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    study: str = Field(description="name of a study, or the URL of a description (.yaml); --study list lists the names")
+    study: CliPositionalArg[str] = Field(
+        description="name of a study, or the URL of a description (.yaml); list prints the names"
+    )
     options: Url | None = Field(
         default=None,
         description="YAML file with your data and your budget: options of each step's job below the name of the step",

@@ -150,7 +150,7 @@ class Tracking(OptionGroup):
 class TrainerConfig(OptionGroup):
     """Options that every training run has, whatever it learns."""
 
-    model: str = Field(description="architecture; jobs/models.py lists them")
+    model: str = Field(description="architecture; segpipe models lists them")
     model_options: dict[str, Any] = Field(
         default={}, description="options of the architecture, NAME=VALUE, as in width=0.25 or output_stride=8"
     )

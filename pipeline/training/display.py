@@ -4,18 +4,20 @@ import math
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import ray
 from tqdm import tqdm
 
 from pipeline.errors import one_line
+from pipeline.progress import is_terminal, progress_fields, waiting, write_line
 from pipeline.training.config import TrainerConfig
 from pipeline.training.monitor import EpochReport
 from pipeline.training.task import Measures
 from pipeline.training.trackers import Track
 
-LINE_EVERY = 60.0  # seconds between lines within an epoch if stderr is not a terminal
+LINE_EVERY = 30.0  # seconds between JSON lines if standard error is no terminal
 
 
 class Display:
@@ -48,26 +50,23 @@ class Display:
         self._best = max((record[measures.headline] for record in records), default=float("nan"))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=steps,
-            initial=len(records) * steps // config.epochs,
-            disable=not self._terminal,
-            leave=False,
-            unit="step",
-            dynamic_ncols=True,
-        )
+        self._done_before = len(records) * steps // config.epochs
+        self._waits = ExitStack()
+        self._bar: tqdm | None = None
         self._epochs_shown = 0
         self._last_line = time.monotonic()
 
     def __enter__(self) -> None:
+        self._waits.enter_context(waiting("the workers to load PyTorch and draw the first batch"))
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         self._show()
-        self._bar.close()
+        self._waits.close()
+        if self._bar is not None:
+            self._bar.close()
         for reason in ray.get(self._monitor.get_skipped.remote()):
             print(f"skipped: {reason}", file=sys.stderr)
 
@@ -78,12 +77,14 @@ class Display:
     def _show(self) -> None:
         """Print the epochs that are new, and update the bar."""
         last_step, epochs = ray.get(self._monitor.get_progress.remote(self._epochs_shown))
+        if epochs or last_step.step:
+            self._begin()
         for epoch in epochs:
             record = epoch.record
             self._epochs_shown += 1
             score = record[self._measures.headline]
             self._best = score if math.isnan(self._best) else max(score, self._best)
-            self._bar.write(format_epoch(record, self._measures), file=sys.stdout)
+            tqdm.write(format_epoch(record, self._measures), file=sys.stdout)
             sys.stdout.flush()
             self._track(epoch)
             self._last_line = time.monotonic()
@@ -95,19 +96,33 @@ class Display:
             f"epoch {number}/{self._config.epochs}  loss {last_step.loss:.3f}  lr {last_step.lr:.2g}  {best}"
             f"{last_step.images_per_s:.1f} images/s"
         )
-        self._bar.set_description(text, refresh=False)
-        self._bar.n = max(self._bar.n, last_step.step)
-        self._bar.refresh()
-        if not self._terminal and time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
+        if self._bar is not None:
+            self._bar.set_description(text, refresh=False)
+            self._bar.n = max(self._bar.n, last_step.step)
+            self._bar.refresh()
+        elif time.monotonic() - self._last_line > LINE_EVERY and not self._stop.is_set():
             self._last_line = time.monotonic()
-            print(f"  step {last_step.step} of {self._steps}: {text}", flush=True)
+            rate = last_step.images_per_s
+            left = (self._steps - last_step.step) * self._config.batch_size / rate if rate else None
+            counts = {"epoch": number, "epochs": self._config.epochs}
+            fields = progress_fields(
+                last_step.step, self._steps, rate, None if left is None else round(left), unit="images", counts=counts
+            )
+            write_line({"stage": "training"} | fields | {"loss": round(last_step.loss, 4)})
+
+    def _begin(self) -> None:
+        """Show the bar in place of what was waited for."""
+        self._waits.close()
+        if self._bar is None and is_terminal():
+            options = {"leave": False, "unit": "step", "dynamic_ncols": True}
+            self._bar = tqdm(total=self._steps, initial=self._done_before, **options)
 
     def _track(self, epoch: EpochReport) -> None:
         """Pass an epoch to the trackers; if one fails, for example because its server is down, training goes on."""
         try:
             self._on_epoch(epoch)
         except Exception as error:
-            self._bar.write(f"epoch {epoch.record['epoch']} was not tracked: {one_line(error)}", file=sys.stderr)
+            tqdm.write(f"epoch {epoch.record['epoch']} was not tracked: {one_line(error)}", file=sys.stderr)
 
 
 def format_epoch(record: dict[str, Any], measures: Measures) -> str:

@@ -49,7 +49,7 @@ def test_a_run_whose_driver_died(tmp_path, monkeypatch):
     assert status.images_per_second == 1.5
     assert status.seconds_left == 2.0
     assert status.last_written == "1970-01-01T00:16:44+00:00"
-    assert status.next == "run the same command of jobs/plain.py again: it resumes the run"
+    assert status.next == "run the same command of segpipe plain again: it resumes the run"
     text = format_status(status, causes=10)
     assert text.startswith(f"{run}: 9 of 12 images (75%), 3 of 4 shards\nstate:   stopped; no driver is at work; rows")
     assert "speed:   1.5 images/s at last; about 2 s of work left" in text
@@ -99,7 +99,7 @@ def test_a_finished_run(tmp_path, monkeypatch):
     status = StatusReader(run).read()
     assert (status.state, status.written, status.errors, status.shards_written) == ("finished", 12, 3, 4)
     assert status.causes[0]["count"] == 3
-    assert status.next == f"jobs/plain.py --retry-errors {run} --run-id NAME computes the images that failed again"
+    assert status.next == f"segpipe plain --retry-errors {run} --run-id NAME computes the images that failed again"
     assert json.loads(to_json(status))["state"] == "finished"
     assert f"state:   finished at {status.finished}" in format_status(status, causes=10)
 

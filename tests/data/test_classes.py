@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.data.classes import INVALID, Classes, format_label_value, load_classes, with_background
 from pipeline.data.images import default_palette, pack_rgb
@@ -85,7 +86,10 @@ def test_a_bare_list_of_names_is_a_class_file(load: Load) -> None:
         ("names: [a, b]\ncolours: [[1, 2], [4, 5, 6]]", "colours.0.2"),
         ("names: [a, b]\nignore_index: 1", "ignore_index 1 is the class 'b'"),
         ("names: [a, b]\nvalues: {0: a, 1: c, 2: ignored}", "values: c, ignored: neither a class name nor 'ignore'"),
-        ("names: [a, b]\nvalues: {zero: a}", "values.zero"),
+        (
+            "names: [a, b]\nvalues: {zero: a}",
+            "values: 'zero' is neither a value, nor a range such as 1-255, nor 'others'",
+        ),
         ("names: []", "names"),
         ("names: abc", "names"),
         ("names: [a, 1]", "names.1"),
@@ -201,6 +205,51 @@ def test_indices_are_not_mistaken_for_colours() -> None:
     blue_one = Classes(names=("a", "b"), colours=((0, 0, 1), (0, 0, 0)))
     assert blue_one.index(np.array([0, 1], np.int32)).tolist() == [0, 1]
     assert blue_one.index(packed([0, 0, 0], [0, 0, 1])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("rest", ["1-255", "1 - 255", "1..255"])
+def test_a_range_of_values_is_a_class(load: Load, rest: str) -> None:
+    """A single value precedes the range, and a card's JSON, whose keys are texts, gives the same classes."""
+    classes = load(f"names: [bg, person]\nvalues: {{0: bg, {rest}: person, 200: ignore}}\n")
+    raw = np.array([[0, 1, 2, 199], [200, 201, 255, 256]], np.int32)
+    assert classes.index(raw).tolist() == [[0, 1, 1, 1], [255, 1, 1, INVALID]]
+    assert classes.unknown(raw) == {"256": 1}
+    again = Classes.model_validate_json(classes.model_dump_json())
+    assert again == classes
+    assert again.index(raw).tolist() == classes.index(raw).tolist()
+
+
+@pytest.mark.parametrize("word", ["others", "all others", "Others"])
+@pytest.mark.parametrize("raw", RAW.values(), ids=RAW)
+def test_all_other_values_are_a_class(load: Load, word: str, raw: np.ndarray) -> None:
+    classes = load(f"names: [bg, fg]\ncolours: [[0, 0, 0], [1, 1, 1]]\nvalues: {{0: bg, 7: ignore, {word}: fg}}\n")
+    known = {0: 0, 7: 255, 1 << 24: 0, 0x1010101: 1}
+    assert classes.index(raw).ravel().tolist() == [known.get(value, 1) for value in raw.ravel().tolist()]
+    assert classes.unknown(raw) == {}
+
+
+@pytest.mark.parametrize(
+    ("classes", "stored", "line"),
+    [
+        (Classes(names=("bg", "person")), [0, 1, 2, 3], "values: {0: bg, others: person}"),
+        (INDEXED, [0, 1, 2, 3, 255], "values: {0: a, 1: b, 2: c, 255: ignore, others: ignore}"),
+        (MAPPED, [0, 7, 9], "values: {0: ignore, 7: a, 26: c, 255: b, 65535: a, 70000: b, others: ignore}"),
+    ],
+)
+def test_the_message_about_unlisted_values_has_the_line_that_lists_them(
+    classes: Classes, stored: list[int], line: str
+) -> None:
+    raw = np.array([stored], np.int32)
+    message = classes.explain_unknown(raw)
+    assert message.endswith(line)
+    assert "\n" not in message
+    described = Classes(names=classes.names, **yaml.safe_load(line))
+    assert described.unknown(raw) == {}
+
+
+def test_the_message_about_unlisted_colours_names_the_line_for_colours() -> None:
+    message = COLOURED.explain_unknown(packed([0, 10, 255], [0, 0, 0]))
+    assert message.startswith("values outside the classes: #000aff (1 pixels). Give the colour of each class")
 
 
 # --- unknown values

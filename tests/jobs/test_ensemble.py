@@ -1,6 +1,5 @@
-"""`jobs/ensemble.py`: two trained bundles become one that gives the fused scores of both."""
+"""`segpipe ensemble`: two trained bundles become one that gives the fused scores of both."""
 
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import torch
 
 from pipeline import bundle
 from pipeline.card import Card
+from pipeline.commands.ensemble import EnsembleConfig, join
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 from pipeline.models import configure
 from pipeline.models.pretrained import load_pretrained
 from pipeline.models.upsampling import upsample
-from tests.support.jobs import REPO, succeed
+from tests.support.jobs import succeed
 
 CLASSES = Classes(names=("sky", "road", "car"))
 
@@ -45,7 +45,6 @@ def test_the_ensemble_of_two_bundles(tmp_path: Path) -> None:
 
 
 def test_bundles_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    job = runpy.run_path(str(REPO / "jobs" / "ensemble.py"))
     store(tmp_path / "deconvnet", "deconvnet")
     store(tmp_path / "fcn16s", "fcn16s")
     store(tmp_path / "wide", "fcn8s", width=0.25)
@@ -62,7 +61,7 @@ def test_bundles_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
             "output": str(tmp_path / "out"),
         }
         with pytest.raises(UserError, match=message):
-            job["join"](job["EnsembleConfig"](**options))
+            join(EnsembleConfig(**options))
     assert not (tmp_path / "out").exists()
 
 

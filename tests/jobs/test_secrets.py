@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from s3fs import S3FileSystem
 
-from jobs import segment, train
 from pipeline import cli
 from pipeline.bulk.plan import read_plan
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segment as segment_here
 from pipeline.bundle import save_bundle
 from pipeline.card import Card
+from pipeline.commands import segment, train
 from pipeline.data.classes import Classes
 from pipeline.errors import IncompleteError, UserError
 from tests.support.jobs import command

@@ -80,7 +80,7 @@ def test_validate_finds_nothing_wrong_with_the_scenes(scenes, tmp_path, ray_head
     options["classes"] = f"{scenes}/classes.yaml"
     sheets = []
     for name, recipe in (("one", "frrn_a"), ("two", "pspnet")):
-        options |= {"preview": tmp_path / f"{name}.png", "recipe": REPO / "recipes" / f"{recipe}.yaml"}
+        options |= {"preview": tmp_path / f"{name}.png", "recipe": recipe}
         result = run_job("validate", environment=ray_head.environment, **options)
         assert result.returncode == 0
         assert "24 pairs of image and label: no problems" in result.stdout

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs import models as job
+from pipeline.commands import models as command
 from pipeline.models import ARCHITECTURES, CLASSIFIERS, configure
 from pipeline.models.config import ModelConfig
 from pipeline.models.layers import SegmentationOutput
@@ -55,7 +55,7 @@ def test_every_kind_of_network_has_a_cost(config: ModelConfig) -> None:
 def test_the_job_lists_every_architecture(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cost = Profile(parameters=31_040_000, output_stride=8, macs=2_500_000_000, activation_bytes=3 * 2**20)
     monkeypatch.setattr("pipeline.models.profile.profile", lambda config, **options: cost)
-    job.main(["--size", "64,64", "--markdown"])
+    command.main(["--size", "64,64", "--markdown"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[2:]] == [*ARCHITECTURES, *CLASSIFIERS]
     assert lines[0].startswith("| name")

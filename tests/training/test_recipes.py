@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import cli
+from pipeline import cli, recipes
 from pipeline.models import configure, score_layers
 from pipeline.training.classification.config import TrainClassifierConfig
 from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import learning_rate, parameter_groups
 from pipeline.training.segmentation.config import TrainConfig
-from tests.support.jobs import REPO
 
-RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
+RECIPES = sorted(recipes.FOLDER.glob("**/*.yaml"))
 CLASSIFIER_DATA = ["--train.images=i", "--val.images=i", "--output=o"]
 SEGMENTATION_DATA = [*CLASSIFIER_DATA, "--train.labels=l", "--val.labels=l", "--classes=c.yaml"]
 
@@ -62,13 +61,13 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
     ],
 )
 def test_a_recipe_has_the_number_of_steps_in_the_paper(name: str, steps: int) -> None:
-    config = read(REPO / "recipes" / f"{name}.yaml")
+    config = read(recipes.FOLDER / f"{name}.yaml")
     assert config.epochs * config.steps_per_epoch(1) == steps
 
 
 def test_the_command_line_overrides_a_recipe() -> None:
     flags = ["--epochs", "3", "--optimiser.lr", "0.02", "--optimiser.lr-of", "head=5"]
-    config = read(REPO / "recipes" / "pspnet.yaml", *flags)
+    config = read(recipes.FOLDER / "pspnet.yaml", *flags)
     assert (config.epochs, config.optimiser.lr, config.optimiser.lr_of) == (3, 0.02, {"head": 5.0})
     assert config.optimiser.weight_decay == 1e-4
     assert config.augmentation.blur == 0.5

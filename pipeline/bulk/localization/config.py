@@ -1,4 +1,4 @@
-"""The options of `jobs/localize.py`, `jobs/pseudo_labels.py` and `jobs/check_detector.py`."""
+"""The options of `segpipe localize`, `segpipe pseudo-labels` and `segpipe check-detector`."""
 
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from pipeline.storage import Url
 
 
 class LocalizeConfig(BulkConfig):
-    """The options of `jobs/localize.py`."""
+    """The options of `segpipe localize`."""
 
     job: ClassVar[str] = "localize"
 
@@ -44,7 +44,7 @@ class LocalizeConfig(BulkConfig):
     crf_params: CRFParams = Field(default=IRN_CRF, description="parameters of the CRF of --mask crf (default: IRN's)")
     heatmaps: bool = Field(
         default=True,
-        description="store the maps at the size of the network's features, as jobs/pseudo_labels.py needs them",
+        description="store the maps at the size of the network's features, as segpipe pseudo-labels needs them",
     )
     truth: Url | None = Field(
         default=None,
@@ -65,11 +65,11 @@ class LocalizeConfig(BulkConfig):
 
 
 class PseudoLabelsConfig(BaseModel):
-    """The options of `jobs/pseudo_labels.py`."""
+    """The options of `segpipe pseudo-labels`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run: Url = Field(description="folder of a finished run of jobs/localize.py over the training images, with heatmaps")
+    run: Url = Field(description="folder of a finished run of segpipe localize over the training images, with heatmaps")
     output: Url = Field(description="folder for labels/, classes.yaml and a table of the images")
     sure_foreground: float = Field(
         default=0.3, ge=0, le=1, description="pixels above this share of a map's maximum are foreground"
@@ -92,13 +92,13 @@ class PseudoLabelsConfig(BaseModel):
 
 
 class TargetCheckConfig(BaseModel):
-    """The options of `jobs/check_detector.py`."""
+    """The options of `segpipe check-detector`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Url = Field(description="bundle: the output folder of jobs/train_classifier.py")
+    model: Url = Field(description="bundle: the output folder of segpipe train-classifier")
     positive: Url = Field(
-        description="images that show the target and were not used in training, given as for jobs/localize.py --images"
+        description="images that show the target and were not used in training, given as for segpipe localize --images"
     )
     negative: Url = Field(description="images that do not show the target, given in the same ways")
     truth: Url | None = Field(

@@ -1,4 +1,4 @@
-"""Label maps for training a segmentation network, made from a localization run: `jobs/pseudo_labels.py`."""
+"""Label maps for training a segmentation network, made from a localization run: `segpipe pseudo-labels`."""
 
 import posixpath
 from collections import Counter
@@ -55,7 +55,7 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
         "classes" not in images.schema.names
         or images.schema.field("classes").type.value_type.get_field_index("heatmap") < 0
     ):
-        raise UserError(f"{storage.redact(config.run)} has no heatmaps; expected a run of jobs/localize.py --heatmaps")
+        raise UserError(f"{storage.redact(config.run)} has no heatmaps; expected a run of segpipe localize --heatmaps")
     storage.check_writable(config.output)
     model_classes = Classes(**metadata_of(images.schema)["classes"])
     classes = with_background(model_classes)

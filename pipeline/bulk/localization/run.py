@@ -1,4 +1,4 @@
-"""Bulk localization: what an image shows, and where. `jobs/localize.py` starts it."""
+"""Bulk localization: what an image shows, and where. `segpipe localize` starts it."""
 
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ def localize(config: LocalizeConfig, outcome: Outcome | None = None) -> str | No
     """
     card = read_card(config.model)
     if card.classifier is None:
-        raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with jobs/segment.py")
+        raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with segpipe segment")
     if config.foreground and not config.truth:
         raise UserError("--foreground needs --truth, which names the class of each image")
     return run_bulk(LocalizationRun(config, card), outcome)

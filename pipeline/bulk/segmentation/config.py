@@ -1,22 +1,23 @@
-"""The options of `jobs/segment.py`, `jobs/evaluate.py` and `jobs/tune_crf.py`."""
+"""The options of `segpipe segment`, `segpipe evaluate` and `segpipe tune-crf`."""
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.bulk.config import BulkConfig
 from pipeline.crf.params import CRFParams, Mode
+from pipeline.data.naming import LabelNames
 from pipeline.data.preprocessing import DType, Instances, TTAOptions, Windows
 from pipeline.storage import Url
 
 
-class SegmentConfig(BulkConfig):
-    """The options of `jobs/segment.py`."""
+class SegmentConfig(BulkConfig, LabelNames):
+    """The options of `segpipe segment`."""
 
     job: ClassVar[str] = "segment"
 
     labels: Url | None = Field(
-        default=None, description="folder of label maps to score the masks against, paired by path without suffix"
+        default=None, description="folder of label maps to score the masks against, paired by path"
     )
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
     instances: Instances = Instances()
@@ -52,10 +53,8 @@ class SegmentConfig(BulkConfig):
         return self
 
 
-class EvaluateConfig(BaseModel):
-    """The options of `jobs/evaluate.py`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class EvaluateConfig(LabelNames):
+    """The options of `segpipe evaluate`."""
 
     run: Url = Field(description="folder of a finished run: OUTPUT/run_id=…")
     labels: Url = Field(description="folder of label maps, paired with the images by name")
@@ -65,12 +64,10 @@ class EvaluateConfig(BaseModel):
     )
 
 
-class TuneConfig(BaseModel):
-    """The options of `jobs/tune_crf.py`."""
+class TuneConfig(LabelNames):
+    """The options of `segpipe tune-crf`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Url = Field(description="bundle: the output folder of jobs/train.py")
+    model: Url = Field(description="bundle: the output folder of segpipe train")
     images: Url = Field(description="folder of validation images")
     labels: Url = Field(description="folder of their label maps, paired by name")
     classes: Url | None = Field(default=None, description="class file of the labels, if it is not the model's")
@@ -88,7 +85,7 @@ class TuneConfig(BaseModel):
         default=(3, 6, 10), min_length=1, description="values of sigma_beta in the coarse search, in grey levels"
     )
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
-    crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see jobs/segment.py")
+    crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see segpipe segment")
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
     )

@@ -18,6 +18,7 @@ from pipeline.bulk.segmentation.tables import ImageCounts, report_tables, stage_
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
 from pipeline.data.images import MAX_PIXELS, decode_mask
+from pipeline.data.naming import proposal
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion
 
@@ -52,11 +53,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, pa.Table]:
     about = metadata_of(images.schema)
     # Masks of a localization run show a background beside the model's classes.
     classes = classes_like(config.classes, Classes(**about.get("mask_classes", about["classes"])), owner="run")
-    by_key = datasets.files_by_key(config.labels)
+    label_files = datasets.files_by_key(config.labels)
+    by_key = datasets.by_image(label_files, config)
     rows = images.to_table(columns=["image_id", "status"]).to_pylist()
     labels = [by_key.get(truth_key(row["image_id"], by_key)) for row in rows]
     if not any(labels):
-        raise UserError(f"{storage.redact(config.labels)} has no label map of an image of {storage.redact(config.run)}")
+        keys = [truth_key(row["image_id"], by_key) for row in rows]
+        advice = proposal(keys, label_files, names=config)
+        raise UserError(
+            f"{storage.redact(config.labels)} has no label map of an image of {storage.redact(config.run)}{advice}"
+        )
     if config.output:
         storage.check_writable(config.output)
     total = _count(config.run, files, labels, classes)

@@ -1,4 +1,4 @@
-"""Bulk segmentation: masks, and mIoU where there are label maps. `jobs/segment.py` starts it."""
+"""Bulk segmentation: masks, and mIoU where there are label maps. `segpipe segment` starts it."""
 
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +21,7 @@ from pipeline.card import Card, read_card
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
 from pipeline.data.images import encode_mask, from_upright
+from pipeline.data.naming import proposal
 from pipeline.errors import UserError
 from pipeline.predict.prediction import Prediction
 
@@ -43,7 +44,7 @@ def segment(config: SegmentConfig, outcome: Outcome | None = None) -> str | None
     """
     card = read_card(config.model)
     if card.classifier is not None:
-        raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with jobs/localize.py")
+        raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with segpipe localize")
     classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
     return run_bulk(SegmentationRun(config, card, classes), outcome)
@@ -115,16 +116,18 @@ class SegmentationRun:
         if self.config.labels is None:
             yield from ([None] * len(some) for some in ids)
             return
-        by_key = datasets.files_by_key(self.config.labels)
-        first, is_any = None, False
+        files = datasets.files_by_key(self.config.labels)
+        by_key = datasets.by_image(files, self.config)
+        first, is_any = list[str](), False
         for some in ids:
             labels = [by_key.get(truth_key(image_id, by_key)) for image_id in some]
-            first, is_any = first or some[0], is_any or any(labels)
+            first, is_any = first or some, is_any or any(labels)
             yield labels
         if first and not is_any:
+            advice = proposal([truth_key(image_id, by_key) for image_id in first], files, names=self.config)
             raise UserError(
                 f"no label map in {storage.redact(self.config.labels)} has the name of an image; the first image is "
-                f"'{first}', the first label map '{min(by_key)}'"
+                f"'{first[0]}', the first label map '{min(files)}'{advice}"
             )
 
     def load_predictor(self, images: int) -> ImagePredictor:

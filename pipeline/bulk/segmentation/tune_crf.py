@@ -23,6 +23,7 @@ from pipeline.data.classes import Classes, classes_like
 from pipeline.data.datasets import Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
+from pipeline.progress import Progress
 
 CHUNK = 4  # images in a task
 
@@ -93,7 +94,10 @@ def tune(config: TuneConfig) -> list[Trial]:
     """
     classes = classes_like(config.classes, read_card(config.model).classes, owner="model")
     check_crf_params(config, classes)
-    samples = datasets.pair(config.images, config.labels).samples
+    found = datasets.pair(config.images, config.labels, names=config)
+    samples = found.samples
+    if not samples:
+        raise UserError(f"no label map in {storage.redact(config.labels)} has the name of an image{found.advice}")
     if len(samples) > config.max_images:
         samples = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, config.max_images)]
     storage.check_writable(config.output)
@@ -140,7 +144,6 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
         UserError: None of the samples can be read.
     """
     import ray
-    from tqdm import tqdm
 
     from pipeline import cluster
 
@@ -148,8 +151,11 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
     scorer = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(Scorer).remote(config, classes)
     starts = range(0, len(samples), CHUNK)
     answers = [scorer.score.options(num_returns=2).remote(samples[start : start + CHUNK]) for start in starts]
-    progress = tqdm(answers, desc="scoring", leave=False, disable=not sys.stderr.isatty())
-    unread = [line for _, lines in progress for line in ray.get(lines)]
+    unread = list[str]()
+    with Progress(total=len(samples), title="scoring", waiting_for="the model to be loaded") as progress:
+        for start, (_, lines) in zip(starts, answers, strict=True):
+            unread += ray.get(lines)
+            progress.update(min(CHUNK, len(samples) - start))
     for line in unread:
         print(f"left out: {line}", file=sys.stderr)
     if len(unread) == len(samples):
@@ -256,4 +262,4 @@ def format_trials(trials: list[Trial], classes: Classes) -> str:
         f"--crf-params.{name.replace('_', '-')} {getattr(best.params, name):g}"
         for name in ("w1", "sigma_alpha", "sigma_beta")
     )
-    return "\n".join([*lines, f"The best: jobs/segment.py --crf {flags} …"])
+    return "\n".join([*lines, f"The best: segpipe segment --crf {flags} …"])

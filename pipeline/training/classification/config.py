@@ -1,4 +1,4 @@
-"""The options of `jobs/train_classifier.py`."""
+"""The options of `segpipe train-classifier`."""
 
 from typing import Annotated
 
@@ -49,7 +49,7 @@ class ClassifierLoss(OptionGroup):
 
 
 class TrainClassifierConfig(TrainerConfig):
-    """The options of `jobs/train_classifier.py`."""
+    """The options of `segpipe train-classifier`."""
 
     train: LabelledImages
     val: LabelledImages

@@ -1,4 +1,4 @@
-"""Learning to classify: the task of `jobs/train_classifier.py`."""
+"""Learning to classify: the task of `segpipe train-classifier`."""
 
 from collections.abc import Sequence
 from typing import Any

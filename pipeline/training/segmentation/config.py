@@ -1,18 +1,20 @@
-"""The options of `jobs/train.py` and `jobs/validate.py`."""
+"""The options of `segpipe train` and `segpipe validate`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.data.naming import LabelNames
 from pipeline.data.transforms.config import Augmentation
+from pipeline.recipes import Recipe
 from pipeline.storage import Url
 from pipeline.training.config import OptionGroup, TrainerConfig
 
 LossTerm = Literal["cross_entropy", "bootstrapped", "border_weighted", "focal", "dice", "lovasz_softmax"]
 
 
-class Split(OptionGroup):
-    """A part of a data set: images and label maps below two folders, paired by path without suffix."""
+class Split(LabelNames):
+    """A part of a data set: images and label maps below two folders, paired by path."""
 
     images: Url = Field(description="folder of images, any fsspec URL")
     labels: Url = Field(description="folder of label maps")
@@ -69,7 +71,7 @@ class SegmentationLoss(OptionGroup):
 
 
 class TrainConfig(TrainerConfig):
-    """The options of `jobs/train.py`."""
+    """The options of `segpipe train`."""
 
     train: Split
     val: Split
@@ -77,8 +79,8 @@ class TrainConfig(TrainerConfig):
     loss: SegmentationLoss = SegmentationLoss()
 
 
-class InspectConfig(OptionGroup):
-    """The options of `jobs/validate.py`."""
+class InspectConfig(LabelNames):
+    """The options of `segpipe validate`."""
 
     images: Url = Field(description="folder of images, any fsspec URL")
     labels: Url = Field(description="folder of label maps")
@@ -90,6 +92,8 @@ class InspectConfig(OptionGroup):
     report: Url | None = Field(default=None, description="JSON file to write everything found to")
     show: int = Field(default=20, ge=0, description="largest number of problems of each kind to print")
     preview: Url | None = Field(default=None, description="PNG file to draw augmented training crops on")
-    recipe: Url | None = Field(default=None, description="recipe (YAML) with the augmentation and seed of the preview")
+    recipe: Recipe | None = Field(
+        default=None, description="recipe (its name, or a YAML file) with the augmentation and seed of the preview"
+    )
     augmentation: Augmentation = Augmentation()
     seed: int = Field(default=0, ge=0, description="seed of the preview's crops")

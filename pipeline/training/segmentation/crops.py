@@ -68,7 +68,7 @@ class DrawCrops:
             try:
                 pixels, labels = read_sample(sample, self.classes)
             except BadLabelError as error:
-                raise UserError(f"{error}. Check the data set with jobs/validate.py") from None
+                raise UserError(f"{error}. Check the data set with segpipe validate") from None
             if (labels == ignore_index).all():
                 raise SampleError(f"{sample.label}: no pixel is labelled")
             return pixels, labels, sample.key

@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 
-from pipeline.data.classes import Classes, format_label_value
-
-MOST_SHOWN = 8  # values in a message
+from pipeline.data.classes import MOST_SHOWN, Classes, flow, format_label_value
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def _remedy(classes: Classes, missing: list[str], stored: list[int]) -> str | No
     others = [value for value in stored if value != ignore]
     if count == 1 and len(stored) == 2 and classes.values is None:
         both = ("background", names[0])
-        return f"names: {_flow(list(both))}\n{_line(dict(zip(stored, both, strict=True)))}"
+        return f"names: {flow(list(both))}\n{_line(dict(zip(stored, both, strict=True)))}"
     if classes.values is None:
         if others == list(range(count + 1)):  # as in ADE20K, where 0 is no class
             return _line({0: "ignore"} | dict(zip(others[1:], names, strict=True)) | _ignored(stored, ignore))
@@ -86,10 +83,10 @@ def _remedy(classes: Classes, missing: list[str], stored: list[int]) -> str | No
 
 def _name_of(classes: Classes, value: int) -> str | None:
     """Return the class of a stored value, or 'ignore' where the class file says so; None for other values."""
-    if classes.values is not None:
-        return classes.values.get(value)
     index = int(classes.index(np.array([value], np.int32))[0])
-    return classes.names[index] if 0 <= index < len(classes) else None
+    if 0 <= index < len(classes):
+        return classes.names[index]
+    return "ignore" if classes.values is not None and index == classes.ignore_index else None
 
 
 def _ignored(stored: list[int], ignore: int) -> dict[int, str]:
@@ -97,11 +94,7 @@ def _ignored(stored: list[int], ignore: int) -> dict[int, str]:
 
 
 def _line(values: dict[int, str]) -> str:
-    return f"values: {_flow(values)}"
-
-
-def _flow(content: object) -> str:
-    return yaml.safe_dump(content, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    return f"values: {flow(values)}"
 
 
 def _describe(classes: Classes, values: Mapping[int, int]) -> str:

@@ -50,6 +50,7 @@ class Inspection:
         values: Pixels of each stored value, the most frequent `MOST_VALUES` of them.
         problems: Problems, ordered by kind and place.
         warnings: Signs that the class file does not describe these label maps.
+        advice: Options under which more images would have a label map, as a clause, "; with …".
     """
 
     samples: int
@@ -59,6 +60,7 @@ class Inspection:
     values: dict[int, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Doubt] = field(default_factory=list)
+    advice: str = ""
 
 
 class ChunkInspection(NamedTuple):
@@ -82,10 +84,13 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
         UserError: A folder, list or class file cannot be used at all.
     """
     classes = load_classes(config.classes)
-    pairing = pair(config.images, config.labels, keys=read_list(config.list) if config.list else None)
+    keys = read_list(config.list) if config.list else None
+    pairing = pair(config.images, config.labels, keys=keys, names=config)
     problems = [Problem("image_without_label", key, "no label map of this name") for key in pairing.without_label]
     problems += [Problem("label_without_image", key, "no image of this name") for key in pairing.without_image]
-    found = Inspection(len(pairing.samples), [0] * len(classes), [0] * len(classes), problems=problems)
+    found = Inspection(
+        len(pairing.samples), [0] * len(classes), [0] * len(classes), problems=problems, advice=pairing.advice
+    )
     if pairing.samples:
         from pipeline import cluster
 
@@ -182,6 +187,10 @@ def format_inspection(found: Inspection, classes: Classes, *, show: int) -> str:
         lines += [f"  {problem.where}: {problem.what}" for problem in members[:show]]
         if count > show:
             lines.append(f"  … and {count - show} more")
+        if kind == "value_outside_classes":
+            lines.append(f"  {classes.advice(np.array(list(found.values)))}")
+        if kind == "image_without_label" and found.advice:
+            lines.append(f"  {count:,} images have no label map{found.advice}")
     lines += [f"\nwarning: {format_doubt(warning)}" for warning in found.warnings]
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
     if found.warnings:

@@ -1,4 +1,4 @@
-"""Learning to segment: the task of `jobs/train.py`."""
+"""Learning to segment: the task of `segpipe train`."""
 
 import contextlib
 import sys
@@ -153,17 +153,18 @@ def segmentation_task(config: TrainConfig) -> tuple[SegmentationTask, TrainingDa
 
 
 def _samples(split: Split, name: str) -> list[Sample]:
-    found = pair(split.images, split.labels, keys=read_list(split.list) if split.list else None)
-    if found.without_label:
+    keys = read_list(split.list) if split.list else None
+    found = pair(split.images, split.labels, keys=keys, names=split, group=f"{name}.")
+    if found.without_label and found.samples:
         print(
             f"{name}: {len(found.without_label)} images have no label map and are left out, the first: "
-            f"{found.without_label[0]}",
+            f"{found.without_label[0]}{found.advice}",
             file=sys.stderr,
         )
     if not found.samples:
         raise UserError(
             f"{name}: no image in {storage.redact(split.images)} has a label map of the same name in "
-            f"{storage.redact(split.labels)}"
+            f"{storage.redact(split.labels)}{found.advice}"
         )
     return found.samples
 

@@ -71,7 +71,7 @@ class SegmentationValidation:
         """
         counts = distributed.sum_confusion(self.counts, device)
         if counts.matrix.sum() == 0:
-            raise UserError("no pixel of --val.labels is labelled; check them with jobs/validate.py")
+            raise UserError("no pixel of --val.labels is labelled; check them with segpipe validate")
         return SegmentationValidation(counts, distributed.concatenate_lists(self.images), self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:
@@ -128,6 +128,6 @@ def _read(sample: Sample, classes: Classes) -> Decoded | str:
     try:
         return read_sample(sample, classes)
     except BadLabelError as error:
-        raise UserError(f"{error}. Check the data set with jobs/validate.py") from None
+        raise UserError(f"{error}. Check the data set with segpipe validate") from None
     except SampleError as error:
         return str(error)

@@ -1,0 +1,59 @@
+"""List the architectures, then the classifiers: paper, parameters, operations, output stride and memory.
+
+GMACs are billions of multiply-accumulate operations in a forward pass of one image. Memory is what a float32 training
+step keeps of one image for the backward pass.
+
+Examples:
+    segpipe models
+    segpipe models --size 1024,2048 --num-classes 19 --markdown
+"""
+
+from pydantic import BaseModel, Field
+
+from pipeline import cli
+
+HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
+
+
+class ModelsConfig(BaseModel):
+    """The options of `segpipe models`."""
+
+    num_classes: int = Field(default=21, ge=2, description="number of classes")
+    size: tuple[int, int] = Field(default=(512, 512), description="height,width of the image in pixels")
+    markdown: bool = Field(default=False, description="print a Markdown table")
+
+
+def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
+    """Return a row of texts for each architecture."""
+    from pipeline.models import ARCHITECTURES, CLASSIFIERS
+    from pipeline.models.profile import profile
+
+    table: list[tuple[str, ...]] = []
+    for name, architecture in (ARCHITECTURES | CLASSIFIERS).items():
+        cost = profile(architecture, num_classes=config.num_classes, size=config.size)
+        table.append(
+            (
+                name,
+                architecture.paper,
+                f"{cost.parameters / 1e6:.2f} M",
+                f"{cost.macs / 1e9:,.1f}",
+                str(cost.output_stride),
+                f"{cost.activation_bytes / 2**20:,.0f} MiB",
+            )
+        )
+    return table
+
+
+CONFIG = ModelsConfig
+
+
+def main(argv: list[str]) -> None:
+    """Print the table of networks."""
+    config = cli.parse(CONFIG, argv, description=__doc__ or "")
+    table = [HEADER, *rows(config)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    for i, row in enumerate(table):
+        cells = [c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print(f"| {' | '.join(cells)} |" if config.markdown else "  ".join(cells).rstrip())
+        if config.markdown and i == 0:
+            print("|" + "|".join("-" * (w + 2) if j < 2 else "-" * (w + 1) + ":" for j, w in enumerate(widths)) + "|")

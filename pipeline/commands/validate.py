@@ -1,0 +1,25 @@
+r"""Read a data set in parallel and report what is wrong with it.
+
+Exit code 0: no problem found, but perhaps warnings. 1: problems found and listed. 2: the data set could not be read.
+
+Examples:
+    segpipe validate --images s3://data/train/images --labels s3://data/train/labels --classes classes.yaml
+    segpipe validate --images photos --labels masks --label-suffix _mask --classes classes.yaml \
+      --preview crops.png --recipe pspnet
+"""
+
+from pipeline import cli
+from pipeline.training.segmentation.config import InspectConfig
+
+CONFIG = InspectConfig
+COMMON = ("label_suffix", "list", "preview", "recipe", "show")
+
+
+def main(argv: list[str]) -> int:
+    """Inspect a data set, and print what was found."""
+    config = cli.parse(CONFIG, argv, description=__doc__ or "", common=COMMON)
+    from pipeline.training.segmentation.inspection import format_inspection, inspect
+
+    found, classes = inspect(config)
+    print(format_inspection(found, classes, show=config.show))
+    return 1 if found.problems else 0

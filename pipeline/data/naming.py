@@ -1,0 +1,104 @@
+"""How the names of label maps follow from those of their images, and a guess of it from two folders."""
+
+import posixpath
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Endings of label maps that hold class indices, the likeliest first: Cityscapes has four files for each image.
+_LIKELY = ("trainids", "labelids", "label", "mask", "gt", "seg")
+_SEPARATORS = "_-. "
+_MOST_GUESSED = 20_000  # names from which a rule is guessed
+
+
+class LabelNames(BaseModel):
+    """How the names of label maps differ from those of their images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label_suffix: str = Field(
+        default="",
+        description="ending that the names of label maps have beyond those of their images, as _mask in a.jpg and "
+        "a_mask.png; files without it are no label maps",
+    )
+    image_suffix: str = Field(
+        default="",
+        description="ending of the images' names that the names of label maps lack, as _leftImg8bit in Cityscapes "
+        "(whose --label-suffix is _gtFine_labelIds)",
+    )
+
+    def image_key(self, label_key: str) -> str | None:
+        """Return the key of the image that belongs to a label map; None for a file that is no label map."""
+        if not label_key.endswith(self.label_suffix):
+            return None
+        return label_key[: len(label_key) - len(self.label_suffix)] + self.image_suffix
+
+
+def guess(images: Collection[str], labels: Iterable[str]) -> LabelNames | None:
+    """Return the endings under which most images have a label map, or None.
+
+    Args:
+        images: Keys of images.
+        labels: Keys of files in the folder of the label maps, which may be that of the images.
+    """
+    wanted, names = set(sorted(images)[:_MOST_GUESSED]), sorted(labels)[:_MOST_GUESSED]
+    is_one_folder = wanted.issuperset(names)
+    best: tuple[int, float, LabelNames] | None = None
+    for image_suffix in ["", *_common_endings(wanted)]:
+        stems = {key.removesuffix(image_suffix) for key in wanted}
+        for suffix, count in Counter(_endings(stems, names, least=int(is_one_folder))).items():
+            if suffix and not any(map(str.isalpha, suffix)):
+                continue  # 10 is not the label map of image 1
+            found = (count, _likelihood(suffix, image_suffix))
+            if (suffix or image_suffix) and (best is None or found > best[:2]):
+                best = (*found, LabelNames(label_suffix=suffix, image_suffix=image_suffix))
+    return None if best is None else best[2]
+
+
+def _endings(stems: set[str], labels: Iterable[str], *, least: int) -> Iterator[str]:
+    """Yield what each label map's name has beyond the longest stem with which it begins, at least so many letters."""
+    for key in labels:
+        shortest = len(posixpath.dirname(key))
+        longest = next((n for n in range(len(key) - least, shortest, -1) if key[:n] in stems), None)
+        if longest is not None:
+            yield key[longest:]
+
+
+def _common_endings(keys: set[str]) -> Iterator[str]:
+    """Yield the endings that all names have and that begin with a separator, the shortest first."""
+    names = [posixpath.basename(key) for key in keys]
+    common = min(names, key=len, default="")
+    while not all(name.endswith(common) for name in names):
+        common = common[1:]
+    yield from (common[i:] for i in range(len(common) - 1, -1, -1) if common[i] in _SEPARATORS)
+
+
+def _likelihood(label_suffix: str, image_suffix: str) -> float:
+    rank = next((len(_LIKELY) - i for i, word in enumerate(_LIKELY) if word in label_suffix.lower()), 0)
+    return rank - 0.001 * (len(label_suffix) + 100 * len(image_suffix))
+
+
+def proposal(images: Collection[str], labels: Iterable[str], *, names: LabelNames, group: str = "") -> str:
+    """Return a clause, "; with …", that names options under which more images have a label map; empty if none do.
+
+    Args:
+        images: Keys of the images.
+        labels: Keys of all files in the folder of the label maps.
+        names: The rule that was used.
+        group: Group of the options on the command line, as in "train.".
+    """
+    wanted, labels = set(images), list(labels)
+    rule = guess(wanted, labels)
+    if rule is None:
+        return ""
+    count = len(wanted & {rule.image_key(key) for key in labels})
+    is_one_folder = wanted.issuperset(labels)
+    if count <= len(wanted & {names.image_key(key) for key in labels}) and not is_one_folder:
+        return ""
+    if is_one_folder:
+        wanted = {key for key in wanted if rule.image_key(key) is None}
+    options = rule.model_dump(exclude_defaults=True)
+    given = [f"--{group}{name.replace('_', '-')} {shlex.quote(value)}" for name, value in options.items()]
+    return f"; with {' '.join(given)} {count:,} of {len(wanted):,} have one"

@@ -1,0 +1,100 @@
+"""Label maps of many naming styles find their images, and where none does, the message names the option that would."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.datasets import pair
+from pipeline.data.naming import LabelNames, proposal
+from pipeline.errors import UserError
+
+STYLES = {
+    "penn-fudan": ("FudanPed{}", "FudanPed{}_mask"),
+    "gt": ("{}", "{}_gt"),
+    "camvid": ("0001TP_{}", "0001TP_{}_L"),
+    "dashes": ("seq-1/img-{}", "seq-1/img-{}-seg"),
+    "cityscapes": ("aachen/aachen_{}_leftImg8bit", "aachen/aachen_{}_gtFine_labelIds"),
+    "images with an ending": ("{}_rgb", "{}"),
+    "a dot": ("{}", "{}.mask"),
+}
+OTHERS = ("color", "instanceIds")  # further files of Cityscapes for each image
+
+
+def draw(folder: Path, key: str) -> None:
+    path = folder / f"{key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+
+
+def options_of(advice: str, group: str = "") -> LabelNames:
+    """The options that an advice names, read as a user would copy them."""
+    words = advice.removeprefix("; with ").split()
+    values = {words[i]: words[i + 1] for i in range(0, len(words), 2) if words[i].startswith("--")}
+    names = {f"--{group}label-suffix": "label_suffix", f"--{group}image-suffix": "image_suffix"}
+    return LabelNames(**{names[flag]: value for flag, value in values.items()})
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_advice_pairs_all_images(style, tmp_path):
+    image, label = STYLES[style]
+    numbers = [f"{i:05d}" for i in range(8, 13)]
+    for number in numbers:
+        draw(tmp_path / "images", image.format(number))
+        draw(tmp_path / "labels", label.format(number))
+        if style == "cityscapes":
+            for other in OTHERS:
+                draw(tmp_path / "labels", label.format(number).replace("labelIds", other))
+    images, labels = str(tmp_path / "images"), str(tmp_path / "labels")
+    unpaired = pair(images, labels, group="train.")
+    assert unpaired.samples == []
+    assert unpaired.advice.endswith("5 of 5 have one")
+    paired = pair(images, labels, names=options_of(unpaired.advice, "train."))
+    assert [(s.image, s.label) for s in paired.samples] == [
+        (f"{images}/{image.format(n)}.png", f"{labels}/{label.format(n)}.png") for n in numbers
+    ]
+    assert (paired.without_label, paired.without_image, paired.advice) == ([], [], "")
+
+
+def test_images_and_label_maps_in_one_folder(tmp_path):
+    for number in range(3):
+        draw(tmp_path, f"{number}")
+        draw(tmp_path, f"{number}_L")
+    draw(tmp_path, "alone")
+    with pytest.raises(UserError, match=r"tell them apart by --label-suffix; with --label-suffix _L 3 of 4 have one"):
+        pair(str(tmp_path), str(tmp_path))
+    paired = pair(str(tmp_path), str(tmp_path), names=LabelNames(label_suffix="_L"))
+    assert [s.key for s in paired.samples] == ["0", "1", "2"]
+    assert paired.without_label == ["alone"]
+
+
+def test_two_kinds_of_files_in_one_folder_are_told_apart_by_globs(tmp_path):
+    for number in range(3):
+        draw(tmp_path / "a", f"{number}")
+        Image.new("RGB", (4, 4)).save(tmp_path / "a" / f"{number}.jpg")
+    with pytest.raises(UserError, match=r"two files have the key 'a/0'.* name one kind by a glob: '.*/\*\*/\*\.png'"):
+        pair(str(tmp_path), str(tmp_path))
+    samples = pair(f"{tmp_path}/**/*.jpg", f"{tmp_path}/**/*.png").samples
+    assert [Path(s.image).suffix + Path(s.label).suffix for s in samples] == [".jpg.png"] * 3
+    assert [s.key for s in samples] == ["a/0", "a/1", "a/2"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["a", "b"], ["x", "y"]),
+        (["a", "b"], ["a", "b"]),
+        (["1", "10", "100", "3"], ["1", "10", "100", "3"]),
+        ([], ["a"]),
+    ],
+)
+def test_nothing_is_proposed_that_pairs_no_more(images, labels):
+    assert proposal(images, labels, names=LabelNames()) == ""
+
+
+def test_names_that_begin_alike_are_not_confused():
+    """Image 1 is not that of label map 10_mask."""
+    numbers = [str(i) for i in range(120)]
+    advice = proposal(numbers, [f"{n}_mask" for n in numbers], names=LabelNames())
+    assert advice == "; with --label-suffix _mask 120 of 120 have one"
