@@ -89,6 +89,7 @@ class Trials:
             for variant in description.variants
         }
         self._locks: dict[str, threading.Lock] = {}
+        self._failed: dict[str, StepResult] = {}  # a step that several trials share fails once for all
         self._printing = threading.Lock()
 
     def run(self, *, parallel: int) -> list[Outcome]:
@@ -134,6 +135,8 @@ class Trials:
         folder = storage.join(self.folder, "steps", f"{name}-{digest}")
         result = folder if job in TRAINING else storage.join(folder, f"run_id={RUN}")
         with self._locks.setdefault(folder, threading.Lock()):
+            if folder in self._failed:
+                return self._failed[folder]
             marker = storage.join(folder, DONE)
             if storage.exists(marker):
                 return StepResult(result, json.loads(storage.read_bytes(marker))["seconds"], None)
@@ -143,7 +146,10 @@ class Trials:
             if problem is None:
                 content = {"job": job, "options": options, "seconds": seconds}
                 storage.write_bytes(marker, json.dumps(content, indent=2).encode())
-            return StepResult(result, seconds, problem)
+            done = StepResult(result, seconds, problem)
+            if problem is not None:
+                self._failed[folder] = done
+            return done
 
 
 class StepResult(NamedTuple):
