@@ -17,6 +17,7 @@ from pipeline.metrics.boxes import pairwise_iou
 
 EIGHT_CONNECTED = ndimage.generate_binary_structure(2, 2)  # diagonal neighbours are connected, as in OpenCV's contours
 IOUS = (0.3, 0.5, 0.7)
+COVERED = 0.2  # share of a map's range from which it shows the object (Zhou et al., CVPR 2016, section 3.2)
 Regions = Literal["largest", "all"]
 
 
@@ -138,6 +139,23 @@ def best_ious(heatmap: NDArray, truth: NDArray, *, steps: NDArray[np.float64], r
         regions: See `region_boxes`.
     """
     return np.array([pairwise_iou(region_boxes(heatmap, t, regions=regions), truth, pixel=1).max() for t in steps])
+
+
+def box_coverage(heatmap: NDArray, truth: NDArray, *, threshold: float = COVERED) -> float:
+    """Return the share of the pixels within true boxes at which a map is at least a threshold.
+
+    Zhou et al. (CVPR 2016, section 2) argue that global average pooling makes a network find the whole object and
+    global max pooling only its most telling part: then this share is larger with the former.
+
+    Args:
+        heatmap: Map in 0..1, [h, w].
+        truth: True boxes, int [n, 4] of left, top, right, bottom, inclusive and within the map; n is at least 1.
+        threshold: Threshold.
+    """
+    inside = np.zeros(heatmap.shape, bool)
+    for left, top, right, bottom in truth:
+        inside[top : bottom + 1, left : right + 1] = True
+    return float((heatmap[inside] >= threshold).mean())
 
 
 def box_hits(best: NDArray, ranks: NDArray, ious: tuple[float, ...] = IOUS) -> BoxHits:

@@ -12,6 +12,7 @@ from pipeline.metrics.localization import (
     PixelHits,
     Regions,
     best_ious,
+    box_coverage,
     box_hits,
     centre_ious,
     pixel_hits,
@@ -134,3 +135,12 @@ def test_the_centred_box_finds_a_centred_object_only() -> None:
     assert STEPS[found.best(2)] == pytest.approx(0.5, abs=0.1)
     corner = centre_ious(SIDE, SIDE, np.array([[0, 0, 40, 40]]), steps=STEPS)
     assert box_hits(corner[None], np.array([0])).max_box_acc == 0
+
+
+def test_the_coverage_of_boxes_counts_each_of_their_pixels_once():
+    heatmap = np.zeros((6, 8))
+    heatmap[1:4, 1:5] = 0.2
+    assert box_coverage(heatmap, np.array([[1, 1, 4, 3]])) == 1
+    assert box_coverage(heatmap, np.array([[0, 0, 7, 5]])) == 12 / 48
+    assert box_coverage(heatmap, np.array([[1, 1, 4, 3], [1, 1, 4, 3], [7, 5, 7, 5]])) == 12 / 13
+    assert box_coverage(heatmap, np.array([[1, 1, 4, 3]]), threshold=0.21) == 0

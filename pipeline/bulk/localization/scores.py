@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.cam import activation
 from pipeline.data.images import decode_raw_label
-from pipeline.metrics.localization import best_ious, centre_ious, pixel_hits, resized_box, thresholds
+from pipeline.metrics.localization import best_ious, box_coverage, centre_ious, pixel_hits, resized_box, thresholds
 
 IGNORED = 255  # value of ignored pixels in a foreground mask
 METHODS = ("largest", "all", "centre")  # boxes of the map's largest region, of all its regions, at the image's centre
@@ -25,6 +25,7 @@ SCORED = pa.struct(
         ("class", pa.string()),
         ("rank", pa.int32()),  # rank of the class among the classifier's scores, from 0
         *((f"iou_{method}", pa.list_(pa.float32())) for method in METHODS),  # best IoU at each threshold
+        ("coverage", pa.float32()),  # share of the boxes at which the map is at least 20% of its range
         ("foreground_px", pa.list_(pa.int32())),  # histogram of the map over foreground pixels
         ("background_px", pa.list_(pa.int32())),
         ("error", pa.string()),
@@ -64,6 +65,7 @@ def score_map(
         fitted = resized_box(boxes, size[::-1], (width, height)).clip(0, [width - 1, height - 1] * 2)
         row["iou_largest"] = best_ious(heatmap, fitted, steps=steps, regions="largest")
         row["iou_all"] = best_ious(heatmap, fitted, steps=steps, regions="all")
+        row["coverage"] = box_coverage(heatmap, fitted)
         row["iou_centre"] = centre_ious(width, height, fitted, steps=steps)
     if truth.foreground:
         try:

@@ -13,7 +13,7 @@ from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
-from pipeline.metrics.localization import IOUS, BoxHits, PixelHits, box_hits, thresholds
+from pipeline.metrics.localization import COVERED, IOUS, BoxHits, PixelHits, box_hits, thresholds
 from pipeline.metrics.ranking import average_precision, none_if_nan, roc_auc
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = {"largest": "map, largest region", "all": "map, all regions", "centre": "centred box"}
 SCORES = "localization_report"
+COVERAGE = "coverage of the true boxes"
 CURVE = "localization_curve"
 CLASSIFICATION = "classification_report"
 
@@ -64,7 +65,7 @@ def run_tables(images: "Dataset", classes: Classes, *, step: float, threshold: f
         step: Distance between the scored thresholds.
         threshold: Threshold chosen on other images, which is scored as well.
     """
-    hits, pixels = _sum_hits(images, step)
+    hits, pixels, coverage = _sum_hits(images, step)
     scores: list[dict[str, Any]] = []
     curve: list[dict[str, Any]] = []
     steps = thresholds(step)
@@ -72,6 +73,9 @@ def run_tables(images: "Dataset", classes: Classes, *, step: float, threshold: f
         if found.images:
             scores += _scores(method, found, steps, threshold)
             curve += _curve(method, found, steps)
+    if coverage:
+        about = {"boxes": None, "score": COVERAGE, "threshold": COVERED, "images": len(coverage)}
+        scores.append(about | {"value": float(np.mean(coverage))})
     if pixels.foreground.any():
         row = {"boxes": None, "score": "PxAP", "value": pixels.px_ap, "threshold": None, "images": None}
         scores.append(row)
@@ -82,21 +86,23 @@ def run_tables(images: "Dataset", classes: Classes, *, step: float, threshold: f
     return tables
 
 
-def _sum_hits(images: "Dataset", step: float) -> tuple[dict[str, BoxHits], PixelHits]:
+def _sum_hits(images: "Dataset", step: float) -> tuple[dict[str, BoxHits], PixelHits, list[float]]:
     steps = len(thresholds(step))
     hits = {method: BoxHits.zeros(steps) for method in METHODS}
     pixels = PixelHits.zeros(steps)
+    coverage: list[float] = []
     for batch in images.to_batches(columns=["scored"]):
         rows = [scored for row in batch["scored"].to_pylist() for scored in row or []]
         boxed = [row for row in rows if row["iou_largest"] is not None]
         ranks = np.array([row["rank"] for row in boxed], int)
+        coverage += [row["coverage"] for row in boxed]
         for method in METHODS:
             best = np.array([row[f"iou_{method}"] for row in boxed]).reshape(-1, steps)
             hits[method] += box_hits(best, ranks)
         for row in rows:
             if row["foreground_px"] is not None:
                 pixels += PixelHits(np.array(row["foreground_px"]), np.array(row["background_px"]))
-    return hits, pixels
+    return hits, pixels, coverage
 
 
 def _scores(method: str, hits: BoxHits, steps: NDArray, threshold: float | None) -> list[dict[str, Any]]:
