@@ -1,5 +1,6 @@
 """Errors that a user can act on, and the text of any error in one line."""
 
+import errno
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def first_problem(error: "ValidationError") -> str:
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """Return the `UserError` inside an exception that Ray has wrapped, or None.
+    """Return the `UserError` inside an exception that Ray has wrapped, or None; one of its own for a full disk.
 
     Ray raises a subclass of both its own error and the task's, with its traceback in front of the message, so the
     innermost plain `UserError` is the one to show. Pickling drops the cause of an error that was raised in a worker;
@@ -69,7 +70,19 @@ def find_user_error(error: BaseException) -> UserError | None:
         name, message = quoted[-1]
         return _BY_NAME[name](message)
     wrapped = [e for e in chain if isinstance(e, UserError)]
-    return wrapped[-1] if wrapped else None
+    if wrapped:
+        return wrapped[-1]
+    full = [e for e in chain if _DISK_IS_FULL in str(e)]
+    return IncompleteError(f"{_full_disk(full[-1])}; make room, and the same command goes on") if full else None
+
+
+_DISK_IS_FULL = f"[Errno {errno.ENOSPC}]"
+
+
+def _full_disk(error: BaseException) -> str:
+    """Return what a full disk has to do with which file, as far as the error knows it."""
+    path = getattr(error, "filename", None)
+    return f"no space is left for {path}" if path else "no space is left on a disk that the job writes to"
 
 
 _BY_NAME = {kind.__name__: kind for kind in (UserError, IncompleteError, TooManyErrors)}

@@ -48,6 +48,8 @@ def supervise(job: Callable[[Callable[[int, str], object]], NoReturn]) -> NoRetu
     code = os.waitstatus_to_exitcode(status)
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     cause = "stopped by SIGTERM" if stopped else f"the job's process has died ({reason}), or Ray has ended it"
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # The job's progress bar stands on the line.
     print(f"error: {cause}. What is written is not lost: the same command goes on with the run", file=sys.stderr)
     sys.exit(IncompleteError.exit_code)
 

@@ -1,5 +1,6 @@
 """Command lines: precedence, spelling, error messages, help, exit codes, and the user's error within an exception."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline import __version__, cli
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.upkeep_config import StatusConfig
-from pipeline.errors import UserError, find_user_error
+from pipeline.errors import IncompleteError, UserError, find_user_error
 from pipeline.training.segmentation.config import TrainConfig
 
 
@@ -456,3 +457,13 @@ def test_exceptions_may_refer_to_each_other() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert find_user_error(first) is None
+
+
+def test_a_full_disk_is_a_line_that_says_how_to_go_on():
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/part")
+    found = find_user_error(caused(RuntimeError("a shard"), full))
+    assert isinstance(found, IncompleteError)
+    assert str(found) == "no space is left for /tmp/part; make room, and the same command goes on"
+    text = find_user_error(RuntimeError("task failed: OSError: [Errno 28] No space left on device"))
+    assert str(text) == "no space is left on a disk that the job writes to; make room, and the same command goes on"
+    assert find_user_error(OSError(errno.EIO, "Input/output error")) is None
