@@ -29,6 +29,7 @@ from tests.support.runs import rows_of
 
 CLASSES = Classes(names=("sky", "road", "car"))
 WEAK_CRF: Any = {"crf": True, "crf_params": {"w1": 0.1, "w2": 0.1, "steps": 1}}  # an untrained network is not sure
+README = (REPO / "README.md").read_text()
 ALONE: Any = {"batch_pixels": 1}  # every image is a batch: in larger ones, the last bit of a float may differ
 
 
@@ -142,6 +143,18 @@ def test_a_grey_array_is_a_grey_picture(segmenter_bundle, folder):
     grey = np.asarray(Image.open(folder / "c.png"))
     assert grey.ndim == 2
     assert segmenter(grey).mask == segmenter(folder / "c.png").mask
+
+
+def test_the_lines_of_the_readme_run(segmenter_bundle, folder, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"^```python\n(from pipeline import Segmenter\n.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 5
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    Path("demo/model").symlink_to(segmenter_bundle)
+    Path("photo.jpg").symlink_to(folder / "b.jpg")
+    exec(compile(code, "README.md", "exec"), {})
+    assert Image.open("overlay.png").size == (128, 96)
+    assert re.fullmatch(r"\(96, 128\) 0\.\d{3} \('\w+', [\d.]+\)\n", capsys.readouterr().out)
 
 
 def test_overlays_and_masks_are_pictures(segmenter_bundle, classifier_bundle, folder, tmp_path):
