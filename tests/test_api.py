@@ -1,6 +1,7 @@
 """A model in Python gives what a bulk run writes for the same picture, bit for bit, from every form of picture."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
