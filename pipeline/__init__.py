@@ -1,3 +1,40 @@
-"""segpipe: semantic segmentation of large image collections on Ray, from papers to nightly production."""
+"""segpipe: semantic segmentation of large image collections on Ray, from papers to nightly production.
+
+In Python, a trained model is `Segmenter.from_bundle(url)(picture)` or `Classifier.from_bundle(url)(picture)`. The names
+are imported on first use, so that `import pipeline` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import Classification, Classifier, Segmentation, Segmenter
+    from pipeline.crf.dense import dense_crf
+    from pipeline.data.images import decode_mask
 
 __version__ = "0.1.0"
+
+__all__ = ["Classification", "Classifier", "Segmentation", "Segmenter", "decode_mask", "dense_crf"]
+
+_MODULES = {
+    "Classification": "pipeline.api",
+    "Classifier": "pipeline.api",
+    "Segmentation": "pipeline.api",
+    "Segmenter": "pipeline.api",
+    "dense_crf": "pipeline.crf.dense",
+    "decode_mask": "pipeline.data.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, those that are not imported yet included."""
+    return sorted({*globals(), *__all__})

@@ -210,6 +210,9 @@ def _explain_arguments(message: str, flags: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], flags, n=1)
         hint = f"did you mean {close[0]}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
+    stray = message.removeprefix("unrecognized arguments: ")
+    if stray != message:
+        return f"unexpected argument {without_secrets(stray)}; quote values with spaces or wildcards (see --help)"
     return f"{without_secrets(message)} (see --help)"
 
 

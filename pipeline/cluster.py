@@ -142,7 +142,7 @@ def map_tasks(
     waiting = deque(enumerate(calls))
     running: deque[tuple[int, Any]] = deque()
     total = len(calls) if sizes is None else sum(sizes)
-    with Progress(total=total, unit=unit, title=title or "working", delay=1) as progress:
+    with Progress(total=total, unit=unit, title=title or "computing", delay=1) as progress:
         while waiting or running:
             while waiting and len(running) < in_flight:
                 i, arguments = waiting.popleft()

@@ -46,7 +46,7 @@ def _entry(name: str) -> Entry:
 
 def _bash(entries: dict[str, Entry], *, is_zsh: bool) -> str:
     """Return the script for bash; zsh runs the same through its `bashcompinit`."""
-    head = ["#compdef segpipe", "autoload -U +X bashcompinit && bashcompinit"] if is_zsh else []
+    head = ["autoload -U +X bashcompinit && bashcompinit"] if is_zsh else []
     return "\n".join(
         [
             *head,

@@ -77,7 +77,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix({name: n for name, n in self._counts.items() if n}, refresh=False)
             self._bar.update(count)
-        elif now - self._last >= max(EVERY, self._delay):
+        elif now - self._last >= max(EVERY, self._delay) and self.done != self._total:  # the last line comes anyway
             self._line()
 
     def write(self, text: str) -> None:

@@ -209,7 +209,7 @@ def test_all_missing_options_are_reported() -> None:
         (["--group.size", "5,4"], r"--group: size: wider than high"),
         (["--group.size", "5"], r"--group.size"),
         (["--batch-size"], r"--batch-size: expected one argument \(see --help\)"),
-        (["stray"], r"unrecognized arguments: stray \(see --help\)"),
+        (["stray"], r"unexpected argument stray; quote values with spaces or wildcards \(see --help\)"),
         (["--config"], r"--config needs a file"),
     ],
 )

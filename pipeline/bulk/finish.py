@@ -129,7 +129,7 @@ def _compact(run: str, shards: dict[str, int], schema: pa.Schema) -> list[str]:
         from pipeline import cluster
 
         cluster.connect()
-        list(cluster.map_tasks(_merge, calls, unit="files"))
+        list(cluster.map_tasks(_merge, calls, unit="files", title="merging"))
     return list(groups)
 
 

@@ -2,7 +2,7 @@
 
 Examples:
     segpipe completion bash > ~/.local/share/bash-completion/completions/segpipe
-    segpipe completion zsh > ~/.zfunc/_segpipe       # with fpath+=~/.zfunc before compinit in ~/.zshrc
+    segpipe completion zsh > ~/.segpipe.zsh      # and in ~/.zshrc, after compinit: source ~/.segpipe.zsh
     segpipe completion fish > ~/.config/fish/completions/segpipe.fish
 """
 

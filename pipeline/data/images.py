@@ -59,7 +59,15 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     Raises:
         ImageError: The file is empty, truncated, too large, or no image.
     """
-    image = open_image(data, max_pixels=max_pixels)
+    return decode_pillow(open_image(data, max_pixels=max_pixels))
+
+
+def decode_pillow(image: Image.Image) -> DecodedImage:
+    """Decode an open Pillow image as `decode_image` does.
+
+    Raises:
+        ImageError: It is truncated or damaged, or its pixels have no defined 8-bit value.
+    """
     tiff_orientation = _tiff_orientation(image)
     load_image(image)
     orientation = _orientation(image) if tiff_orientation == 1 else 1  # Pillow has turned such a TIFF upright

@@ -71,7 +71,7 @@ def write_pseudo_labels(config: PseudoLabelsConfig) -> pa.Table:
 
     cluster.connect()
     sizes = [min(CHUNK, group.rows - first) for group, first in calls]
-    rows = [row for chunk in cluster.map_tasks(labeller.label, calls, sizes=sizes) for row in chunk]
+    rows = [row for chunk in cluster.map_tasks(labeller.label, calls, sizes=sizes, title="labelling") for row in chunk]
     content = {"names": list(classes.names), "colours": classes.palette.tolist(), "ignore_index": IGNORE_INDEX}
     storage.write_bytes(storage.join(config.output, CLASSES), yaml.safe_dump(content, sort_keys=False).encode())
     rows.sort(key=lambda row: row["image_id"])

@@ -62,12 +62,21 @@ def localize(config: LocalizeConfig, outcome: Outcome | None = None) -> str | No
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
     """
+    return run_bulk(localization_run(config), outcome)
+
+
+def localization_run(config: LocalizeConfig) -> "LocalizationRun":
+    """Return the kind of run of some options.
+
+    Raises:
+        UserError: The model or the options do not fit.
+    """
     card = read_card(config.model)
     if card.classifier is None:
         raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with segpipe segment")
     if config.foreground and not config.truth:
         raise UserError("--foreground needs --truth, which names the class of each image")
-    return run_bulk(LocalizationRun(config, card), outcome)
+    return LocalizationRun(config, card)
 
 
 class LocalizationRun:
@@ -76,6 +85,9 @@ class LocalizationRun:
     Args:
         config: Configuration of the run.
         card: Card of the model, a classifier.
+
+    Attributes:
+        mask_classes: Classes of the masks: a background, and the model's; None without masks.
     """
 
     def __init__(self, config: LocalizeConfig, card: Card):
@@ -84,7 +96,7 @@ class LocalizationRun:
         self.card = card
         self.classes = card.classes
         self._input = card.classifier
-        self._mask_classes = None if config.mask == "none" else with_background(card.classes)
+        self.mask_classes = None if config.mask == "none" else with_background(card.classes)
         self._threshold = None
         if config.threshold_from is not None:
             from pipeline.bulk.localization.tables import best_threshold
@@ -117,9 +129,9 @@ class LocalizationRun:
         ]
         if self.config.truth:
             own += [pa.field("known", pa.list_(pa.string())), pa.field("scored", pa.list_(SCORED))]
-        if self._mask_classes is None:
+        if self.mask_classes is None:
             return results_schema(own, pictures=[], metadata=metadata)
-        metadata = metadata | {"mask_classes": self._mask_classes.model_dump(mode="json")}
+        metadata = metadata | {"mask_classes": self.mask_classes.model_dump(mode="json")}
         return results_schema([*own, pa.field("mask", PICTURE)], pictures=["mask"], metadata=metadata)
 
     def truth(self, ids: Iterable[list[str]]) -> Iterator[Sequence[str | None]]:
@@ -177,7 +189,7 @@ class LocalizationRun:
         size = (fetched.height, fetched.width)
         upright = size[::-1] if orientation >= 5 else size
         probabilities, raw, found = result.probabilities, result.maps, result.found
-        heatmaps = self._heatmaps(raw, upright)
+        heatmaps = self.heatmaps(raw, upright)
         stem = posixpath.splitext(fetched.image_id)[0]
         row: dict[str, Any] = {
             "probabilities": probabilities,
@@ -190,9 +202,9 @@ class LocalizationRun:
                 for i, k in enumerate(result.classes)
             ],
         }
-        if self._mask_classes is not None:
+        if self.mask_classes is not None:
             mask = self._mask(fetched, result, heatmaps[:found])
-            row["mask"] = {"bytes": encode_mask(mask, self._mask_classes.palette), "path": f"{stem}.png"}
+            row["mask"] = {"bytes": encode_mask(mask, self.mask_classes.palette), "path": f"{stem}.png"}
         if self.config.truth:
             known = ImageTruth.from_json(fetched.truth)
             row["known"] = [self.classes.names[k] for k in known.classes]
@@ -213,7 +225,8 @@ class LocalizationRun:
             ]
         return row
 
-    def _heatmaps(self, raw: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    def heatmaps(self, raw: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return raw maps [n, h, w], normalised and at a size (height, width)."""
         options = self.config.maps
         return activation.heatmaps(
             raw, size, how=options.normalisation, order=options.order, interpolation=options.interpolation

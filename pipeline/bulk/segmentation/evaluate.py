@@ -84,7 +84,7 @@ def _count(run: str, files: list[str], labels: list[str | None], classes: Classe
         calls.append((run, group, labels[first : first + group.rows], classes))
         first += group.rows
     cluster.connect()
-    found = list(cluster.map_tasks(count_group, calls, sizes=[group.rows for _, group, _, _ in calls]))
+    found = list(cluster.map_tasks(count_group, calls, sizes=[group.rows for _, group, _, _ in calls], title="scoring"))
     counts = sum((group.counts for group in found), Confusion.zeros(len(classes)))
     return GroupCount(counts, sum(group.scored for group in found), sum(group.failed for group in found))
 

@@ -42,12 +42,21 @@ def segment(config: SegmentConfig, outcome: Outcome | None = None) -> str | None
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
     """
+    return run_bulk(segmentation_run(config), outcome)
+
+
+def segmentation_run(config: SegmentConfig) -> "SegmentationRun":
+    """Return the kind of run of some options.
+
+    Raises:
+        UserError: The model or the options do not fit.
+    """
     card = read_card(config.model)
     if card.classifier is not None:
         raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with segpipe localize")
     classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
-    return run_bulk(SegmentationRun(config, card, classes), outcome)
+    return SegmentationRun(config, card, classes)
 
 
 def check_crf_params(config: Any, classes: Classes) -> None:

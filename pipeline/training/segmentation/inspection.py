@@ -98,7 +98,9 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
         chunks = [pairing.samples[i : i + CHUNK] for i in range(0, len(pairing.samples), CHUNK)]
         counts, sizes = np.zeros((2, len(classes) + 1), np.int64), [len(chunk) for chunk in chunks]
         values = Counter[int]()
-        for chunk in cluster.map_tasks(inspect_chunk, [(chunk, classes) for chunk in chunks], sizes=sizes):
+        for chunk in cluster.map_tasks(
+            inspect_chunk, [(chunk, classes) for chunk in chunks], sizes=sizes, title="reading"
+        ):
             counts += np.stack([chunk.counts.sum(axis=0), (chunk.counts > 0).sum(axis=0)])
             values = Counter(dict((values + chunk.values).most_common(MOST_VALUES)))
             found.problems += chunk.problems
