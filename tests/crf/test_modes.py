@@ -236,7 +236,7 @@ def test_a_large_image_is_refined_in_tiles() -> None:
     """At the seams 0.01% of the labels differ where measured."""
     image, scores = street(180, 260)
     params, max_bytes = CRFParams(sigma_alpha=8, sigma_beta=8), 5 * 2**20
-    assert len(list(image_tiles(image, params, classes=len(scores), max_bytes=max_bytes, align=STRIDE))) > 1
+    assert len(list(image_tiles(image.shape, params, classes=len(scores), max_bytes=max_bytes, align=STRIDE))) > 1
     whole = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact")
     tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=max_bytes)
     assert (tiled.labels != whole.labels).mean() < 0.002
