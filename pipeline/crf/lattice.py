@@ -116,12 +116,12 @@ def _empty_index(features: Features) -> PointIndex:
 
 
 def check_span(low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-    """Refuse features that float32 cannot resolve.
+    """Refuse features that float32 cannot resolve: what counts is their distance from 0, even if all are the same.
 
     Raises:
         ValueError: The features span too many kernel widths.
     """
-    if (span := float((high - low).max())) > MAX_SPAN:
+    if (span := float(np.abs([low, high]).max())) > MAX_SPAN:
         raise ValueError(
             f"the image spans {span:.3g} widths of a CRF kernel, more than {MAX_SPAN}: take a larger width"
         )

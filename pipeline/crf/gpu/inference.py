@@ -89,8 +89,8 @@ def infer(pixels: Tensor, unary: Unary, *, params: CRFParams, mode: Mode) -> Ite
     Raises:
         ValueError: An image spans too many kernel widths, or the compatibility does not fit the classes.
     """
-    classes = unary.maps.shape[1]
-    if mode == "exact" or not can_prune(pixels[0], params):
+    classes, size = unary.maps.shape[1], (pixels.shape[1], pixels.shape[2])
+    if mode == "exact" or not can_prune(size, params):
         every = torch.arange(len(pixels), device=pixels.device)
         lanes = Lanes(torch.ones_like(unary.maps[:, :, 0, 0], dtype=torch.bool), unary.maps.new_zeros(len(pixels)))
         yield every, _infer_lanes(pixels, unary, lanes, classes, params)
@@ -125,7 +125,7 @@ def _infer_lanes(pixels: Tensor, unary: Unary, lanes: Lanes, width: int, params:
         other = torch.where((places == count)[:, :, None, None], rest, float(PADDING_SCORE))
         maps = torch.where((places < count)[:, :, None, None], maps, other)
     size = (pixels.shape[1], pixels.shape[2])
-    scores = _upsampled(Unary(maps, unary.stride), size)
+    scores = upsampled(Unary(maps, unary.stride), size)
     compatibility = _compatibility(params, lanes, classes, count, prunes=prunes)
     logits = _run(pixels, scores.reshape(len(scores), -1, width), 1, compatibility, params)
     return Marginals(logits.reshape(scores.shape), torch.where(places < count, classes, -1))
@@ -156,7 +156,7 @@ def _compatibility(params: CRFParams, lanes: Lanes, classes: Tensor, count: Tens
 def _choose_lanes(pixels: Tensor, unary: Unary, params: CRFParams) -> Lanes:
     """Choose the classes to keep by the rule of `pruning.choose_classes`, with a CRF on one pixel of 16."""
     images, classes = unary.maps.shape[:2]
-    scores = _upsampled(unary, (pixels.shape[1], pixels.shape[2]))
+    scores = upsampled(unary, (pixels.shape[1], pixels.shape[2]))
     number = torch.arange(images, device=pixels.device)[:, None]
     before = scores.argmax(dim=-1).reshape(images, -1) + classes * number
     wins = torch.bincount(before.reshape(-1), minlength=images * classes).reshape(images, classes).double()
@@ -254,7 +254,7 @@ def _middle(values: Tensor, side: int) -> Tensor:
     return values[:, side // 2 :: side, side // 2 :: side]
 
 
-def _upsampled(unary: Unary, size: tuple[int, int]) -> Tensor:
+def upsampled(unary: Unary, size: tuple[int, int]) -> Tensor:
     """Return the scores of each pixel, float32 [images, height, width, classes] in contiguous memory."""
     maps = unary.maps.contiguous(memory_format=torch.channels_last)
     if unary.stride > 1:

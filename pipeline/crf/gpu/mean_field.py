@@ -67,15 +67,15 @@ def mean_field(scores: Tensor, kernels: Kernels, compatibility: Compatibility, p
         params: parameters of the CRF.
     """
     logits = scores
-    labels, last, done = None, None, None
+    labels = torch.full(scores.shape[:2], -1, device=scores.device)
+    done = last = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     for _ in range(params.steps):
         following = compatibility(kernels.messages(torch.softmax(logits, dim=-1))).add_(scores)
-        logits = following if done is None else torch.where(done[:, None, None], logits, following)
-        if params.stop_below:
-            before, labels = labels, logits.argmax(dim=-1)
-            if before is None:
-                last = done = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-                continue
-            done = last
-            last = done | ((labels != before).sum(dim=1) < params.stop_below * labels.shape[1])
+        if not params.stop_below:
+            logits = following
+            continue
+        logits = torch.where(done[:, None, None], logits, following)
+        before, labels = labels, logits.argmax(dim=-1)
+        done = last
+        last = done | ((labels != before).sum(dim=1) < params.stop_below * labels.shape[1])
     return logits
