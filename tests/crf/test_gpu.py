@@ -6,6 +6,7 @@ It runs on a CPU here. `test_dense` and `test_modes` compare it with the slow re
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,11 @@ def on_cpu(*args, **kwargs) -> np.ndarray:
 def test_a_batch_is_its_images_bit_by_bit_and_so_is_a_repetition(mode: Mode) -> None:
     """The images keep different numbers of classes; one has stopped changing earlier than the others."""
     pixels, scores = scenes(5)
-    options = {"stride": STRIDE, "params": PARAMS.model_copy(update={"stop_below": 0.003}), "mode": mode}
+    options: dict[str, Any] = {
+        "stride": STRIDE,
+        "params": PARAMS.model_copy(update={"stop_below": 0.003}),
+        "mode": mode,
+    }
     together = [q for _, q in logits_of(pixels, scores, options)]
     again = [q for _, q in logits_of(pixels, scores, options)]
     assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
@@ -91,7 +96,7 @@ def logits_of(pixels: Tensor, scores: Tensor, options: dict) -> list[tuple[Tenso
 def test_pruning_keeps_the_classes_that_the_compiled_one_keeps() -> None:
     pixels, scores = scenes(3)
     for image, one in zip(pixels, scores, strict=True):
-        options = {"stride": STRIDE, "params": PARAMS, "mode": "pruned"}
+        options: dict[str, Any] = {"stride": STRIDE, "params": PARAMS, "mode": "pruned"}
         compiled = crf_of_scores(image, one, **options)
         found = gpu.crf_of_scores(image, one, **options, device="cpu")
         assert (found.labels != compiled.labels).mean() <= 1e-3
@@ -110,14 +115,14 @@ def test_more_samples_share_a_point_than_one_piece_holds() -> None:
     """All samples of a constant image lie in a few simplices; sums of sums are those of the matrices."""
     image = np.full((30, 40, 3), 77, np.uint8)
     image[0, 0] = 10
-    features = bilateral_features(torch.from_numpy(image)[None], 1, 40, 30)
+    features = bilateral_features(torch.from_numpy(image)[None], 1, 400, 30)
     lattice = build_lattice(features)
     assert len(lattice.splat_order) / lattice.points > 2 * PIECE
     assert int(lattice.pieces.diff().max()) == PIECE
     assert len(lattice.pieces) - 1 > lattice.points
     values = torch.rand(1200, 3, generator=torch.Generator().manual_seed(0))
     kernel = kernel_between(features, pixels=1, weight=1, normalisation="symmetric")
-    expected = oracle.normalised(oracle.lattice_matrix(oracle.features_of(image, 40, 30)), "symmetric")
+    expected = oracle.normalised(oracle.lattice_matrix(oracle.features_of(image, 400, 30)), "symmetric")
     np.testing.assert_allclose(kernel(values), expected @ values.double().numpy(), rtol=1e-5)
 
 
@@ -139,7 +144,7 @@ def test_the_images_of_a_batch_have_no_connections(channels: int, is_hashed: boo
 @pytest.mark.parametrize("mode", ["exact", "pruned"])
 def test_unusual_images(mode: Mode) -> None:
     """One pixel, one class, a constant image, equal scores, grey and float pixels."""
-    ones = {"stride": 1, "params": PARAMS, "mode": mode}
+    ones: dict[str, Any] = {"stride": 1, "params": PARAMS, "mode": mode}
     pixel = torch.zeros(2, 1, 1, 3, dtype=torch.uint8)
     assert gpu.refine_batch(pixel, torch.tensor([[0.0, 1], [1, 0]])[:, :, None, None], **ones).flatten().tolist() == [
         1,
@@ -156,7 +161,7 @@ def test_unusual_images(mode: Mode) -> None:
 
 def test_strided_tensors() -> None:
     pixels, scores = scenes(2)
-    options = {"stride": STRIDE, "params": PARAMS}
+    options: dict[str, Any] = {"stride": STRIDE, "params": PARAMS}
     expected = gpu.refine_batch(pixels, scores, **options)
     wide = pixels.repeat_interleave(2, dim=2)[:, :, ::2]
     last = scores.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
@@ -166,7 +171,7 @@ def test_strided_tensors() -> None:
 def test_large_images_of_a_batch_are_refined_in_the_tiles_of_the_compiled_one(monkeypatch) -> None:
     pixels, scores = scenes(2)
     params, limit = CRFParams(sigma_alpha=4, sigma_beta=8, sigma_gamma=2), 2**20
-    options = {"stride": STRIDE, "params": params, "mode": "exact"}
+    options: dict[str, Any] = {"stride": STRIDE, "params": params, "mode": "exact"}
     whole = gpu.refine_batch(pixels, scores, **options)
     monkeypatch.setattr(score_map, "MAX_BYTES", limit)
     tiled = gpu.refine_batch(pixels, scores, **options)
@@ -178,7 +183,7 @@ def test_large_images_of_a_batch_are_refined_in_the_tiles_of_the_compiled_one(mo
 def test_one_image_of_a_batch_that_cannot_be_refined_is_refused() -> None:
     pixels = torch.zeros(2, 20, 30, 3, dtype=torch.uint8)
     scores = torch.rand(2, 2, 3, 4)
-    options = {"stride": STRIDE, "params": CRFParams(sigma_beta=1e-6)}
+    options: dict[str, Any] = {"stride": STRIDE, "params": CRFParams(sigma_beta=1e-6)}
     assert gpu.refine_batch(pixels, scores, **options).shape == (2, 20, 30)
     pixels[1] = 200
     with pytest.raises(ValueError, match="take a larger width"):
