@@ -1,6 +1,6 @@
 """The options of `jobs/segment.py`, `jobs/evaluate.py` and `jobs/tune_crf.py`."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +8,8 @@ from pipeline.bulk.config import BulkConfig
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.data.preprocessing import DType, Instances, TTAOptions, Windows
 from pipeline.storage import Url
+
+CRFDevice = Literal["auto", "cpu", "gpu"]
 
 
 class SegmentConfig(BulkConfig):
@@ -27,7 +29,12 @@ class SegmentConfig(BulkConfig):
         description="compile the network for the shapes of full batches (default: on a GPU, if the run has 100,000 "
         "images or more: compiling takes a minute)",
     )
-    crf: bool = Field(default=False, description="refine the masks by a dense CRF, on CPUs beside the predictors")
+    crf: bool = Field(default=False, description="refine the masks by a dense CRF")
+    crf_device: CRFDevice = Field(
+        default="auto",
+        description="where the CRF runs. gpu: in the predictors, on their GPUs; mode fast is pruned there. cpu: in CPU "
+        "tasks beside the predictors. auto: gpu if the predictors have GPUs",
+    )
     crf_mode: Mode = Field(
         default="pruned",
         description="exact: full mean field. pruned: merge the classes that an image does not contain into one (labels "
@@ -38,8 +45,8 @@ class SegmentConfig(BulkConfig):
 
     @model_validator(mode="after")
     def _crf_is_on(self) -> "SegmentConfig":
-        if not self.crf and (self.crf_mode != "pruned" or self.crf_params != CRFParams()):
-            raise ValueError("--crf-mode and --crf-params need --crf")
+        if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "auto", CRFParams()):
+            raise ValueError("--crf-mode, --crf-device and --crf-params need --crf")
         return self
 
     @model_validator(mode="after")
