@@ -12,10 +12,11 @@ from PIL import Image
 from pipeline import bundle
 from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.results import read_file
-from pipeline.bulk.run import format_run
+from pipeline.bulk.run import format_run, run_bulk
 from pipeline.bulk.segmentation.config import SegmentConfig
-from pipeline.bulk.segmentation.run import segment
+from pipeline.bulk.segmentation.run import SegmentationRun, segment
 from pipeline.bulk.segmentation.tables import format_report
+from pipeline.card import read_card
 from pipeline.crf import CRFParams, crf_of_scores
 from pipeline.data.images import decode_image, decode_mask
 from pipeline.predict.segmenter import Segmenter
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.timeout(600)
 
 PARAMS = CRFParams(sigma_alpha=30, sigma_beta=8)
 IMAGES = 5
+ROUNDED = {"mask", "crf_changed_px", "tp", "pred", "confusion"}  # columns that a pixel with another label changes
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,39 @@ def test_masks_are_those_of_the_crf(runs, night, trained_on_s3):
         on_stored = np.rot90(expected) if decoded.orientation == 6 else expected
         # oneDNN may compute an image differently in a batch, and a few pixels may round to another label.
         assert (masks[path.name] != on_stored).mean() < 1e-3, path.name
+
+
+class InPredictor(SegmentationRun):
+    """A run whose predictors refine the masks, whatever their device is: on a real cluster, that is a GPU."""
+
+    def placed(self, *, use_gpu: bool | None) -> tuple[SegmentationRun, str]:
+        return super().placed(use_gpu=True)
+
+
+def test_rows_are_the_same_where_the_predictors_refine(runs, night, trained_on_s3, tmp_path, capsys):
+    """The two implementations round differently, so a few pixels may have another label."""
+    config = SegmentConfig(
+        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), crf=True,
+        crf_params=PARAMS, scaling=BulkScaling(actors=1),
+    )  # fmt: skip
+    card = read_card(trained_on_s3)
+    run = run_bulk(InPredictor(config, card, card.classes))
+    assert "the dense CRF runs in the predictors" in capsys.readouterr().out
+    assert run
+    in_tasks, in_predictors = (rows_of(run).to_pylist() for run in (runs[1], run))
+    for task, predictor in zip(in_tasks, in_predictors, strict=True):
+        assert task.keys() == predictor.keys()
+        rounded = {name for name in task if name.startswith(("t_", "px_")) or name in ROUNDED}
+        assert all(task[name] == predictor[name] for name in task.keys() - rounded), task["image_id"]
+        assert (predictor["t_crf_ms"] is None) == (predictor["status"] == "error")
+        if predictor["status"] == "ok":
+            assert predictor["crf_changed_px"] == pytest.approx(task["crf_changed_px"], rel=0.01)
+    masks, expected = masks_of(run), masks_of(runs[1])
+    assert masks.keys() == expected.keys()
+    assert all((masks[name] != expected[name]).mean() < 1e-3 for name in masks)
+    scores, before = (read_file(r, "dataset_report/dataset_report.parquet").to_pylist() for r in (run, runs[1]))
+    assert scores[0] == before[0]
+    assert scores[1]["miou"] == pytest.approx(before[1]["miou"], abs=1e-3)
 
 
 def test_rows_count_the_pixels_that_the_crf_changed(runs):

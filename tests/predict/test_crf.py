@@ -6,22 +6,36 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from benchmarks.crf_scenes import draw
 from pipeline.crf import CRFParams, crf_of_scores, gpu
 from pipeline.data.preprocessing import Preprocessing, Windows
+from pipeline.models.layers import SegmentationOutput
 from pipeline.predict.crf import DeviceCRF
 from pipeline.predict.segmenter import Segmenter
-from tests.support.networks import narrow
 
 PARAMS = CRFParams(sigma_alpha=20, sigma_beta=8)
 IMAGES = [draw(90, 70, classes=3, present=3, seed=seed).pixels for seed in range(3)]
 
 
+class Colours(nn.Module):
+    """A network at stride 8 whose scores depend on the mean colour of a unit's pixels."""
+
+    output_stride = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.AvgPool2d(8, ceil_mode=True), nn.Conv2d(3, 5, 1))
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        """Return the scores."""
+        return SegmentationOutput(self.layers(images))
+
+
 def segmenter(crf: DeviceCRF | None = None, **options: Any) -> Segmenter:
-    torch.manual_seed(0)
-    model = narrow("deeplabv3_resnet18", 5, output_stride=8).eval()
-    return Segmenter(model, preprocessing=Preprocessing(), device=torch.device("cpu"), crf=crf, **options)
+    return Segmenter(Colours().eval(), preprocessing=Preprocessing(), device=torch.device("cpu"), crf=crf, **options)
 
 
 def on_device(params: CRFParams = PARAMS) -> DeviceCRF:
