@@ -13,12 +13,14 @@ from pipeline import bundle
 from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.results import read_file
 from pipeline.bulk.run import format_run, run_bulk
-from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.bulk.segmentation import tune_crf
+from pipeline.bulk.segmentation.config import SegmentConfig, TuneConfig
 from pipeline.bulk.segmentation.run import SegmentationRun, segment
 from pipeline.bulk.segmentation.tables import format_report
 from pipeline.card import read_card
 from pipeline.crf import CRFParams, crf_of_scores
 from pipeline.data.images import decode_image, decode_mask
+from pipeline.errors import UserError
 from pipeline.predict.segmenter import Segmenter
 from tests.support.jobs import succeed
 from tests.support.runs import rows_of
@@ -189,3 +191,19 @@ def test_the_search_compares_with_the_default_and_with_none(night, trained_on_s3
     assert f"{best['miou']:.4f}" in text
     assert ("--crf-params.w1" in text) == (best["round"] != "none")
     assert "--crf" in text
+
+
+def test_the_search_finds_the_same_beside_the_network(night, trained_on_s3, tmp_path, monkeypatch, ray_driver):
+    """The network's device is a CPU here; on a cluster with GPUs it is one of those."""
+    config = TuneConfig(
+        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), w1=(3,),
+        sigma_alpha=(30,), sigma_beta=(8,), fine_rounds=0,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="--crf-device gpu needs a GPU"):
+        tune_crf.tune(config.model_copy(update={"crf_device": "gpu"}))
+    expected = tune_crf.tune(config)
+    monkeypatch.setattr(tune_crf, "_is_on_gpu", lambda config: True)
+    found = tune_crf.tune(config)
+    assert [trial.round for trial in found] == [trial.round for trial in expected] == ["none", "default", "coarse"]
+    assert [trial.miou for trial in found] == pytest.approx([trial.miou for trial in expected], abs=1e-3)
+    assert len({trial.miou for trial in found}) == 3

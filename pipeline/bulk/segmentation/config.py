@@ -96,6 +96,10 @@ class TuneConfig(BaseModel):
     )
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see jobs/segment.py")
+    crf_device: CRFDevice = Field(
+        default="auto",
+        description="where the CRF runs. gpu: beside the network, on its GPU. cpu: in CPU tasks. auto: gpu if there is one",
+    )
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
     )
