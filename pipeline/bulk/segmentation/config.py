@@ -98,7 +98,7 @@ class TuneConfig(BaseModel):
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see jobs/segment.py")
     crf_device: CRFDevice = Field(
         default="auto",
-        description="where the CRF runs. gpu: beside the network, on its GPU. cpu: in CPU tasks. auto: gpu if there is one",
+        description="where the CRF runs. gpu: on the network's GPU. cpu: in CPU tasks. auto: gpu if there is one",
     )
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
