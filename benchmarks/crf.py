@@ -1,5 +1,8 @@
 """Compare our dense CRF with pydensecrf on one core: `python -m benchmarks.crf [--rounds 5] [--images FOLDER]`.
 
+With `--device cuda` or `--device cpu`, compare our dense CRF in PyTorch on that device with both instead; see
+`benchmarks.crf_device`.
+
 `benchmarks.crf_peer` says how pydensecrf is installed. Without it, only our CRF is timed.
 
 There are nine cases: three image sizes of well-known data sets and three parameter sets. Each size has as many classes
@@ -17,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -49,7 +52,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="number of timed runs, of which the median is taken")
     parser.add_argument("--images", type=Path, help="folder of photographs to use in place of drawn images")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="measure the CRF in PyTorch on this device")
+    parser.add_argument("--batch", type=int, default=32, help="with --device: images of a batch")
     arguments = parser.parse_args()
+    if arguments.device:
+        from benchmarks.crf_device import compare_on_device
+
+        compare_on_device(arguments.device, batch=arguments.batch, rounds=arguments.rounds)
+        return
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     peer = has_pydensecrf()
@@ -129,7 +139,7 @@ def compare(scenes: dict[str, Scene], rounds: int, *, peer: bool) -> None:
             print(f"{name}: median ratio {statistics.median(of_mode):.2f}, smallest ratio {min(of_mode):.2f}")
 
 
-def interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[list[float], list[Any]]:
+def interleaved(works: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[float], list[Any]]:
     """Run functions in turn and return their median seconds and their results; a first round warms up."""
     times: list[list[float]] = [[] for _ in works]
     results: list[Any] = [None for _ in works]

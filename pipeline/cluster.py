@@ -177,6 +177,11 @@ def available() -> Resources:
     )
 
 
+def use_gpus(wanted: bool | None) -> bool:
+    """Return whether workers get GPUs: if that is wanted or, by default (None), if the cluster has any."""
+    return available().gpus > 0 if wanted is None else wanted
+
+
 def require(*, workers: int, cpus_per_worker: float, use_gpu: bool, spare_cpus: int, noun: str, flag: str) -> None:
     """Refuse a run whose workers the cluster cannot hold beside the tasks that feed them.
 

@@ -15,6 +15,7 @@ _INCIDENTAL = {
     "output",
     "run_id",
     "scaling",
+    "crf_device",
     "store",
     "dry_run",
     "max_error_rate",

@@ -1,7 +1,7 @@
 """The interface between the bulk engine and a kind of run: segmentation, localization."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -114,4 +114,19 @@ class RunKind(Protocol):
             run: Folder of the run.
             files: Files of its rows below that folder, in order.
             images: The rows.
+        """
+
+
+@runtime_checkable
+class PlacedByDevice(Protocol):
+    """A kind of run whose stages depend on whether the predictors have GPUs."""
+
+    def placed(self, *, use_gpu: bool | None) -> tuple[RunKind, str]:
+        """Return the kind for predictors with or without GPUs, and a line for the user, which may be empty.
+
+        Args:
+            use_gpu: Whether the predictors have GPUs; None if that is not known yet.
+
+        Raises:
+            UserError: The run needs GPUs.
         """

@@ -14,7 +14,7 @@ from pipeline.bulk import plan as planning
 from pipeline.bulk.config import LAST
 from pipeline.bulk.earlier import Earlier, find_earlier, read_earlier, with_earlier
 from pipeline.bulk.finish import finish
-from pipeline.bulk.kind import RunKind
+from pipeline.bulk.kind import PlacedByDevice, RunKind
 from pipeline.bulk.lease import lease
 from pipeline.bulk.limits import Alarm, check_error_rate, deadline
 from pipeline.bulk.outcome import Outcome
@@ -113,6 +113,9 @@ def _print_plan(kind: RunKind, run: str, plan: planning.PlanSummary | None, earl
         _print(kind, run, plan, Earlier(earlier, images.removed))
     else:
         _print(kind, run, plan, read_earlier(run))
+    if isinstance(kind, PlacedByDevice):
+        _, note = kind.placed(use_gpu=kind.config.scaling.use_gpu)
+        print(note, end="\n" if note else "")
 
 
 def _planned(
@@ -160,6 +163,8 @@ def _compute_shards(
         print(f"resuming: {len(done)} shards are done, {len(left)} left")
     if starts_ray:
         _start_ray(kind)
+    kind, note = _placed(kind)
+    print(note, end="\n" if note else "")
     from pipeline.bulk.stream import stream
 
     def on_shard(shard: dict[str, Any]) -> None:
@@ -201,10 +206,19 @@ def _start_ray(kind: RunKind) -> None:
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
     stop_on_sigterm()  # Ray has set a handler of its own
-    if kind.refines:
+    if _placed(kind)[0].refines:
         task = ray.remote(num_cpus=1)(_warm_up)
         for _ in range(min(MOST_WARM, cluster.available().cpus)):
             task.remote(kind)  # nobody waits for it: if it fails, the first task does its work
+
+
+def _placed(kind: RunKind) -> tuple[RunKind, str]:
+    """Return the kind for the predictors of this cluster, and a line for the user; see `kind.PlacedByDevice`."""
+    if not isinstance(kind, PlacedByDevice):
+        return kind, ""
+    from pipeline import cluster
+
+    return kind.placed(use_gpu=cluster.use_gpus(kind.config.scaling.use_gpu))
 
 
 def _warm_up(kind: RunKind) -> None:

@@ -32,7 +32,7 @@ def results_schema(own: list[pa.Field], *, pictures: Sequence[str], metadata: di
         *own,
         pa.field("t_fetch_ms", pa.float32()),
         pa.field("t_decode_ms", pa.float32()),
-        pa.field("t_infer_ms", pa.float32()),
+        pa.field("t_infer_ms", pa.float32()),  # with the dense CRF if the predictor computes it
         pa.field("shard", pa.int32(), nullable=False),
     ]
     # Hugging Face's data sets show a column as pictures if the schema says this.

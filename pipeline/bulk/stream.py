@@ -116,7 +116,7 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
     """
     scaling = kind.config.scaling
     have = cluster.available()
-    use_gpu = have.gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
+    use_gpu = cluster.use_gpus(scaling.use_gpu)
     if use_gpu:
         share = (have.cpus - cluster.SPARE_CPUS) // max(1, have.gpus)
         cpus = scaling.cpus_per_actor or max(1, 2 if kind.refines else share)

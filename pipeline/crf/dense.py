@@ -49,11 +49,11 @@ def dense_crf(
     """
     params = params or CRFParams()
     pixels = image_array(image)
-    planes = _class_planes(probabilities, unary, pixels.shape[:2])
+    planes = class_planes(probabilities, unary, pixels.shape[:2])
     result: NDArray = np.empty(pixels.shape[:2], np.int32)
     if output == "probabilities":
         result = np.empty(planes.shape, np.float32)
-    for tile in image_tiles(pixels, params, classes=len(planes), max_bytes=max_bytes):
+    for tile in image_tiles(pixels.shape, params, classes=len(planes), max_bytes=max_bytes):
         term = _FullSizeUnary(np.ascontiguousarray(planes[:, *tile.outer]), probabilities=unary is None)
         marginals = infer(pixels[tile.outer], term, classes=len(planes), params=params, mode=mode)
         refined = marginals.labels() if output == "labels" else marginals.probabilities()
@@ -80,9 +80,11 @@ class _FullSizeUnary:
         return best_classes(self._planes, smallest=not self._probabilities)
 
 
-def image_tiles(pixels: NDArray, params: CRFParams, *, classes: int, max_bytes: int, align: int = 1) -> Iterator[Tile]:
-    """Return the tiles in which to refine an image [height, width, channels]; see `tiles`."""
-    height, width, channels = pixels.shape
+def image_tiles(
+    shape: tuple[int, ...], params: CRFParams, *, classes: int, max_bytes: int, align: int = 1
+) -> Iterator[Tile]:
+    """Return the tiles in which to refine an image of a shape (height, width, channels); see `tiles`."""
+    height, width, channels = shape
     overlap = int(2 * max(params.sigma_alpha, params.sigma_gamma)) + 1
     max_pixels = max_bytes // bytes_per_pixel(classes, channels)
     return tiles(height, width, max_pixels=max_pixels, overlap=overlap, align=align)
@@ -105,7 +107,7 @@ def image_array(image: ArrayLike) -> NDArray:
     return pixels
 
 
-def _class_planes(
+def class_planes(
     probabilities: ArrayLike | None, unary: ArrayLike | None, size: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Return the probabilities or the unary energies as float32 [classes, height, width]."""

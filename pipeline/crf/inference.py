@@ -97,7 +97,7 @@ def infer(pixels: NDArray, unary: Unary, *, classes: int, params: CRFParams, mod
     """
     size, kept, rest_factor = (pixels.shape[0], pixels.shape[1]), np.arange(classes), 0.0
     samples = equal_squares(*size, 1)
-    if mode != "exact" and can_prune(pixels, params):
+    if mode != "exact" and can_prune(size, params):
         blocks = equal_squares(*size, BLOCK_SIDE)
         coarse_params = params.model_copy(update={"steps": COARSE_STEPS})
         coarse = infer_samples(

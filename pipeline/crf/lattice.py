@@ -48,7 +48,7 @@ class PointIndex(NamedTuple):
 
     Attributes:
         scale: float32 [d], factors from features to lattice coordinates.
-        radix, origin: int64 [d], factors and offsets from coordinates to a key; see `_packing`.
+        radix, origin: int64 [d], factors and offsets from coordinates to a key; see `Packing`.
         keys: int64 [capacity], keys of the points by their index.
         table: int32 [4 · capacity], hash table of point indices; see `hashing`.
     """
@@ -104,19 +104,32 @@ def build_lattice(features: Features) -> Lattice:
         if done == len(embedding):
             break
         index = _with_double_capacity(index, points)
-    chains = tuple(chains_along(points, index.keys, index.table, step) for step in _steps(index.radix))
+    chains = tuple(chains_along(points, index.keys, index.table, step) for step in steps(index.radix))
     return Lattice(points, embedding, chains)
 
 
 def _empty_index(features: Features) -> PointIndex:
-    d = len(features.low)
-    if (span := float((features.high - features.low).max())) > MAX_SPAN:
+    check_span(features.low, features.high)
+    scale = axis_scale(len(features.low))
+    radix, origin, _ = packing(features.low * scale, features.high * scale)
+    return PointIndex(scale, radix, origin, *_empty_tables(INITIAL_CAPACITY))
+
+
+def check_span(low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+    """Refuse features that float32 cannot resolve: what counts is their distance from 0, even if all are the same.
+
+    Raises:
+        ValueError: The features span too many kernel widths.
+    """
+    if (span := float(np.abs([low, high]).max())) > MAX_SPAN:
         raise ValueError(
             f"the image spans {span:.3g} widths of a CRF kernel, more than {MAX_SPAN}: take a larger width"
         )
-    scale = np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
-    radix, origin = _packing(features.low * scale, features.high * scale)
-    return PointIndex(scale, radix, origin, *_empty_tables(INITIAL_CAPACITY))
+
+
+def axis_scale(d: int) -> NDArray[np.float32]:
+    """Return the factors from d features to lattice coordinates, float32 [d]."""
+    return np.array([(d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2)) for i in range(d)], np.float32)
 
 
 def _empty_tables(capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -134,8 +147,21 @@ def _with_double_capacity(index: PointIndex, points: int) -> PointIndex:
     return index._replace(keys=keys, table=table)
 
 
-def _packing(low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return factors and offsets that pack the first d coordinates of a lattice point into one 64-bit key.
+class Packing(NamedTuple):
+    """How the first d coordinates of a lattice point become one 64-bit key: sum of (coordinate - origin) · radix.
+
+    Attributes:
+        radix, origin: int64 [d].
+        size: number of possible keys, of which one is unique to each point; None if the keys are hashed.
+    """
+
+    radix: NDArray[np.int64]
+    origin: NDArray[np.int64]
+    size: int | None
+
+
+def packing(low: NDArray[np.float32], high: NDArray[np.float32]) -> Packing:
+    """Return the packing of the points around samples whose scaled features lie between two bounds.
 
     The key is linear in the coordinates, so a neighbour's key is the point's key plus a constant. It is unique if the
     ranges of the coordinates fit 62 bits, which they do for position and colour. With more dimensions the
@@ -152,13 +178,14 @@ def _packing(low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[NDArr
     for j in range(d):
         radix.append(size)
         size *= top[j] - bottom[j] + 1
-    if size >= 2**62:
+    exact = size < 2**62
+    if not exact:
         random = np.random.default_rng(0)
         radix = [int(random.integers(2**61, 2**62)) | 1 for _ in range(d)]
-    return np.array(radix, np.int64), np.array(bottom, np.int64)
+    return Packing(np.array(radix, np.int64), np.array(bottom, np.int64), size if exact else None)
 
 
-def _steps(radix: NDArray[np.int64]) -> list[np.int64]:
+def steps(radix: NDArray[np.int64]) -> list[np.int64]:
     """Return what each of the d + 1 directions adds to a key.
 
     A direction adds 1 to every coordinate except one, from which it subtracts d.

@@ -43,10 +43,10 @@ class KeptClasses(NamedTuple):
     rest_factor: float
 
 
-def can_prune(pixels: NDArray, params: CRFParams) -> bool:
-    """Whether the image is large enough for a coarse grid and the messages are not mixed by a compatibility matrix."""
+def can_prune(size: tuple[int, int], params: CRFParams) -> bool:
+    """Whether an image of a size (height, width) has a coarse grid, and no compatibility matrix mixes the messages."""
     matrix = params.compatibility is not None and isinstance(params.compatibility[0], tuple)
-    return min(pixels.shape[:2]) >= 8 * BLOCK_SIDE and params.steps > 0 and not matrix
+    return min(size) >= 8 * BLOCK_SIDE and params.steps > 0 and not matrix
 
 
 def choose_classes(coarse: NDArray[np.float32], wins: NDArray[np.int64]) -> KeptClasses:

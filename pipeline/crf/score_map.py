@@ -56,7 +56,7 @@ def crf_of_scores(
     height, width, _ = pixels.shape
     coarse = _score_array(scores, (height, width), stride)
     labels, changed = np.empty((height, width), np.int32), 0
-    for tile in image_tiles(pixels, params, classes=coarse.shape[2], max_bytes=max_bytes, align=stride):
+    for tile in image_tiles(pixels.shape, params, classes=coarse.shape[2], max_bytes=max_bytes, align=stride):
         rows, columns = tile.outer
         tile_pixels = pixels[tile.outer]
         tile_scores = coarse[
@@ -110,15 +110,29 @@ class _ScoreMapUnary:
 def _score_array(scores: ArrayLike, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
     """Return the scores as float32 [ceil(height / stride), ceil(width / stride), classes]."""
     given = np.asarray(scores)
-    expected = tuple(-(-side // stride) for side in size)
-    if stride < 1 or given.ndim != 3 or given.shape[1:] != expected or not 1 <= len(given) <= MAX_CLASSES:
-        raise ValueError(
-            f"scores: expected [classes, {expected[0]}, {expected[1]}] for an image of {size[1]}x{size[0]} pixels at "
-            f"stride {stride}, with 1 to {MAX_CLASSES} classes, not {given.shape}"
-        )
+    check_shape(given.shape, size, stride)
     if not np.isfinite(given).all():
         raise ValueError("scores: NaN or infinity")
     return np.ascontiguousarray(given.transpose(1, 2, 0), np.float32)
+
+
+def check_shape(shape: tuple[int, ...], size: tuple[int, int], stride: int) -> None:
+    """Refuse a score map of a shape that does not fit the image.
+
+    Args:
+        shape: shape of the score map.
+        size: (height, width) of the image.
+        stride: output stride of the network.
+
+    Raises:
+        ValueError: The shape does not fit.
+    """
+    expected = tuple(-(-side // stride) for side in size) if stride >= 1 else ()
+    if len(shape) != 3 or shape[1:] != expected or not 1 <= shape[0] <= MAX_CLASSES:
+        raise ValueError(
+            f"scores: expected [classes, {', '.join(map(str, expected))}] for an image of {size[1]}x{size[0]} pixels "
+            f"at stride {stride}, with 1 to {MAX_CLASSES} classes, not {shape}"
+        )
 
 
 @njit(nogil=True, cache=True)

@@ -34,9 +34,9 @@ def labels_of(logits: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
     return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
 
 
-def kept_scores(logits: Tensor) -> NDArray[np.float16]:
+def compact_scores(logits: Tensor) -> Tensor:
     """Return logits minus the largest one of each unit: this changes no softmax, and float16 is most precise near 0."""
-    return (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half().cpu().numpy()
+    return (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-1000).half()
 
 
 class Canvas:
@@ -73,7 +73,7 @@ class Canvas:
         if self._keep_scores:
             if self._scores is None:
                 self._scores = np.empty((len(part), *self._units), np.float16)
-            self._scores[:, row.first : row.end, column.first : column.end] = kept_scores(own)[0]
+            self._scores[:, row.first : row.end, column.first : column.end] = compact_scores(own)[0].cpu().numpy()
 
     def prediction(self) -> Prediction:
         """Return the prediction, once all parts have been added.

@@ -16,6 +16,9 @@ class Prediction(NamedTuple):
         scores: Logits minus the largest one of each pixel, float16 [classes, ceil(height / stride),
             ceil(width / stride)]; None unless the segmenter keeps scores.
         stride: Stride of the score map.
+        refined: Labels after a dense CRF, of the type and shape of `labels`; None unless the segmenter refines them.
+        crf_ms: Milliseconds that the CRF took.
+        pixels: Pixels of an image whose scores are left to a CRF on the CPU; otherwise None.
     """
 
     labels: NDArray
@@ -23,3 +26,6 @@ class Prediction(NamedTuple):
     entropy: float
     scores: NDArray[np.float16] | None
     stride: int
+    refined: NDArray | None = None
+    crf_ms: float | None = None
+    pixels: NDArray[np.uint8] | None = None

@@ -13,8 +13,9 @@ from pipeline.data.proposals import selective_search
 from pipeline.models.upsampling import upsample
 from pipeline.predict.augmentation import averaged_scores
 from pipeline.predict.batches import micro_batches
-from pipeline.predict.canvas import Canvas, certainty, check_finite, kept_scores, labels_of
+from pipeline.predict.canvas import Canvas, certainty, check_finite, compact_scores, labels_of
 from pipeline.predict.compiled import Compiled
+from pipeline.predict.crf import DeviceCRF
 from pipeline.predict.device import autocast, normalise, place, upload
 from pipeline.predict.fitting import FittingBatches
 from pipeline.predict.instances import choose, instance_scores
@@ -41,6 +42,7 @@ class Segmenter:
         tta: Options of test-time augmentation; None to segment the image alone.
         batch_pixels: Largest number of pixels in a batch of windows; a batch of images with so many is full.
         keep_scores: Return the score maps as well.
+        crf: Dense CRF that refines the labels on the device; None for none.
         compile: Compile the network for the shapes of full batches; see `compiled.Compiled`.
     """
 
@@ -56,6 +58,7 @@ class Segmenter:
         tta: TTAOptions | None = None,
         batch_pixels: int = 1_000_000,
         keep_scores: bool = False,
+        crf: DeviceCRF | None = None,
         compile: bool = False,
     ):
         self.model = place(model, device)
@@ -67,6 +70,7 @@ class Segmenter:
         self.tta = tta or TTAOptions()
         self.batch_pixels = batch_pixels
         self.keep_scores = keep_scores
+        self.crf = crf
         self._fit = FittingBatches()
         self._compiled = Compiled(self._outputs) if compile else None
 
@@ -105,9 +109,12 @@ class Segmenter:
             outputs = self._compiled if self._compiled is not None and full else self._outputs
             labels, confidence, entropy, logits = outputs(batch)
         check_finite(entropy)
-        scores = kept_scores(logits) if self.keep_scores else [None] * len(images)
+        scores = compact_scores(logits).cpu().numpy() if self.keep_scores else [None] * len(images)
         by_image = zip(labels.cpu().numpy(), confidence.tolist(), entropy.tolist(), scores, strict=True)
-        return [Prediction(*image_outputs, stride) for image_outputs in by_image]
+        predictions = [Prediction(*image_outputs, stride) for image_outputs in by_image]
+        return (
+            predictions if self.crf is None else self.crf.of_batch(predictions, images, batch, compact_scores(logits))
+        )
 
     def _outputs(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return labels, mean confidence, mean entropy and logits of a batch uint8 [batch, height, width, 3]."""
@@ -122,12 +129,13 @@ class Segmenter:
         stride: int = self.model.output_stride
         height, width = image.shape[:2]
         rows, columns = (lay_out(length, self.windows, stride=stride) for length in (height, width))
-        canvas = Canvas((height, width), stride=stride, keep_scores=self.keep_scores)
+        canvas = Canvas((height, width), stride=stride, keep_scores=self.keep_scores or self.crf is not None)
         mosaic = Mosaic(width=columns[-1].end)
         spans = itertools.product(rows, columns)
         for (row, column), scores in zip(spans, self._window_scores(image, rows, columns), strict=True):
             canvas.add(row, column, mosaic.add(row, column, scores))
-        return canvas.prediction()
+        prediction = canvas.prediction()
+        return prediction if self.crf is None else self.crf.of_large_image(prediction, image, self.device)
 
     def _window_scores(self, image: NDArray[np.uint8], rows: list[Span], columns: list[Span]) -> Iterator[Tensor]:
         """Yield the scores of the windows row by row; only the last window of a row has another shape."""

@@ -1,19 +1,22 @@
 """Everything beyond the plain mean field: pruned and fast modes, score maps, tiles, settling and working memory.
 
-Every mode is compared with the exact mode on the same machine. Different code rounds differently, so labels are
+Every mode is compared with the exact mode on the same machine. Tests of what both implementations promise, the compiled
+one and that in PyTorch, run on both. Different code rounds differently, so labels are
 compared by the probabilities they have in the exact mode, or a small share of them may differ.
 """
 
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pipeline.crf import CRFParams, Mode, crf_of_scores, dense_crf, filtering, inference
+from pipeline.crf import CRFParams, Mode, crf_of_scores, dense_crf, filtering, gpu, inference
 from pipeline.crf.dense import image_tiles
 from pipeline.crf.mean_field import Settling
 from pipeline.crf.memory import kept_buffers
@@ -28,6 +31,18 @@ from tests.support.crf_oracles import assert_best, scene
 STRIDE = 8
 PARAMS = CRFParams(sigma_alpha=20, sigma_beta=8)
 ROUNDING = 1e-4  # bound on differences of probabilities between two ways to compute the same; 1e-5 where measured
+
+
+class CRF(NamedTuple):
+    """An implementation of the dense CRF."""
+
+    dense: Callable
+    of_scores: Callable
+
+
+NUMBA = CRF(dense_crf, crf_of_scores)
+TORCH = CRF(partial(gpu.dense_crf, device="cpu"), partial(gpu.crf_of_scores, device="cpu"))
+both = pytest.mark.parametrize("crf", [NUMBA, TORCH], ids=["numba", "torch"])
 
 
 def street(height: int = 90, width: int = 132, *, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,20 +66,21 @@ def probabilities_of(scores: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return torch.softmax(full[0], dim=0).numpy()
 
 
+@both
 @pytest.mark.parametrize("seed", range(3))
-def test_a_score_map_gives_the_labels_of_its_probabilities(seed: int) -> None:
+def test_a_score_map_gives_the_labels_of_its_probabilities(crf: CRF, seed: int) -> None:
     """The bounds on the shares are five times what was measured for fast mode; in pruned mode no label differed."""
     image, scores = street(seed=seed)
     probabilities = probabilities_of(scores, image.shape)
     before = probabilities.argmax(axis=0)
-    exact = dense_crf(image, probabilities=probabilities, params=PARAMS)
-    q = dense_crf(image, probabilities=probabilities, params=PARAMS, output="probabilities")
+    exact = crf.dense(image, probabilities=probabilities, params=PARAMS)
+    q = crf.dense(image, probabilities=probabilities, params=PARAMS, output="probabilities")
     assert_best(exact, q, tolerance=ROUNDING)
     assert (exact != before).mean() > 0.01, "the CRF changes labels"
     shares: dict[Mode, float] = {"exact": 0, "pruned": 5e-4, "fast": 5e-3}
     for mode, share in shares.items():
-        found = crf_of_scores(image, scores, stride=STRIDE, params=PARAMS, mode=mode)
-        dense = dense_crf(image, probabilities=probabilities, params=PARAMS, mode=mode)
+        found = crf.of_scores(image, scores, stride=STRIDE, params=PARAMS, mode=mode)
+        dense = crf.dense(image, probabilities=probabilities, params=PARAMS, mode=mode)
         for labels in (found.labels, dense):
             if mode == "exact":
                 assert_best(labels, q, tolerance=ROUNDING)
@@ -74,33 +90,35 @@ def test_a_score_map_gives_the_labels_of_its_probabilities(seed: int) -> None:
         assert abs(found.changed - np.count_nonzero(found.labels != before)) <= 1e-3 * exact.size
 
 
-def test_pruning_keeps_the_weight_of_the_pruned_classes() -> None:
+@both
+def test_pruning_keeps_the_weight_of_the_pruned_classes(crf: CRF) -> None:
     """Many improbable classes matter together: without them the softmax and 2% of the labels would change."""
     image, two = scene(64, 80, classes=2)
     rng = np.random.default_rng(0)
     many = rng.dirichlet(np.full(40, 2.0), (64, 80)).transpose(2, 0, 1)
     probabilities = np.concatenate([0.7 * two, 0.3 * many]).astype(np.float32)
     params = CRFParams(w1=1, w2=1, sigma_alpha=20, sigma_beta=12)
-    exact = dense_crf(image, probabilities=probabilities, params=params)
+    exact = crf.dense(image, probabilities=probabilities, params=params)
     assert set(np.unique(exact)) <= {0, 1}
     cases: list[tuple[np.ndarray, Mode]] = [(probabilities, "pruned"), (two, "exact")]
     pruned, only_two = (
-        dense_crf(image, probabilities=p, params=params, mode=mode, output="probabilities")[:2] for p, mode in cases
+        crf.dense(image, probabilities=p, params=params, mode=mode, output="probabilities")[:2] for p, mode in cases
     )
-    expected = dense_crf(image, probabilities=probabilities, params=params, output="probabilities")[:2]
+    expected = crf.dense(image, probabilities=probabilities, params=params, output="probabilities")[:2]
     assert np.abs(pruned - expected).mean() < 0.1 * np.abs(only_two - expected).mean()
     assert (pruned.argmax(axis=0) != exact).mean() < 1e-3
 
 
+@both
 @pytest.mark.parametrize("mode", ["pruned", "fast"])
-def test_energies_give_the_result_of_their_probabilities(mode: str) -> None:
+def test_energies_give_the_result_of_their_probabilities(crf: CRF, mode: str) -> None:
     """A few samples may differ by more than rounding if a probability lies at one of the modes' thresholds."""
     image, scores = street()
     probabilities = probabilities_of(scores, image.shape)
     options: dict[str, Any] = {"params": PARAMS, "mode": mode, "output": "probabilities"}
-    expected = dense_crf(image, probabilities=probabilities, **options)
+    expected = crf.dense(image, probabilities=probabilities, **options)
     assert (expected == 0).all(axis=(1, 2)).any(), "a class is pruned"
-    found = dense_crf(image, unary=2 - np.log(probabilities.astype(np.float64)), **options)
+    found = crf.dense(image, unary=2 - np.log(probabilities.astype(np.float64)), **options)
     assert (np.abs(found - expected) > ROUNDING).mean() < 0.01
 
 
@@ -207,12 +225,13 @@ def test_the_result_does_not_depend_on_working_memory(mode: str) -> None:
     assert np.isfinite(results[1]).all()
 
 
+@both
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 35), (70, 41)])
 @pytest.mark.parametrize("mode", ["exact", "pruned", "fast"])
-def test_images_of_any_size(size: tuple[int, int], mode: Mode) -> None:
+def test_images_of_any_size(crf: CRF, size: tuple[int, int], mode: Mode) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     scores = np.random.default_rng(1).normal(size=(12, -(-size[0] // STRIDE), -(-size[1] // STRIDE)))
-    found = crf_of_scores(image, scores, stride=STRIDE, mode=mode)
+    found = crf.of_scores(image, scores, stride=STRIDE, mode=mode)
     assert found.labels.shape == size
     assert 0 <= found.labels.min() <= found.labels.max() < 12
 
@@ -232,13 +251,14 @@ def test_tiles_cover_an_image_once() -> None:
         assert (seen == 1).all()
 
 
-def test_a_large_image_is_refined_in_tiles() -> None:
+@both
+def test_a_large_image_is_refined_in_tiles(crf: CRF) -> None:
     """At the seams 0.01% of the labels differ where measured."""
     image, scores = street(180, 260)
     params, max_bytes = CRFParams(sigma_alpha=8, sigma_beta=8), 5 * 2**20
-    assert len(list(image_tiles(image, params, classes=len(scores), max_bytes=max_bytes, align=STRIDE))) > 1
-    whole = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact")
-    tiled = crf_of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=max_bytes)
+    assert len(list(image_tiles(image.shape, params, classes=len(scores), max_bytes=max_bytes, align=STRIDE))) > 1
+    whole = crf.of_scores(image, scores, stride=STRIDE, params=params, mode="exact")
+    tiled = crf.of_scores(image, scores, stride=STRIDE, params=params, mode="exact", max_bytes=max_bytes)
     assert (tiled.labels != whole.labels).mean() < 0.002
     assert abs(tiled.changed - whole.changed) < 0.002 * image.size
     options: dict[str, Any] = {
@@ -246,9 +266,10 @@ def test_a_large_image_is_refined_in_tiles() -> None:
         "params": params,
         "max_bytes": max_bytes,
     }
-    assert_best(dense_crf(image, **options), dense_crf(image, **options, output="probabilities"), tolerance=ROUNDING)
+    assert_best(crf.dense(image, **options), crf.dense(image, **options, output="probabilities"), tolerance=ROUNDING)
 
 
+@both
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -256,9 +277,9 @@ def test_a_large_image_is_refined_in_tiles() -> None:
         (np.full((3, 3, 4), np.nan), "scores: NaN or infinity"),
     ],
 )
-def test_invalid_scores_are_refused(scores: np.ndarray, message: str) -> None:
+def test_invalid_scores_are_refused(crf: CRF, scores: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        crf_of_scores(np.zeros((20, 30, 3), np.uint8), scores, stride=STRIDE)
+        crf.of_scores(np.zeros((20, 30, 3), np.uint8), scores, stride=STRIDE)
 
 
 def test_warming_up_runs_every_width_that_can_occur(monkeypatch, tmp_path) -> None:

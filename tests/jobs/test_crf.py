@@ -12,12 +12,15 @@ from PIL import Image
 from pipeline import bundle
 from pipeline.bulk.config import BulkScaling
 from pipeline.bulk.results import read_file
-from pipeline.bulk.run import format_run
-from pipeline.bulk.segmentation.config import SegmentConfig
-from pipeline.bulk.segmentation.run import segment
+from pipeline.bulk.run import format_run, run_bulk
+from pipeline.bulk.segmentation import tune_crf
+from pipeline.bulk.segmentation.config import SegmentConfig, TuneConfig
+from pipeline.bulk.segmentation.run import SegmentationRun, segment
 from pipeline.bulk.segmentation.tables import format_report
+from pipeline.card import read_card
 from pipeline.crf import CRFParams, crf_of_scores
 from pipeline.data.images import decode_image, decode_mask
+from pipeline.errors import UserError
 from pipeline.predict.segmenter import Segmenter
 from tests.support.jobs import succeed
 from tests.support.runs import rows_of
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 
 PARAMS = CRFParams(sigma_alpha=30, sigma_beta=8)
 IMAGES = 5
+ROUNDED = {"mask", "crf_changed_px", "tp", "pred", "confusion"}  # columns that a pixel with another label changes
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,39 @@ def test_masks_are_those_of_the_crf(runs, night, trained_on_s3):
         on_stored = np.rot90(expected) if decoded.orientation == 6 else expected
         # oneDNN may compute an image differently in a batch, and a few pixels may round to another label.
         assert (masks[path.name] != on_stored).mean() < 1e-3, path.name
+
+
+class InPredictor(SegmentationRun):
+    """A run whose predictors refine the masks, whatever their device is: on a real cluster, that is a GPU."""
+
+    def placed(self, *, use_gpu: bool | None) -> tuple[SegmentationRun, str]:
+        return super().placed(use_gpu=True)
+
+
+def test_rows_are_the_same_where_the_predictors_refine(runs, night, trained_on_s3, tmp_path, capsys):
+    """The two implementations round differently, so a few pixels may have another label."""
+    config = SegmentConfig(
+        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), crf=True,
+        crf_params=PARAMS, scaling=BulkScaling(actors=1),
+    )  # fmt: skip
+    card = read_card(trained_on_s3)
+    run = run_bulk(InPredictor(config, card, card.classes))
+    assert "the dense CRF runs in the predictors" in capsys.readouterr().out
+    assert run
+    in_tasks, in_predictors = (rows_of(run).to_pylist() for run in (runs[1], run))
+    for task, predictor in zip(in_tasks, in_predictors, strict=True):
+        assert task.keys() == predictor.keys()
+        rounded = {name for name in task if name.startswith(("t_", "px_")) or name in ROUNDED}
+        assert all(task[name] == predictor[name] for name in task.keys() - rounded), task["image_id"]
+        assert (predictor["t_crf_ms"] is None) == (predictor["status"] == "error")
+        if predictor["status"] == "ok":
+            assert predictor["crf_changed_px"] == pytest.approx(task["crf_changed_px"], rel=0.01)
+    masks, expected = masks_of(run), masks_of(runs[1])
+    assert masks.keys() == expected.keys()
+    assert all((masks[name] != expected[name]).mean() < 1e-3 for name in masks)
+    scores, before = (read_file(r, "dataset_report/dataset_report.parquet").to_pylist() for r in (run, runs[1]))
+    assert scores[0] == before[0]
+    assert scores[1]["miou"] == pytest.approx(before[1]["miou"], abs=1e-3)
 
 
 def test_rows_count_the_pixels_that_the_crf_changed(runs):
@@ -154,3 +191,19 @@ def test_the_search_compares_with_the_default_and_with_none(night, trained_on_s3
     assert f"{best['miou']:.4f}" in text
     assert ("--crf-params.w1" in text) == (best["round"] != "none")
     assert "--crf" in text
+
+
+def test_the_search_finds_the_same_beside_the_network(night, trained_on_s3, tmp_path, monkeypatch, ray_driver):
+    """The network's device is a CPU here; on a cluster with GPUs it is one of those."""
+    config = TuneConfig(
+        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), w1=(3,),
+        sigma_alpha=(30,), sigma_beta=(8,), fine_rounds=0,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="--crf-device gpu needs a GPU"):
+        tune_crf.tune(config.model_copy(update={"crf_device": "gpu"}))
+    expected = tune_crf.tune(config)
+    monkeypatch.setattr(tune_crf, "_is_on_gpu", lambda config: True)
+    found = tune_crf.tune(config)
+    assert [trial.round for trial in found] == [trial.round for trial in expected] == ["none", "default", "coarse"]
+    assert [trial.miou for trial in found] == pytest.approx([trial.miou for trial in expected], abs=1e-3)
+    assert len({trial.miou for trial in found}) == 3

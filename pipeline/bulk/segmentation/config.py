@@ -1,6 +1,6 @@
 """The options of `segpipe segment`, `segpipe evaluate` and `segpipe tune-crf`."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from pipeline.crf.params import CRFParams, Mode
 from pipeline.data.naming import LabelNames
 from pipeline.data.preprocessing import DType, Instances, TTAOptions, Windows
 from pipeline.storage import Url
+
+CRFDevice = Literal["auto", "cpu", "gpu"]
 
 
 class SegmentConfig(BulkConfig, LabelNames):
@@ -28,7 +30,12 @@ class SegmentConfig(BulkConfig, LabelNames):
         description="compile the network for the shapes of full batches (default: on a GPU, if the run has 100,000 "
         "images or more: compiling takes a minute)",
     )
-    crf: bool = Field(default=False, description="refine the masks by a dense CRF, on CPUs beside the predictors")
+    crf: bool = Field(default=False, description="refine the masks by a dense CRF")
+    crf_device: CRFDevice = Field(
+        default="auto",
+        description="where the CRF runs. gpu: in the predictors, on their GPUs; mode fast is pruned there. cpu: in CPU "
+        "tasks beside the predictors. auto: gpu if the predictors have GPUs",
+    )
     crf_mode: Mode = Field(
         default="pruned",
         description="exact: full mean field. pruned: merge the classes that an image does not contain into one (labels "
@@ -39,8 +46,8 @@ class SegmentConfig(BulkConfig, LabelNames):
 
     @model_validator(mode="after")
     def _crf_is_on(self) -> "SegmentConfig":
-        if not self.crf and (self.crf_mode != "pruned" or self.crf_params != CRFParams()):
-            raise ValueError("--crf-mode and --crf-params need --crf")
+        if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "auto", CRFParams()):
+            raise ValueError("--crf-mode, --crf-device and --crf-params need --crf")
         return self
 
     @model_validator(mode="after")
@@ -86,6 +93,10 @@ class TuneConfig(LabelNames):
     )
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see segpipe segment")
+    crf_device: CRFDevice = Field(
+        default="auto",
+        description="where the CRF runs. gpu: on the network's GPU. cpu: in CPU tasks. auto: gpu if there is one",
+    )
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
     )

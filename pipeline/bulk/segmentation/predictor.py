@@ -9,6 +9,7 @@ from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.compiled import worth_compiling
+from pipeline.predict.crf import DeviceCRF
 from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.segmenter import Segmenter
@@ -26,6 +27,7 @@ class SegmentationPredictor:
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
+        on_device = config.crf and config.crf_device == "gpu"
         self._segmenter = Segmenter(
             model,
             preprocessing=card.preprocessing,
@@ -34,7 +36,8 @@ class SegmentationPredictor:
             instances=config.instances,
             windows=config.windows,
             tta=config.tta,
-            keep_scores=config.crf,
+            keep_scores=config.crf and not on_device,
+            crf=DeviceCRF(params=config.crf_params, mode=config.crf_mode) if on_device else None,
             compile=worth_compiling(images, device) if config.compile is None else config.compile,
         )
         self.device_name = device_name(device)

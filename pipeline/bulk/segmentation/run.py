@@ -1,5 +1,6 @@
 """Bulk segmentation: masks, and mIoU where there are label maps. `segpipe segment` starts it."""
 
+import copy
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,12 @@ from pipeline.predict.prediction import Prediction
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
+
+CRF_PLACES = {
+    "auto": "in the predictors if they have GPUs, else in CPU tasks",
+    "cpu": "in CPU tasks",
+    "gpu": "in the predictors, on their GPUs",
+}
 
 
 def segment(config: SegmentConfig, outcome: Outcome | None = None) -> str | None:
@@ -91,8 +98,23 @@ class SegmentationRun:
 
     @property
     def refines(self) -> bool:
-        """Whether the dense CRF follows the network."""
-        return self.config.crf
+        """Whether CPU tasks refine the masks by the dense CRF."""
+        return self.config.crf and self.config.crf_device != "gpu"
+
+    def placed(self, *, use_gpu: bool | None) -> tuple["SegmentationRun", str]:
+        """Let the dense CRF run in the predictors or in CPU tasks; see `kind.PlacedByDevice`."""
+        if not self.config.crf:
+            return self, ""
+        device = place = self.config.crf_device
+        if device == "gpu" and use_gpu is False:
+            raise UserError("--crf-device gpu needs predictors with GPUs, and these have none; leave the option out")
+        reason = f"--crf-device {device}"
+        if use_gpu is not None:
+            place = "gpu" if use_gpu and device != "cpu" else "cpu"
+            reason += f", predictors {'with' if use_gpu else 'without'} GPUs"
+        placed = copy.copy(self)
+        placed.config = self.config.model_copy(update={"crf_device": place})
+        return placed, f"the dense CRF runs {CRF_PLACES[place]} ({reason})"
 
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of `images`: mask and class counts, with counts against label maps if there are any."""
@@ -162,8 +184,7 @@ class SegmentationRun:
         if self.config.crf:
             from pipeline.bulk.segmentation.refine import refine
 
-            assert result.scores is not None
-            refined = refine(fetched, result.scores, stride=result.stride, config=self.config)
+            refined = refine(fetched, result, self.config)
             labels = refined.labels.astype(network.dtype)
             row |= {"t_crf_ms": refined.milliseconds, "crf_changed_px": int(np.count_nonzero(labels != network))}
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))

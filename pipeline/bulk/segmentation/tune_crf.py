@@ -6,8 +6,9 @@ images. The network runs once over the images; every trial starts from its score
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,9 @@ from pipeline.data.datasets import Sample, SampleError, read_sample
 from pipeline.errors import UserError
 from pipeline.metrics.segmentation import Confusion, confusion
 from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from pipeline.crf.score_map import RefinedLabels
 
 CHUNK = 4  # images in a task
 
@@ -104,13 +108,17 @@ def tune(config: TuneConfig) -> list[Trial]:
     from pipeline import cluster
 
     cluster.connect()
-    chunks, images = _score(config, samples, classes)
+    on_gpu = _is_on_gpu(config)
+    scorer = _start_scorer(config, classes)
+    chunks, images = _score(config, scorer, samples)
+    counter = scorer if on_gpu else None
     default = config.crf_params
     grid = itertools.product(config.w1, config.sigma_alpha, config.sigma_beta)
     coarse: list[CRFParams | None] = [_with(default, *at) for at in grid]
-    trials = _try(config, chunks, classes, {"none": [None], "default": [default], "coarse": coarse})
+    trials = _try(config, counter, chunks, classes, {"none": [None], "default": [default], "coarse": coarse})
     for i in range(config.fine_rounds):
-        trials += _try(config, chunks, classes, {"fine": list(_around(_best(trials), factor=1.5 ** (0.5**i)))})
+        fine: list[CRFParams | None] = list(_around(_best(trials), factor=1.5 ** (0.5**i)))
+        trials += _try(config, counter, chunks, classes, {"fine": fine})
     parquet.write_rows(storage.join(config.output, "trials.parquet"), list(_rows(trials, images)), SCHEMA)
     return trials
 
@@ -134,7 +142,30 @@ def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
             yield _with(params, *(round(v * factor**p, 3) for v, p in zip(values, powers, strict=True)))
 
 
-def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple[list[Any], int]:
+def _is_on_gpu(config: TuneConfig) -> bool:
+    """Tell whether the CRF runs on a GPU.
+
+    Raises:
+        UserError: It has to, and there is none.
+    """
+    from pipeline import cluster
+
+    has_gpu = cluster.use_gpus(None)
+    if config.crf_device == "gpu" and not has_gpu:
+        raise UserError("--crf-device gpu needs a GPU, and the cluster has none; leave the option out")
+    return has_gpu and config.crf_device != "cpu"
+
+
+def _start_scorer(config: TuneConfig, classes: Classes) -> Any:
+    """Start a `Scorer`, on a GPU if there is one."""
+    import ray
+
+    from pipeline import cluster
+
+    return ray.remote(num_cpus=1, num_gpus=1 if cluster.use_gpus(None) else 0)(Scorer).remote(config, classes)
+
+
+def _score(config: TuneConfig, scorer: Any, samples: list[Sample]) -> tuple[list[Any], int]:
     """Run the network over the samples.
 
     Returns:
@@ -145,10 +176,6 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
     """
     import ray
 
-    from pipeline import cluster
-
-    use_gpu = cluster.available().gpus > 0
-    scorer = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(Scorer).remote(config, classes)
     starts = range(0, len(samples), CHUNK)
     answers = [scorer.score.options(num_returns=2).remote(samples[start : start + CHUNK]) for start in starts]
     unread = list[str]()
@@ -164,7 +191,7 @@ def _score(config: TuneConfig, samples: list[Sample], classes: Classes) -> tuple
 
 
 class Scorer:
-    """An actor that runs the network.
+    """An actor that runs the network and, on a GPU, the CRF.
 
     Args:
         config: Options of the search.
@@ -177,8 +204,9 @@ class Scorer:
         from pipeline.predict.segmenter import Segmenter
 
         model, card = load_bundle(config.model)
+        self._device = pick_device()
         self._segmenter = Segmenter(
-            model, preprocessing=card.preprocessing, device=pick_device(), dtype=config.dtype, keep_scores=True
+            model, preprocessing=card.preprocessing, device=self._device, dtype=config.dtype, keep_scores=True
         )
         self._classes = classes
 
@@ -196,16 +224,27 @@ class Scorer:
             scored.append(ScoredImage(pixels, prediction.scores, prediction.stride, truth, prediction.labels))
         return scored, unread
 
+    def count(self, chunk: list[ScoredImage], params: CRFParams | None, mode: Mode, classes: Classes) -> Confusion:
+        """Count the confusion of a chunk's masks as `count_chunk` does, with the CRF on the device."""
+        from pipeline.crf.gpu import crf_of_scores
+
+        return _count(chunk, params, mode, classes, partial(crf_of_scores, device=self._device))
+
 
 def _try(
-    config: TuneConfig, chunks: list[Any], classes: Classes, rounds: dict[str, list[CRFParams | None]]
+    config: TuneConfig, counter: Any, chunks: list[Any], classes: Classes, rounds: dict[str, list[CRFParams | None]]
 ) -> list[Trial]:
-    """Count every setting on every chunk."""
+    """Count every setting on every chunk, in CPU tasks or, if there is one, in a `Scorer` on a GPU."""
+    import ray
+
     from pipeline import cluster
 
     settings = [(name, params) for name, several in rounds.items() for params in several]
     calls = [(chunk, params, config.crf_mode, classes) for _, params in settings for chunk in chunks]
-    counted = cluster.map_tasks(count_chunk, calls, unit="chunks", title="trials")
+    if counter is None:
+        counted = cluster.map_tasks(count_chunk, calls, unit="chunks", title="trials")
+    else:
+        counted = map(ray.get, [counter.count.remote(*call) for call in calls])
     zero = Confusion.zeros(len(classes))
     return [Trial(name, params, sum(itertools.islice(counted, len(chunks)), zero)) for name, params in settings]
 
@@ -215,9 +254,19 @@ def count_chunk(chunk: list[ScoredImage], params: CRFParams | None, mode: Mode, 
     from pipeline.crf.score_map import crf_of_scores
     from pipeline.crf.warm import warm
 
-    total = Confusion.zeros(len(classes))
     if params is not None:
         warm(classes=len(classes), params=params, mode=mode)
+    return _count(chunk, params, mode, classes, crf_of_scores)
+
+
+def _count(
+    chunk: list[ScoredImage],
+    params: CRFParams | None,
+    mode: Mode,
+    classes: Classes,
+    crf_of_scores: Callable[..., "RefinedLabels"],
+) -> Confusion:
+    total = Confusion.zeros(len(classes))
     for image in chunk:
         labels: NDArray = image.raw
         if params is not None:
