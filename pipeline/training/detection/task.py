@@ -1,6 +1,6 @@
 """Learning to detect: the task of `jobs/train_detector.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pyarrow as pa
@@ -92,6 +92,9 @@ class DetectionTask(Task):
             if unusable:
                 print(f"{split.name}: {len(unusable)} images cannot be used, the first: {unusable[0]}")
             print("\n".join([*format_problems(split, table), self._found(split.name, table)]))
+            wanted = [not (difficult or crowd) for difficult, crowd in _flags(table)]
+            if not any(wanted):
+                raise UserError(f"{split.name}: no image has a box that must be found")
             tables.append(table)
         self._val_table = tables[1]
         data = TrainingData(tables[0], data.draw)
@@ -188,6 +191,12 @@ def detection_task(config: TrainDetectorConfig) -> tuple[DetectionTask, Training
         print(f"train: no box shows {', '.join(never[:5])}; these classes cannot be learnt")
     table = pa.table({"image": [image.image for image in train.images]})  # `prepare` returns the whole one
     return DetectionTask(config, classes, train, val), TrainingData(table, DrawBoxes(config))
+
+
+def _flags(table: pa.Table) -> Iterator[tuple[bool, bool]]:
+    """Yield whether each box of a survey is difficult, and whether it is a crowd."""
+    columns = (table[name].combine_chunks().flatten().to_pylist() for name in ("difficult", "crowd"))
+    return zip(*columns, strict=True)
 
 
 def _found_classes(train: AnnotatedSplit) -> Classes:
