@@ -64,13 +64,19 @@ def options(shapes: Path, output: Path, model: str, boxes: str = "boxes.csv", **
 
 
 def configuration(
-    shapes: Path, output: Path, model: str, boxes: str = "boxes.csv", **changes: Any
+    shapes: Path, output: Path, name: str, boxes: str = "boxes.csv", **changes: Any
 ) -> TrainDetectorConfig:
     """Return the same options as a configuration."""
     data = {
         part: {"images": f"{shapes}/{part}/images", "boxes": f"{shapes}/{part}/{boxes}"} for part in ("train", "val")
     }
-    given = {"model": model, "model_options": FAMILIES[model], "output": str(output), "epochs": 1, "batch_size": 4}
+    given: dict[str, Any] = {
+        "model": name,
+        "model_options": FAMILIES[name],
+        "output": str(output),
+        "epochs": 1,
+        "batch_size": 4,
+    }
     given |= {"proposals": {"limit": 60}, "optimiser": {"kind": "adam", "lr": 0.001}}
     return TrainDetectorConfig.model_validate(given | data | changes)
 
@@ -86,7 +92,7 @@ def test_rcnn_goes_on_at_the_stage_in_which_it_was_killed(
     """It is killed in fine-tuning, while it computes features, and once the SVMs are fitted; the result is the same."""
     output = tmp_path / "killed"
     stages, features = output / "stages", output / "stages" / "features"
-    command = options(shapes, output, "rcnn_alexnet", scaling__use_gpu=False)
+    command = options(shapes, output, "rcnn_alexnet")
     for condition in (
         (output / "metrics.jsonl").exists,
         (features / "part-00000.truth.parquet").exists,

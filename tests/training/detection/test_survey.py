@@ -1,6 +1,7 @@
 """What is known of the images before training: boxes, proposals, problems; and the examples drawn from it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.training.detection.annotated_images import (
 from pipeline.training.detection.config import AnnotatedImages, TrainDetectorConfig
 from pipeline.training.detection.examples import DrawBoxes
 from pipeline.training.detection.survey import format_problems, read_survey, survey, surveyed
+from pipeline.training.detection.task import detection_task
 from tests.support.drawn_boxes import write_boxed_shapes
 
 PROPOSALS = ProposalOptions(limit=50)
@@ -151,6 +153,24 @@ def test_difficult_objects_and_crowds_are_not_learnt(shapes: Path, tmp_path: Pat
     crowds = sum(a["iscrowd"] for a in content["annotations"])
     assert sum(len(own.boxes) for own in drawn.labels) == len(content["annotations"]) - crowds
     assert sum(int(surveyed(table, i).crowd.sum()) for i in range(table.num_rows)) == crowds
+
+
+def test_boxes_that_share_a_grid_cell_and_the_recall_of_proposals_are_reported(
+    shapes: Path, tmp_path: Path, calls: list[Any], capsys: pytest.CaptureFixture
+) -> None:
+    """`prepare` looks at training and validation images, and draws examples."""
+    images = sorted(path.name for path in (shapes / "images").iterdir())[:2]
+    rows = [f"{images[0]},disc,10,10,50,50", f"{images[0]},square,12,12,52,52", f"{images[1]},disc,0,0,20,20"]
+    (shapes / "boxes.csv").write_text("\n".join(["image,label,xmin,ymin,xmax,ymax", *rows]) + "\n")
+    task, data = detection_task(configuration(shapes, output=str(tmp_path / "yolo")))
+    assert task.prepare(data).table.num_rows == 2
+    text = capsys.readouterr().out
+    assert "train: 3 boxes in 2 images, 0 images without a box; 1 boxes lie in a grid cell that another one has" in text
+    assert (tmp_path / "yolo" / "preview.png").stat().st_size > 1000
+    task, data = detection_task(configuration(shapes, model="fast_rcnn_alexnet", output=str(tmp_path / "fast")))
+    data = task.prepare(data)
+    assert re.search(r"val: 3 boxes .*; \d+ proposals per image find [\d.]+% at IoU 0.5, ", capsys.readouterr().out)
+    assert len(data.draw(data.table, 0, range(1)).labels[0].proposals) > 0
 
 
 def test_an_image_that_has_changed_since_the_survey_is_left_out(shapes: Path, tmp_path: Path, calls: list[Any]) -> None:
