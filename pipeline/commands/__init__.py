@@ -43,6 +43,7 @@ COMMANDS = {
     "validate": Command(TRAIN, "read a data set and report what is wrong with it"),
     "train": Command(TRAIN, "train a segmentation network on images and label maps"),
     "train-classifier": Command(TRAIN, "train a classifier with activation maps on image labels"),
+    "train-detector": Command(TRAIN, "train a detector on images and boxes"),
     "pseudo-labels": Command(TRAIN, "turn the maps of a localization run into label maps for training"),
     "ensemble": Command(TRAIN, "join a DeconvNet and an FCN-8s into one model"),
     "segment": Command(BULK, "segment a collection of images", is_resumable=True),

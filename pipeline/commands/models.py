@@ -1,7 +1,8 @@
-"""List the architectures, then the classifiers: paper, parameters, operations, output stride and memory.
+"""List the architectures, the classifiers and the detectors: paper, parameters, operations, output stride and memory.
 
 GMACs are billions of multiply-accumulate operations in a forward pass of one image. Memory is what a float32 training
-step keeps of one image for the backward pass.
+step keeps of one image for the backward pass. The cost of a detector depends on its proposals, so only its trainable
+parameters are listed.
 
 Examples:
     segpipe models
@@ -25,7 +26,10 @@ class ModelsConfig(BaseModel):
 
 def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
     """Return a row of texts for each architecture."""
-    from pipeline.models import ARCHITECTURES, CLASSIFIERS
+    import torch
+
+    from pipeline.models import ARCHITECTURES, CLASSIFIERS, count_parameters
+    from pipeline.models.detection import DETECTORS
     from pipeline.models.profile import profile
 
     table: list[tuple[str, ...]] = []
@@ -41,6 +45,10 @@ def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
                 f"{cost.activation_bytes / 2**20:,.0f} MiB",
             )
         )
+    for name, detector in DETECTORS.items():
+        with torch.device("meta"):
+            parameters = count_parameters(detector.build(config.num_classes))
+        table.append((name, detector.paper, f"{parameters / 1e6:.2f} M", "–", "–", "–"))
     return table
 
 

@@ -76,6 +76,7 @@ class TrainConfig(TrainerConfig):
     train: Split
     val: Split
     classes: Url = Field(description="class file (YAML)")
+    augmentation: Augmentation = Augmentation()
     loss: SegmentationLoss = SegmentationLoss()
 
 

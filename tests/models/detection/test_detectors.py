@@ -179,6 +179,30 @@ def test_features_of_a_region_do_not_depend_on_the_other_regions(name: str) -> N
         assert len(found.unique(dim=0)) == 4
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_the_losses_of_the_parts_of_a_batch_add_up(name: str) -> None:
+    """Each image has its own randomness, and weighs as much as any other, however many regions it has."""
+    images, targets, proposals = scene()
+    model = small(name, **({"batch_norm": False} if name.startswith("yolo") else {})).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    # Fast R-CNN fills up small images of a batch, which changes the features near their border, so sizes are equal.
+    images = [torch.randn(3, 100, 140, dtype=torch.float64) for _ in images]
+
+    def losses(*part: int) -> dict[str, Tensor]:
+        rng = [np.random.default_rng([7, i]) for i in part]
+        some = [images[i] for i in part], [targets[i] for i in part], [proposals[i].double() for i in part]
+        return model.losses(*some, rng=rng)
+
+    together, first, rest = losses(0, 1, 2), losses(0), losses(1, 2)
+    for term, value in together.items():
+        torch.testing.assert_close((first[term] + 2 * rest[term]) / 3, value, rtol=1e-9, atol=1e-12)
+    assert sum(value.item() for value in together.values()) > 0
+
+
 def test_only_the_layers_after_the_pyramid_of_sppnet_learn() -> None:
     images, targets, proposals = scene()
     model = small("sppnet_alexnet")
@@ -244,20 +268,40 @@ def test_torchvisions_classifiers_fill_all_layers_but_the_last(name: str, classi
     assert set(report.unused) == {"classifier.6.weight", "classifier.6.bias"}
 
 
+@pytest.mark.parametrize(
+    ("name", "classifier", "fresh"),
+    [("faster_rcnn", "resnet50", {"fpn", "rpn", "roi_heads"}), ("ssd", "vgg16", {"extra", "scale_weight", "head"})],
+)
+def test_torchvisions_detectors_start_from_its_classifiers_or_from_themselves(
+    name: str, classifier: str, fresh: set[str]
+) -> None:
+    with torch.device("meta"):
+        checkpoint = getattr(torchvision.models, classifier)(weights=None).state_dict()
+        model, other = configure(name, {}).build(CLASSES), configure(name, {}).build(90)
+    parts = {n.split(".")[2 if ".backbone." in n else 1] for n in load_pretrained(model, checkpoint).fresh}
+    assert parts == fresh
+    theirs = {name.removeprefix("network."): tensor for name, tensor in other.state_dict().items()}
+    report = load_pretrained(model, theirs)
+    assert len(report.loaded) > 0.8 * len(theirs)
+    assert all(".head." in n or ".box_predictor." in n for n in report.fresh)
+
+
 def test_the_multi_task_loss_equals_a_loop() -> None:
     output = FastRCNNOutput(
         torch.randn(6, CLASSES + 1, dtype=torch.float64), torch.randn(6, CLASSES, 4, dtype=torch.float64)
     )
     labels = torch.tensor([0, 3, 2, 3, 1, 3])
     targets = torch.randn(6, 4, dtype=torch.float64) * 0.2
+    weights = torch.tensor([0.5, 0.1, 0.2, 0.1, 0.05, 0.05], dtype=torch.float64)
     classes = boxes = 0.0
-    for logits, deltas, label, target in zip(*output, labels.tolist(), targets.tolist(), strict=True):
-        classes -= (logits[label] - logits.exp().sum().log()).item() / 6
+    rows = zip(*output, labels.tolist(), targets.tolist(), weights.tolist(), strict=True)
+    for logits, deltas, label, target, weight in rows:
+        classes -= (logits[label] - logits.exp().sum().log()).item() * weight
         if label < CLASSES:
             for found, wanted, scale in zip(deltas[label].tolist(), target, (0.1, 0.1, 0.2, 0.2), strict=True):
                 x = abs(found - wanted / scale)
-                boxes += (0.5 * x**2 if x < 1 else x - 0.5) / 6
-    found = {name: value.item() for name, value in fast_rcnn_loss(output, labels, targets).items()}
+                boxes += (0.5 * x**2 if x < 1 else x - 0.5) * weight
+    found = {name: value.item() for name, value in fast_rcnn_loss(output, labels, targets, weights).items()}
     assert found == pytest.approx({"classes": classes, "boxes": boxes}, rel=1e-12)
 
 
@@ -270,7 +314,7 @@ def test_sizes_of_the_image_and_its_boxes() -> None:
 
 
 def test_what_no_detector_has_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ValueError, match="unknown model 'yolo9'; there are .*, rcnn_alexnet, "):
+    with pytest.raises(ValueError, match=r"unknown model 'yolo9'; there are .*, rcnn_alexnet, "):
         configure("yolo9", {})
     with pytest.raises(ValueError, match=r"model 'yolo', option 'cells'.*options: .*grid"):
         configure("yolo", {"cells": 3})
