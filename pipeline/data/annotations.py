@@ -23,6 +23,15 @@ class Box(NamedTuple):
     """An annotated object.
 
     The corners are the first and the last column and row that the object covers, in pixels of the stored image.
+
+    Attributes:
+        label: Class of the object.
+        xmin: First column.
+        ymin: First row.
+        xmax: Last column.
+        ymax: Last row.
+        difficult: Whether the object need not be found (Pascal VOC).
+        crowd: Whether the box is a region of many objects that need not be found (COCO).
     """
 
     label: str
@@ -30,6 +39,8 @@ class Box(NamedTuple):
     ymin: float
     xmax: float
     ymax: float
+    difficult: bool = False
+    crowd: bool = False
 
 
 class Annotation(NamedTuple):

@@ -63,6 +63,8 @@ def localize(config: LocalizeConfig, outcome: Outcome | None = None) -> str | No
         UserError: The user has to change something; raised before a worker starts where possible.
     """
     card = read_card(config.model)
+    if card.detector is not None:
+        raise UserError(f"{storage.redact(config.model)} is a detector; use it with jobs/detect.py")
     if card.classifier is None:
         raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with jobs/segment.py")
     if config.foreground and not config.truth:
@@ -77,6 +79,8 @@ class LocalizationRun:
         config: Configuration of the run.
         card: Card of the model, a classifier.
     """
+
+    seconds_per_image = 0.0
 
     def __init__(self, config: LocalizeConfig, card: Card):
         assert card.classifier is not None
@@ -140,7 +144,7 @@ class LocalizationRun:
                 unknown |= dict.fromkeys(name for name in labels if name not in index)
                 truth = ImageTruth(
                     classes=[index[name] for name in labels if name in index],
-                    boxes=[(index[box.label], *box[1:]) for box in boxes if box.label in index],
+                    boxes=[(index[box.label], *box[1:5]) for box in boxes if box.label in index],
                     foreground=masks.get(truth_key(image_id, masks)),
                 )
                 truths.append(truth.to_json())

@@ -44,6 +44,8 @@ def segment(config: SegmentConfig, outcome: Outcome | None = None) -> str | None
     card = read_card(config.model)
     if card.classifier is not None:
         raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with jobs/localize.py")
+    if card.detector is not None:
+        raise UserError(f"{storage.redact(config.model)} is a detector; use it with jobs/detect.py")
     classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
     return run_bulk(SegmentationRun(config, card, classes), outcome)
@@ -73,6 +75,8 @@ class SegmentationRun:
         card: Card of the model.
         classes: Classes of the model, with the label values of the ground truth.
     """
+
+    seconds_per_image = 0.0
 
     def __init__(self, config: SegmentConfig, card: Card, classes: Classes):
         self.config = config
