@@ -10,7 +10,7 @@ from pipeline.bulk.results import spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, from_upright
-from pipeline.report.box_sheet import IGNORED, RIGHT, TRUTH, WRONG, BoxPicture, DrawnBox, draw_box_sheet
+from pipeline.report.detection_sheet import IGNORED, RIGHT, TRUTH, WRONG, DetectionPicture, DrawnBox, draw_detection_sheet
 from pipeline.report.mask_sheet import thinned, thinning
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw_gallery(
         columns += ["truth", "image_ap"]
     rows = dict(zip(sorted(chosen), take(run, files, sorted(chosen), columns), strict=True))
     pictures = [picture for i in chosen if (picture := _picture(rows[i], classes, thresholds)) is not None]
-    return draw_box_sheet(pictures) if pictures else b""
+    return draw_detection_sheet(pictures) if pictures else b""
 
 
 def _best_and_worst(images: "Dataset") -> list[int]:
@@ -51,7 +51,7 @@ def _best_and_worst(images: "Dataset") -> list[int]:
     return list(dict.fromkeys([*ranked[:EACH], *ranked[-EACH:]]))
 
 
-def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float] | None) -> BoxPicture | None:
+def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float] | None) -> DetectionPicture | None:
     """Return the row as a picture on the stored pixels; None if the image has vanished since."""
     try:
         decoded = decode_image(read_image_bytes(row["uri"]))
@@ -69,7 +69,7 @@ def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float]
         found = [drawn(box, palette[box["class"]], f"{box['class']} {box['score']:.2f}") for box in shown]
         more = len(row["detections"]) - len(shown)
         title = f"{row['image_id']}: {len(row['detections'])} detections" + (f", {more} not drawn" if more else "")
-        return BoxPicture(title, thinned(pixels), found, None)
+        return DetectionPicture(title, thinned(pixels), found, None)
     colours = {True: RIGHT, False: WRONG, None: IGNORED}
     found = [
         drawn(box, colours[box["correct"]], f"{box['class']} {box['score']:.2f}")
@@ -77,4 +77,4 @@ def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float]
         if box["score"] >= thresholds.get(box["class"], np.inf)
     ]
     truth = [drawn(box, IGNORED if box["difficult"] or box["crowd"] else TRUTH, box["class"]) for box in row["truth"]]
-    return BoxPicture(f"{row['image_id']}: AP {row['image_ap']:.2f}", thinned(pixels), found, truth)
+    return DetectionPicture(f"{row['image_id']}: AP {row['image_ap']:.2f}", thinned(pixels), found, truth)

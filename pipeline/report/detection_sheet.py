@@ -29,7 +29,7 @@ class DrawnBox(NamedTuple):
     text: str
 
 
-class BoxPicture(NamedTuple):
+class DetectionPicture(NamedTuple):
     """An image of the sheet.
 
     Attributes:
@@ -45,7 +45,7 @@ class BoxPicture(NamedTuple):
     truth: list[DrawnBox] | None
 
 
-def draw_box_sheet(pictures: list[BoxPicture]) -> bytes:
+def draw_detection_sheet(pictures: list[DetectionPicture]) -> bytes:
     """Draw a PNG with a row for each picture that has true boxes, and a row for two of the others."""
     cells: list[tuple[str, Image.Image]] = []
     for picture in pictures:
