@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 from pipeline import storage
@@ -23,15 +23,6 @@ class Box(NamedTuple):
     """An annotated object.
 
     The corners are the first and the last column and row that the object covers, in pixels of the stored image.
-
-    Attributes:
-        label: Class of the object.
-        xmin: First column.
-        ymin: First row.
-        xmax: Last column.
-        ymax: Last row.
-        difficult: Whether the object need not be found (Pascal VOC).
-        crowd: Whether the box is a region of many objects that need not be found (COCO).
     """
 
     label: str
@@ -39,8 +30,6 @@ class Box(NamedTuple):
     ymin: float
     xmax: float
     ymax: float
-    difficult: bool = False
-    crowd: bool = False
 
 
 class Annotation(NamedTuple):
@@ -50,7 +39,10 @@ class Annotation(NamedTuple):
     boxes: tuple[Box, ...]
 
 
-class Annotations:
+T = TypeVar("T")
+
+
+class Annotations(Generic[T]):
     """Annotations by image.
 
     Args:
@@ -60,7 +52,7 @@ class Annotations:
         by_key: The argument `by_key`.
     """
 
-    def __init__(self, by_key: dict[str, Annotation]):
+    def __init__(self, by_key: dict[str, T]):
         self.by_key = by_key
         # The paths in a table may start at a folder above or below the one that holds the images.
         self._by_path_end: dict[str, list[str]] = {}
@@ -72,27 +64,28 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.by_key)
 
-    def find(self, key: str) -> Annotation | None:
-        """Return the annotation of an image.
+    def find(self, key: str) -> T | None:
+        """Return the annotation of an image; see `find_key`."""
+        found = self.find_key(key)
+        return None if found is None else self.by_key[found]
 
-        If no key is equal, the annotation is that of the only key that ends with the given one, or else of the longest
-        key that the given one ends with. Only whole path components are compared.
+    def find_key(self, key: str) -> str | None:
+        """Return the key in `by_key` under which an image is annotated.
+
+        If no key is equal, this is the only key that ends with the given one, or else the longest key that the given
+        one ends with. Only whole path components are compared.
         """
-        found = self.by_key.get(key)
-        if found is not None:
-            return found
+        if key in self.by_key:
+            return key
         longer = self._by_path_end.get(key, [])
         if len(longer) == 1:
-            return self.by_key[longer[0]]
+            return longer[0]
         parts = key.split("/")
-        for i in range(1, len(parts)):
-            found = self.by_key.get("/".join(parts[i:]))
-            if found is not None:
-                return found
-        return None
+        ends = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        return next((end for end in ends if end in self.by_key), None)
 
 
-def read_annotations(url: str) -> Annotations:
+def read_annotations(url: str) -> Annotations[Annotation]:
     """Read a `.csv` or `.parquet` table, or a folder of `.xml` files in the format of Pascal VOC.
 
     A table has a column `image` (or image_id, path, file) and a column `label` or `class`, or a column `labels` for
@@ -117,22 +110,16 @@ def read_annotations(url: str) -> Annotations:
     return Annotations(by_key)
 
 
-def _from_table(url: str) -> Annotations:
-    table = _read_table(url)
-    image = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
-    label = next((name for name in LABEL_COLUMNS if name in table.column_names), None)
-    if image is None or label is None:
-        raise UserError(
-            f"{storage.redact(url)}: needs a column 'image' and a column 'label', 'class' or 'labels'; "
-            f"it has {', '.join(table.column_names)}"
-        )
+def _from_table(url: str) -> Annotations[Annotation]:
+    table = read_table(url)
+    image, label = image_and_label_columns(table, url)
     has_boxes = all(name in table.column_names for name in BOX_COLUMNS)
     by_key: dict[str, tuple[dict[str, None], list[Box]]] = {}  # a dictionary is an ordered set of labels
     for i, row in enumerate(table.select([image, label, *(BOX_COLUMNS if has_boxes else ())]).to_pylist()):
         if not row[image]:
             raise UserError(f"{storage.redact(url)}: row {i} (counted from 0) names no image")
-        labels, boxes = by_key.setdefault(datasets.without_image_suffix(named_id(str(row[image]))), ({}, []))
-        names = _split_labels(row[label])
+        labels, boxes = by_key.setdefault(image_key(row[image]), ({}, []))
+        names = split_labels(row[label])
         labels.update(dict.fromkeys(names))
         corners = [row.get(name) for name in BOX_COLUMNS]
         if has_boxes and names and None not in corners:
@@ -140,7 +127,33 @@ def _from_table(url: str) -> Annotations:
     return Annotations({key: Annotation(tuple(labels), tuple(boxes)) for key, (labels, boxes) in by_key.items()})
 
 
-def _read_table(url: str) -> "pa.Table":
+def image_key(name: Any) -> str:
+    """Return the key of an image that a table or a list names."""
+    return datasets.without_image_suffix(named_id(str(name)))
+
+
+def image_and_label_columns(table: "pa.Table", url: str) -> tuple[str, str]:
+    """Return the names of the columns of a table of annotations that hold images and classes.
+
+    Raises:
+        UserError: There are no such columns.
+    """
+    image = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
+    label = next((name for name in LABEL_COLUMNS if name in table.column_names), None)
+    if image is None or label is None:
+        raise UserError(
+            f"{storage.redact(url)}: needs a column 'image' and a column 'label', 'class' or 'labels'; "
+            f"it has {', '.join(table.column_names)}"
+        )
+    return image, label
+
+
+def read_table(url: str) -> "pa.Table":
+    """Read a `.csv` or `.parquet` table of annotations.
+
+    Raises:
+        UserError: It cannot be read, or is no table.
+    """
     import pyarrow as pa
 
     with storage.friendly_errors(url, "cannot read the table"):
@@ -157,7 +170,8 @@ def _read_table(url: str) -> "pa.Table":
             raise UserError(f"{storage.redact(url)}: no table ({one_line(error)})") from None
 
 
-def _split_labels(cell: Any) -> list[str]:
+def split_labels(cell: Any) -> list[str]:
+    """Return the classes that a cell names."""
     if cell is None:
         return []
     if isinstance(cell, list):

@@ -90,20 +90,20 @@ def freeze_statistics(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def recompute_statistics(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     """Replace the running statistics by their mean over some batches with the present weights.
 
     SegNet and DeconvNet do so before testing, because the running averages of training lag behind the weights.
 
     Args:
         network: The network; it is left in train mode.
-        batches: Normalised images [batch, 3, height, width], at least one batch.
+        batches: Arguments of the network for each batch, at least one.
     """
     with _cumulative_averages(network):
         network.train()
         freeze_statistics(network)
-        for images in batches:
-            network(images)
+        for arguments in batches:
+            network(*arguments)
 
 
 @contextmanager

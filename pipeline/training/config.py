@@ -5,7 +5,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.data.preprocessing import DType, Preprocessing
-from pipeline.data.transforms.config import Augmentation
 from pipeline.storage import Url
 
 
@@ -161,7 +160,7 @@ class TrainerConfig(OptionGroup):
     epochs: int = Field(default=50, ge=1, description="epochs to train")
     batch_size: int = Field(default=8, ge=1, description="images in a step, over all workers")
     epoch_samples: int | None = Field(
-        default=None, ge=1, description="crops drawn in an epoch (default: one per training image)"
+        default=None, ge=1, description="examples drawn in an epoch (default: one per training image)"
     )
     seed: int = Field(default=0, ge=0, description="seed of all random numbers")
     freeze: tuple[str, ...] = Field(
@@ -177,7 +176,6 @@ class TrainerConfig(OptionGroup):
         default=False, description="use torch.compile: the first step takes minutes, the others less time"
     )
     preprocessing: Preprocessing = Preprocessing()
-    augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     batch_norm: BatchNorm = BatchNorm()

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +28,15 @@ class Examples(NamedTuple):
     """Consecutive training examples of one worker.
 
     Attributes:
-        pixels: uint8 [examples, height, width, 3].
-        labels: [examples, …], in the form that the task's loss takes.
+        pixels: uint8 [examples, height, width, 3], or a list of images of any sizes.
+        labels: [examples, …], or a list with a named tuple of arrays for each image, in the form that the task's loss
+            takes.
         keys: Keys of the images.
         skipped: A line for each image that could not be used.
     """
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray
+    pixels: NDArray[np.uint8] | list[NDArray[np.uint8]]
+    labels: NDArray | list[Any]
     keys: list[str]
     skipped: list[str]
 
@@ -81,20 +82,25 @@ def draw_examples(draw: Draw, table: pa.Table, epoch: int, positions: range) -> 
     return draw(table, epoch, positions)
 
 
-Example = tuple[NDArray[np.uint8], NDArray, str]  # pixels, labels, key
+Example = tuple[NDArray[np.uint8], Any, str]  # pixels, labels, key
 
 
-def draw_all(draw: Callable[[int, dict[str, None]], Example], table: pa.Table, positions: range) -> Examples:
+def draw_all(
+    draw: Callable[[int, dict[str, None]], Example], table: pa.Table, positions: range, *, stacked: bool = True
+) -> Examples:
     """Draw the examples at some positions, several at a time.
 
     Args:
         draw: Draws the example at a position; it adds a line to its second argument for each unusable image.
         table: Training images; the first URL in its column `image` tells the kind of storage.
         positions: Positions in the epoch.
+        stacked: Whether all examples have one size; if not, they stay lists.
     """
     skipped: dict[str, None] = {}
     pool = _threads(LOCAL_THREADS if storage.is_local(table["image"][0].as_py()) else REMOTE_THREADS)
     pixels, labels, keys = zip(*pool.map(lambda p: draw(p, skipped), positions), strict=True)
+    if not stacked:
+        return Examples(list(pixels), list(labels), list(keys), list(skipped))
     return Examples(np.stack(pixels), np.stack(labels), list(keys), list(skipped))
 
 

@@ -6,6 +6,7 @@ divided.
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from pipeline.predict.device import autocast, normalise, place
 from pipeline.training import batch_norm, distributed, onednn
 from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
-from pipeline.training.task import Objective
+from pipeline.training.task import Labels, Objective, Pixels
 
 
 class Learner:
@@ -70,7 +71,8 @@ class Learner:
         if config.optimiser.ema is not None:
             decay = get_ema_multi_avg_fn(config.optimiser.ema)
             self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
-        model: Any = torch.compile(network) if config.compile else network
+        module = objective.module(network)
+        model: Any = torch.compile(module) if config.compile else module
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
@@ -81,12 +83,12 @@ class Learner:
         """The network that is validated and stored: the moving average if there is one, otherwise `network`."""
         return self.network if self.average is None else self.average.module
 
-    def step(self, pixels: Tensor, labels: Tensor, *, step: int) -> Tensor:
+    def step(self, pixels: Pixels, labels: Labels, *, step: int) -> Tensor:
         """Learn from this worker's part of a batch.
 
         Args:
-            pixels: uint8 [batch, height, width, 3] on the device.
-            labels: int64 on the device, in the form that the objective takes.
+            pixels: uint8 [batch, height, width, 3], or a list of images, on the device.
+            labels: Labels on the device, in the form that the objective takes.
             step: Number of the step in the whole run, from 0.
 
         Returns:
@@ -122,11 +124,11 @@ class Learner:
             self.average.update_parameters(self.network)
         return loss
 
-    def _loss(self, pixels: Tensor, labels: Tensor, totals: Tensor, *, progress: float) -> Tensor:
+    def _loss(self, pixels: Pixels, labels: Labels, totals: Tensor, *, progress: float) -> Tensor:
         """Return the loss of a part of the batch, divided by the totals of the whole batch."""
         with autocast(self.device, self.config.dtype):
             try:
-                output = self.model(normalise(pixels, self.config.preprocessing))
+                output = self.model(*self._arguments(pixels, labels))
             except BatchTooSmallError as error:
                 raise UserError(
                     f"{self.config.model}: {error} (raise --batch-size or --augmentation.crop, or lower "
@@ -138,10 +140,17 @@ class Learner:
         """Return the learning rate of a step, before the multipliers of parameter groups."""
         return learning_rate(self.config.schedule, lr=self.config.optimiser.lr, step=step, steps=self.steps)
 
-    def recompute_batch_norm(self, batches: Iterator[Tensor]) -> None:
-        """Recompute the batch-norm statistics of `evaluated` from batches, uint8 [batch, height, width, 3]."""
-        images = (normalise(pixels, self.config.preprocessing) for pixels in batches)
-        batch_norm.recompute_statistics(self.evaluated, images)
+    def _arguments(self, pixels: Pixels, labels: Labels) -> tuple[Any, ...]:
+        """Return the arguments of the module that the objective calls."""
+        preprocessing = self.config.preprocessing
+        if isinstance(pixels, Tensor):
+            return self.objective.arguments(normalise(pixels, preprocessing), labels)
+        return self.objective.arguments([normalise(image[None], preprocessing)[0] for image in pixels], labels)
+
+    def recompute_batch_norm(self, batches: Iterator[tuple[Pixels, Labels]]) -> None:
+        """Recompute the batch-norm statistics of `evaluated` from the pixels and labels of batches."""
+        arguments = (self._arguments(pixels, labels) for pixels, labels in batches)
+        batch_norm.recompute_statistics(self.objective.module(self.evaluated), arguments)
         distributed.broadcast_buffers(self.evaluated)
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,8 +171,13 @@ class Learner:
             self.average.load_state_dict(state["average"])
 
 
-def _split(pixels: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+def _split(pixels: Pixels, labels: Labels, parts: int) -> Iterator[tuple[Pixels, Labels, bool]]:
     """Yield the pixels and labels of each part of a batch, and whether it is the last part."""
-    pairs = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
+    pairs: list[tuple[Pixels, Labels]]
+    if isinstance(pixels, Tensor) and isinstance(labels, Tensor):
+        pairs = list(zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True))
+    else:
+        ends = [len(pixels) * i // parts for i in range(parts + 1)]
+        pairs = [(list(pixels[a:b]), list(labels[a:b])) for a, b in pairwise(ends)]
     for i, (part_pixels, part_labels) in enumerate(pairs, start=1):
         yield part_pixels, part_labels, i == len(pairs)

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.training.examples import Examples, draw_examples, part_of_batch
+from pipeline.training.task import Labels, Pixels
 
 EXAMPLES_PER_TASK = 8  # few, so that the first batch is there soon
 MAX_TASKS = 64  # tasks at a time for one worker, because the object store holds what they draw
@@ -22,14 +24,15 @@ class Batch(NamedTuple):
     """A worker's part of a step's batch.
 
     Attributes:
-        pixels: uint8 [examples, height, width, 3] on the device.
-        labels: int64 [examples, …] on the device, in the form that the task's loss takes.
+        pixels: uint8 [examples, height, width, 3], or a list of images of any sizes, on the device.
+        labels: int64 [examples, …], or a list with a named tuple of tensors for each image, on the device, in the form
+            that the task's loss takes.
         keys: Keys of the images.
         skipped: A line for each image that could not be used.
     """
 
-    pixels: Tensor
-    labels: Tensor
+    pixels: Pixels
+    labels: Labels
     keys: list[str]
     skipped: list[str]
 
@@ -111,6 +114,16 @@ class Loader:
     def _collect(self, references: list[Any]) -> Batch:
         """Wait for the tasks of a step, and move what they drew to the device."""
         parts: list[Examples] = ray.get(references)
+        pixels, labels = self._joined(parts)
+        return Batch(
+            pixels, labels, [key for p in parts for key in p.keys], [line for p in parts for line in p.skipped]
+        )
+
+    def _joined(self, parts: list[Examples]) -> tuple[Pixels, Labels]:
+        """Return the pixels and labels of examples on the device."""
+        if isinstance(parts[0].pixels, list):
+            images = [self._moved(pixels) for p in parts for pixels in p.pixels]
+            return images, [type(label)(*map(self._moved, label)) for p in parts for label in p.labels]
         pixels = torch.from_numpy(np.concatenate([p.pixels for p in parts]))
         # A GPU receives labels in their narrow dtype and widens them. For a CPU, NumPy widens them: torch would start
         # an OpenMP pool for this thread, and libgomp sleeps at barriers if there are more threads than cores
@@ -119,9 +132,8 @@ class Loader:
         labels = torch.from_numpy(np.concatenate([p.labels for p in parts], dtype=None if cuda else np.int64))
         if cuda:
             pixels, labels = pixels.pin_memory(), labels.pin_memory()
-        return Batch(
-            pixels.to(self._device, non_blocking=True),
-            labels.to(self._device, non_blocking=True).long(),
-            [key for p in parts for key in p.keys],
-            [line for p in parts for line in p.skipped],
-        )
+        return pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True).long()
+
+    def _moved(self, array: NDArray) -> Tensor:
+        """Return an array on the device; Ray's arrays are read-only, and PyTorch wants to be able to write."""
+        return torch.from_numpy(array.copy()).to(self._device)

@@ -109,7 +109,7 @@ def _train(job: WorkerJob) -> None:
             record = train_epoch(learner, batches, loader, epoch=progress.epoch, job=job)
             if config.batch_norm.recompute:
                 drawn = loader(epochs=[config.epochs + progress.epoch], steps=config.batch_norm.recompute)
-                learner.recompute_batch_norm(batch.pixels for batch in drawn)
+                learner.recompute_batch_norm((batch.pixels, batch.labels) for batch in drawn)
             start = time.perf_counter()
             validated = validate_together(learner, evaluator, job)
             record |= validated.record(task.classes) | {"val_s": time.perf_counter() - start}

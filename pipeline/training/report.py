@@ -53,6 +53,9 @@ def write_report(config: TrainerConfig, task: Task, records: list[dict[str, Any]
             [[name, format_cell(value)] for name, value in best[measures.by_class].items()],
         ),
     ]
+    for title, content in task.tables().items():
+        cells = [[format_cell(value) for value in row.values()] for row in content]
+        parts += [f"<h2>{escape(title)}</h2>", table(list(content[0]), cells)]
     network, _ = bundle.load_bundle(config.output)
     evaluator = task.evaluator(network, pick_device())
     rows = [row for row in read_validation(config.output) if not math.isnan(row[measures.of_image])]

@@ -22,7 +22,7 @@ from pipeline.training.monitor import start_monitor
 from pipeline.training.network import build_network
 from pipeline.training.records import claim_output, read_records
 from pipeline.training.report import REPORT, write_report
-from pipeline.training.task import Task
+from pipeline.training.task import Measures, Task
 from pipeline.training.trackers import trackers
 
 
@@ -42,7 +42,7 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
     """
     check(config, task)
     records = read_records(config.output)
-    if len(records) >= config.epochs:
+    if len(records) >= config.epochs and task.finished:
         print(f"{storage.redact(config.output)}: all {config.epochs} epochs are done already")
         if not storage.exists(storage.join(config.output, REPORT)):  # the driver was killed before it wrote the report
             print(f"report: {write_report(config, task, records)}")
@@ -62,14 +62,21 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
     steps = config.steps_per_epoch(data.table.num_rows)
     print(
         f"{len(task.classes)} classes, {data.table.num_rows} training and {len(task.validation)} validation images, "
-        f"{config.epochs} epochs of {steps} steps x {config.batch_size} crops"
+        f"{config.epochs} epochs of {steps} steps x {config.batch_size} images"
         + (f"; resuming, {len(records)} epochs are recorded" if records else "")
     )
-    task.prepare(data.table)
-    _fit(config, task, data, steps, records)
-    records = read_records(config.output)
+    data = task.prepare(data)
+    if len(records) < config.epochs:
+        _fit(config, task, data, steps, records)
+        records = read_records(config.output)
+    task.finish(data, best_record(records, task.measures))
     print(f"report: {write_report(config, task, records)}")
     return records
+
+
+def best_record(records: list[dict[str, Any]], measures: Measures) -> dict[str, Any]:
+    """Return the record of the best epoch, whose weights are in the bundle."""
+    return max(records, key=lambda record: record[measures.headline])
 
 
 def check(config: TrainerConfig, task: Task) -> None:

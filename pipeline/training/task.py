@@ -1,9 +1,9 @@
-"""The interface between the training engine and what is learnt: segmentation, classification."""
+"""The interface between the training engine and what is learnt: segmentation, classification, detection."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.models.config import ModelTask
+
+if TYPE_CHECKING:
+    from pipeline.training.examples import TrainingData
+
+Pixels = Tensor | list[Tensor]  # a batch of images of one size, or images of any sizes
+Labels = Tensor | list[Any]  # the same for their labels, each a tensor or a named tuple of tensors
 
 
 class Measures(NamedTuple):
@@ -65,48 +71,83 @@ class Validated(Protocol):
         """Return the scores under the keys of the task's `Measures`."""
 
 
-class Objective(Protocol):
+class Objective:
     """The loss of a batch, computed in parts that add up to it."""
 
-    def totals(self, labels: Tensor) -> Tensor:
+    def module(self, network: nn.Module) -> nn.Module:
+        """Return the module that a training step calls: the network, unless it is not called on images alone."""
+        return network
+
+    def arguments(self, images: Pixels, labels: Labels) -> tuple[Any, ...]:
+        """Return the arguments of `module` for normalised images and their labels."""
+        return (images,)
+
+    @abstractmethod
+    def totals(self, labels: Any) -> Tensor:
         """Return the divisors of sums over these labels, a vector; those of parts add up to the batch's."""
 
-    def __call__(self, output: Any, labels: Tensor, *, totals: Tensor, progress: float) -> Tensor:
+    @abstractmethod
+    def __call__(self, output: Any, labels: Any, *, totals: Tensor, progress: float) -> Tensor:
         """Return this part's share of the loss of a batch.
 
         Args:
-            output: Output of the network in train mode.
+            output: Output of `module` in train mode.
             labels: Labels of the part.
             totals: Divisors of the whole batch.
             progress: Share of the run that is over.
         """
 
 
-class Task(Protocol):
+class Task:
     """What is learnt; it is pickled to the workers."""
 
     name: ModelTask  # the task of the models that learn it
     classes: Classes
     measures: Measures
 
+    validation: Sequence[Any]  # validation samples
+
+    def prepare(self, data: "TrainingData") -> "TrainingData":
+        """Compute what needs the cluster; called once, on the driver.
+
+        Returns:
+            The training data, perhaps with columns that were computed.
+        """
+        return data
+
     @property
-    def validation(self) -> Sequence[Any]:
-        """Validation samples."""
+    def finished(self) -> bool:
+        """Whether nothing is left to be done when all epochs are recorded."""
+        return True
 
-    def prepare(self, table: pa.Table) -> None:
-        """Compute what needs the cluster and the training table; called once, on the driver."""
+    def finish(self, data: "TrainingData", record: dict[str, Any]) -> None:
+        """Do what is left when all epochs are done; called on the driver, again after an interruption.
 
+        Args:
+            data: What `prepare` returned.
+            record: Record of the best epoch, whose weights are in the bundle.
+        """
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the tables of the report beyond those of the epochs, each a row of values by column, by heading."""
+        return {}
+
+    @abstractmethod
     def objective(self, network: nn.Module, device: torch.device) -> Objective:
         """Return the loss."""
 
+    @abstractmethod
     def evaluator(self, network: nn.Module, device: torch.device) -> Any:
         """Return the network, ready to predict, in the form that `validate` and `pictures` take."""
 
+    @abstractmethod
     def validate(self, evaluator: Any, samples: Sequence[Any]) -> Validated:
         """Score a share of `validation`; the network is left in eval mode."""
 
+    @abstractmethod
     def pictures(self, evaluator: Any, rows: Sequence[dict[str, Any]] | None = None) -> bytes:
         """Draw the first few validation images, or those of some rows, as PNG; empty if none can be read."""
 
+    @abstractmethod
     def card(self) -> Card:
         """Return the bundle's card, without weights and training record."""

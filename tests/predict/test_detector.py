@@ -98,8 +98,12 @@ def test_a_picture_of_one_pixel_has_a_defined_result(name: str) -> None:
 def test_the_choice_decides_what_is_a_candidate_and_what_is_kept() -> None:
     images, proposals = images_of((96, 128))
     (many,) = found_in(detector("fast_rcnn_alexnet"), images, proposals)
-    assert many.candidates == 12 * 3 - sum(  # boxes times classes, but the empty ones
-        1 for box in many.boxes if (box[2:] <= box[:2]).any()
+    assert (
+        many.candidates
+        == 12 * 3
+        - sum(  # boxes times classes, but the empty ones
+            1 for box in many.boxes if (box[2:] <= box[:2]).any()
+        )
     )
     threshold = float(np.median(many.scores))
     (some,) = found_in(detector("fast_rcnn_alexnet", selection=MANY._replace(score=threshold)), images, proposals)

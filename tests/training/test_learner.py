@@ -225,7 +225,7 @@ def test_recomputed_statistics_are_the_mean_over_the_batches() -> None:
     first: Any = learner.network.get_submodule("backbone.bn1")
     means = []
     handle = first.register_forward_pre_hook(lambda _, x: means.append(x[0].mean(dim=(0, 2, 3))))
-    learner.recompute_batch_norm(pixels for pixels, _ in batches())
+    learner.recompute_batch_norm(iter(batches()))
     handle.remove()
     torch.testing.assert_close(first.running_mean, torch.stack(means).mean(dim=0))
     assert first.momentum == 0.1

@@ -1,5 +1,7 @@
 """Batches of several workers: each has its part, and together they are the batches of a single worker."""
 
+from typing import Any
+
 import pytest
 import ray
 import torch
@@ -10,7 +12,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.transforms.config import Augmentation
 from pipeline.errors import find_user_error
 from pipeline.training.examples import part_of_batch, permutation
-from pipeline.training.loader import Batch, Loader
+from pipeline.training.loader import Loader
 from pipeline.training.segmentation.crops import DrawCrops, sample_table
 
 
@@ -40,7 +42,7 @@ def test_every_epoch_has_its_own_permutation() -> None:
     assert list(first) != list(second)
 
 
-def load(draw: DrawCrops, samples: list[Sample], *, rank: int, world: int, epochs: list[int]) -> list[Batch]:
+def load(draw: DrawCrops, samples: list[Sample], *, rank: int, world: int, epochs: list[int]) -> list[Any]:
     loader = Loader(
         ray.put(draw),
         ray.put(sample_table(samples)),

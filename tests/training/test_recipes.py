@@ -69,6 +69,7 @@ def test_a_recipe_has_the_number_of_steps_in_the_paper(name: str, steps: int) ->
 def test_the_command_line_overrides_a_recipe() -> None:
     flags = ["--epochs", "3", "--optimiser.lr", "0.02", "--optimiser.lr-of", "head=5"]
     config = read(REPO / "recipes" / "pspnet.yaml", *flags)
+    assert isinstance(config, TrainConfig)
     assert (config.epochs, config.optimiser.lr, config.optimiser.lr_of) == (3, 0.02, {"head": 5.0})
     assert config.optimiser.weight_decay == 1e-4
     assert config.augmentation.blur == 0.5

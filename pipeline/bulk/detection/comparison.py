@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.bulk.detection.truth import TrueBox, as_truth, boxes_from_json, clipped
+from pipeline.bulk.detection.truth import as_truth, boxes_from_json, in_image
+from pipeline.data.box_annotations import ObjectBox
 from pipeline.data.classes import Classes
 from pipeline.metrics.detection import Curve
 from pipeline.metrics.matching import (
@@ -34,8 +35,8 @@ TRUE_BOX = pa.struct(
 )
 FIELDS = [
     pa.field("truth", pa.list_(TRUE_BOX)),  # null for an image that is not scored
-    pa.field("truth_outside", pa.int32()),  # true boxes outside of the image, which are left out
-    pa.field("truth_error", pa.string()),  # the first of them
+    pa.field("truth_problems", pa.int32()),  # annotated boxes that were left out, clipped or put in order
+    pa.field("truth_error", pa.string()),  # the first of these problems
     pa.field("image_ap", pa.float32()),  # average precision of the image at IoU 0.5, all classes in one
     pa.field("coco", pa.list_(pa.int8())),  # [detections, areas, IoU thresholds]: 1 right, 0 wrong, -1 ignored
 ]
@@ -62,12 +63,13 @@ def compare(
     Returns:
         The columns, and whether each detection is right by VOC's rule at IoU 0.5, None if it is ignored.
     """
-    inside = clipped([_as_stored(box) for box in boxes_from_json(text)], size, classes.names)
-    truth = as_truth(inside.boxes)
+    inside = in_image(boxes_from_json(text), size)
+    boxes = [_as_stored(box) for box in inside.boxes]
+    truth = as_truth(boxes, classes)
     outcomes = voc_outcomes(found, truth)[:, 0]
     columns: dict[str, Any] = {
-        "truth": [_true_box(box, classes) for box in inside.boxes],
-        "truth_outside": inside.outside,
+        "truth": [_true_box(box) for box in boxes],
+        "truth_problems": inside.problems,
         "truth_error": inside.error,
         "image_ap": _image_ap(found.scores, outcomes, int((~truth.ignored).sum())),
         "coco": np.stack([coco_outcomes(found, truth, areas=areas) for areas in AREAS], axis=1).ravel(),
@@ -82,13 +84,14 @@ def outcomes_of(flat: NDArray[np.int8]) -> NDArray[np.int8]:
     return flat.reshape(-1, len(AREAS), len(COCO_THRESHOLDS))
 
 
-def _as_stored(box: TrueBox) -> TrueBox:
-    return box._replace(corners=tuple(float(np.float32(corner)) for corner in box.corners))
+def _as_stored(box: ObjectBox) -> ObjectBox:
+    left, top, right, bottom = (float(np.float32(corner)) for corner in box.corners)
+    return box._replace(left=left, top=top, right=right, bottom=bottom)
 
 
-def _true_box(box: TrueBox, classes: Classes) -> dict[str, Any]:
+def _true_box(box: ObjectBox) -> dict[str, Any]:
     corners = dict(zip(CORNERS, box.corners, strict=True))
-    return {"class": classes.names[box.label], "difficult": box.difficult, "crowd": box.crowd} | corners
+    return {"class": box.label, "difficult": box.difficult, "crowd": box.crowd} | corners
 
 
 def _image_ap(scores: NDArray, outcomes: NDArray[np.int8], positives: int) -> float | None:

@@ -41,6 +41,7 @@ class DetectConfig(BulkConfig):
     )
     truth: Url | None = Field(
         default=None,
-        description="true boxes: a table (.csv, .parquet) of image, label, xmin, ymin, xmax, ymax, or a folder of "
-        "Pascal VOC .xml files; an image that it does not name is not scored",
+        description="true boxes: a folder of Pascal VOC .xml files, a COCO .json file, or a table (.csv, .parquet) of "
+        "image, label, xmin, ymin, xmax, ymax and perhaps difficult and crowd; an image that it does not name is not "
+        "scored, and one that it names without boxes shows none",
     )

@@ -10,7 +10,15 @@ from pipeline.bulk.results import spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, from_upright
-from pipeline.report.detection_sheet import IGNORED, RIGHT, TRUTH, WRONG, DetectionPicture, DrawnBox, draw_detection_sheet
+from pipeline.report.detection_sheet import (
+    IGNORED,
+    RIGHT,
+    TRUTH,
+    WRONG,
+    DetectionPicture,
+    DrawnBox,
+    draw_detection_sheet,
+)
 from pipeline.report.mask_sheet import thinned, thinning
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ def page_tables(tables: dict[str, pa.Table], images: "Dataset") -> dict[str, pa.
     """
     *classes, total = tables[SCORES].to_pylist()
     facts: dict[str, Any] = {"images scored": total["images"], "true boxes": total["boxes"]}
-    facts["true boxes outside of their image"] = _sum(images, "truth_outside")
+    facts["problems of true boxes (column truth_error)"] = _sum(images, "truth_problems")
     facts |= {f"mean AP, {title}": total[name] for name, title in TITLES.items()}
     shown = {"Scores": pa.table({"": list(facts), " ": [_number(value) for value in facts.values()]})}
     shown["Classes"] = pa.Table.from_pylist(classes, schema=tables[SCORES].schema)

@@ -144,7 +144,7 @@ class LocalizationRun:
                 unknown |= dict.fromkeys(name for name in labels if name not in index)
                 truth = ImageTruth(
                     classes=[index[name] for name in labels if name in index],
-                    boxes=[(index[box.label], *box[1:5]) for box in boxes if box.label in index],
+                    boxes=[(index[box.label], *box[1:]) for box in boxes if box.label in index],
                     foreground=masks.get(truth_key(image_id, masks)),
                 )
                 truths.append(truth.to_json())

@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from pipeline.models.config import ModelConfig, ModelTask
 from pipeline.models.detection.boxes import DetectorOutput, Selection, select
 
+Randomness = np.random.Generator | Sequence[np.random.Generator]
+
+
+def generators(rng: Randomness, images: int) -> Sequence[np.random.Generator]:
+    """Return a source of randomness for each image."""
+    return [rng] * images if isinstance(rng, np.random.Generator) else rng
+
 
 class Target(NamedTuple):
     """The true boxes of one image.
@@ -78,15 +85,18 @@ class DetectionNetwork(nn.Module):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Randomness,
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss, whose sum is minimised; each is a mean over the batch.
+        """Return the terms of the loss, whose sum is minimised; each is the mean over the images of an image's term.
+
+        The terms of parts of a batch therefore add up to those of the batch, weighted by the number of images.
 
         Args:
             images: Normalised images [3, height, width] of any sizes.
             targets: True boxes of each image.
             proposals: Proposals [n, 4] of each image, if the detector takes them.
-            rng: Source of the randomness with which regions are sampled.
+            rng: Source of the randomness with which regions are sampled; or one for each image, which makes an image's
+                sample independent of the others.
         """
 
     @property

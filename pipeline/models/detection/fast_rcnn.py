@@ -22,7 +22,6 @@ in the successors' code, in place of the standard deviations over the training s
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 import torchvision
 from pydantic import Field
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models.detection.boxes import Selection, clip, decode, encode
-from pipeline.models.detection.detector import ScoredBoxes, Target
+from pipeline.models.detection.detector import Randomness, ScoredBoxes, Target, generators
 from pipeline.models.detection.inputs import (
     at_least_float32,
     image_size,
@@ -101,11 +100,12 @@ class FastRCNN(RegionNetwork):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Randomness,
     ) -> dict[str, Tensor]:
         """Return the losses "classes" and "boxes" of sampled regions; see `DetectionNetwork.losses`."""
         inputs, regions, labels, matched = [], [], [], []
-        for image, target, boxes in zip(images, targets, proposals or none(images), strict=True):
+        own = generators(rng, len(images))
+        for image, target, boxes, some in zip(images, targets, proposals or none(images), own, strict=True):
             size = image_size(image)
             seen = with_short_side(size, *self._sides)
             sample = sample_regions(
@@ -114,14 +114,17 @@ class FastRCNN(RegionNetwork):
                 target.labels.numpy(force=True),
                 num_classes=self.num_classes,
                 rule=self._rule,
-                rng=rng,
+                rng=some,
             )
             inputs.append(resized(image, seen))
             regions.append(scaled_boxes(torch.from_numpy(sample.boxes).to(image.device), size, seen))
             matched.append(scaled_boxes(torch.from_numpy(sample.matched).to(image.device), size, seen))
             labels.append(torch.from_numpy(sample.labels).to(image.device))
         output = self(padded(inputs), regions)
-        return fast_rcnn_loss(output, torch.cat(labels), encode(torch.cat(matched), torch.cat(regions)))
+        logits = at_least_float32(output.logits)
+        weights = [logits.new_full((len(region),), 1 / max(len(region), 1) / len(images)) for region in regions]
+        wanted = encode(torch.cat(matched), torch.cat(regions))
+        return fast_rcnn_loss(output, torch.cat(labels), wanted, torch.cat(weights))
 
     def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
         """Return the scored boxes in each image; see `DetectionNetwork.score_boxes`.
@@ -163,22 +166,23 @@ def roi_pool(maps: Tensor, regions: Sequence[Tensor], side: int, stride: int = S
     return torchvision.ops.roi_pool(precise, inside, side, 1 / stride).to(maps)
 
 
-def fast_rcnn_loss(output: FastRCNNOutput, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def fast_rcnn_loss(output: FastRCNNOutput, labels: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Return the two terms of the multi-task loss (section 2.3, equations 1 to 3, lambda = 1).
 
-    Both are sums divided by the number of regions; zero if there are none.
+    Both are weighted sums over the regions; zero if there are none.
 
     Args:
         output: Output of the network.
         labels: Class of each region, or the number of classes for the background, int64 [regions].
         targets: Box targets of `boxes.encode`, [regions, 4]; those of the background do not count.
+        weights: Weight of each region, [regions]; in the paper, 1 / regions.
 
     Returns:
         "classes", the cross entropy, and "boxes", the smooth L1 loss of the true class's box.
     """
-    count = max(len(labels), 1)
-    classes = F.cross_entropy(at_least_float32(output.logits), labels, reduction="sum") / count
+    classes = (F.cross_entropy(at_least_float32(output.logits), labels, reduction="none") * weights).sum()
     positive = torch.nonzero(labels < output.deltas.shape[1])[:, 0]
     found = at_least_float32(output.deltas[positive, labels[positive]])
     wanted = targets[positive] / targets.new_tensor(TARGET_SCALES)
-    return {"classes": classes, "boxes": F.smooth_l1_loss(found, wanted, reduction="sum") / count}
+    boxes = F.smooth_l1_loss(found, wanted, reduction="none").sum(dim=1) * weights[positive]
+    return {"classes": classes, "boxes": boxes.sum()}

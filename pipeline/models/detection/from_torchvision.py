@@ -19,14 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torchvision
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from pipeline.models.detection.boxes import Selection
-from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, ScoredBoxes, Target
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, ScoredBoxes, Target
 
 
 class TorchvisionConfig(DetectorConfig):
@@ -81,11 +80,12 @@ class TorchvisionDetector(DetectionNetwork):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Randomness,
     ) -> dict[str, Tensor]:
         """Return torchvision's losses, in train mode alone; see `DetectionNetwork.losses`.
 
-        torchvision samples anchors by PyTorch's global generator, not by `rng`.
+        torchvision samples anchors by PyTorch's global generator, not by `rng`, and divides some terms by the number of
+        anchors in the whole batch.
         """
         # torchvision's class 0 is the background.
         theirs = [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]

@@ -15,7 +15,7 @@ Parameters with AlexNet at 20 classes: 57,089,877, without the SVMs and regresso
 AlexNet and 224 with VGG16 and the ResNets.
 
 Deviations: AlexNet in torchvision's form (see `backbones.alexnet`); the SVMs use fc7 with its ReLU, as the released
-code does.
+code does. A batch of 2 images gives 64 regions each, where the paper draws 128 from all images.
 """
 
 from typing import ClassVar
@@ -44,7 +44,7 @@ class RCNNConfig(RegionConfig):
     context: int = Field(
         default=CONTEXT, ge=0, le=31, description="pixels of a warped proposal on each side that are outside of the box"
     )
-    regions: int = Field(default=128, ge=1, description="number of regions of a batch in a training step")
+    regions: int = Field(default=64, ge=1, description="number of regions of an image in a training step")
     chunk: int = Field(default=128, ge=1, description="number of warped proposals that are computed at once")
 
     def build(self, num_classes: int) -> "RCNN":

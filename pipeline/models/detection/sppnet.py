@@ -18,7 +18,7 @@ inside of the regions.
 Parameters with VGG16 at 20 classes: 121,729,045 of fc6, fc7 and the softmax are trained, 14,714,688 are not.
 
 Deviations: the paper's ZF-5 and Overfeat-7 give way to AlexNet, VGG16 and the ResNets. A ResNet's map is that of layer4
-with stride 16. The sample of a batch is R-CNN's, without the paper's rules for near-duplicate negatives. The long side
+with stride 16. The sample of an image is R-CNN's, without the paper's rules for near-duplicate negatives. The long side
 of the image is limited to 2400 pixels, which shrinks images of more than 2:1 at the largest scale.
 """
 
@@ -62,7 +62,7 @@ class SPPNetConfig(RegionConfig):
     pyramid: tuple[int, ...] = Field(
         default=PYRAMID, min_length=1, description="numbers of bins in a row at each level of the pyramid"
     )
-    regions: int = Field(default=128, ge=1, description="number of regions of a batch in a training step")
+    regions: int = Field(default=64, ge=1, description="number of regions of an image in a training step")
 
     def build(self, num_classes: int) -> "SPPNet":
         """Return an SPPNet with fresh weights."""

@@ -13,13 +13,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.detection.boxes import Selection, clip, decode
-from pipeline.models.detection.detector import ScoredBoxes, Target
+from pipeline.models.detection.detector import Randomness, ScoredBoxes, Target, generators
 from pipeline.models.detection.inputs import at_least_float32, image_size, none
 from pipeline.models.detection.region_network import RegionConfig, RegionNetwork, box_layer, usable
 from pipeline.models.detection.sampling import FINE_TUNING, sample_regions
@@ -97,29 +96,26 @@ class StagedNetwork(RegionNetwork):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Randomness,
     ) -> dict[str, Tensor]:
-        """Return the loss "classes" of fine-tuning, the cross entropy of sampled regions; see `DetectionNetwork`.
-
-        The sample of `regions` is divided evenly among the images.
-        """
-        rule = self._rule._replace(regions=max(self._rule.regions // len(images), 1))
-        logits, labels = [], []
-        for image, target, boxes in zip(images, targets, proposals or none(images), strict=True):
+        """Return the loss "classes" of fine-tuning, the cross entropy of sampled regions; see `DetectionNetwork`."""
+        # Workers wait for each other's gradients, so all weights that learn take part, even without a region.
+        terms = [0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()]
+        own = generators(rng, len(images))
+        for image, target, boxes, some in zip(images, targets, proposals or none(images), own, strict=True):
             sample = sample_regions(
                 usable(boxes, image_size(image)).numpy(force=True),
                 target.boxes.numpy(force=True),
                 target.labels.numpy(force=True),
                 num_classes=self.num_classes,
-                rule=rule,
-                rng=rng,
+                rule=self._rule,
+                rng=some,
             )
             if len(sample.boxes):
-                logits.append(self.score(self.features(image, torch.from_numpy(sample.boxes).to(image.device)).hidden))
-                labels.append(torch.from_numpy(sample.labels).to(image.device))
-        if not labels:
-            return {"classes": self.score.weight.sum() * 0}
-        return {"classes": F.cross_entropy(at_least_float32(torch.cat(logits)), torch.cat(labels))}
+                logits = self.score(self.features(image, torch.from_numpy(sample.boxes).to(image.device)).hidden)
+                labels = torch.from_numpy(sample.labels).to(image.device)
+                terms.append(F.cross_entropy(at_least_float32(logits), labels))
+        return {"classes": torch.stack(terms).sum() / len(images)}
 
     @property
     def default_selection(self) -> Selection:

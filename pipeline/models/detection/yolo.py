@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.detection.boxes import Selection, clip
-from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, ScoredBoxes, Target
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, ScoredBoxes, Target
 from pipeline.models.detection.inputs import at_least_float32, image_size, resized
 from pipeline.models.detection.sampling import grid_targets
 from pipeline.models.layers import BatchNorm2d, scaled
@@ -142,7 +142,7 @@ class YOLO(DetectionNetwork):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Randomness,
     ) -> dict[str, Tensor]:
         """Return the losses "boxes", "confidences" and "classes"; see `DetectionNetwork.losses` and `yolo_loss`."""
         grids = [

@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from pipeline.models.cam_classifier import ClassifierOutput
 from pipeline.training.classification.config import ClassifierLoss
+from pipeline.training.task import Objective
 
 
-class ClassifierObjective:
+class ClassifierObjective(Objective):
     """Cross-entropy of scores against classes; see `task.Objective` and `config.ClassifierLoss`.
 
     Args:

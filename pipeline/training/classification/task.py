@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import nn
 
@@ -26,11 +25,12 @@ from pipeline.training.classification.validation import (
     validate,
 )
 from pipeline.training.examples import TrainingData
+from pipeline.training.task import Task
 
 PICTURES = 4  # validation images of a sheet
 
 
-class ClassificationTask:
+class ClassificationTask(Task):
     """Learning to classify; see `task.Task`.
 
     Args:
@@ -50,9 +50,6 @@ class ClassificationTask:
         self.measures = MULTI_LABEL if multi_label else SINGLE_LABEL
         self.classifier_input = ClassifierInput(size=config.input_size, multi_label=multi_label)
         self.validation = validation
-
-    def prepare(self, table: pa.Table) -> None:
-        """Do nothing: a classifier needs nothing from the cluster."""
 
     def objective(self, network: nn.Module, device: torch.device) -> ClassifierObjective:
         """Return the configured loss."""

@@ -74,6 +74,7 @@ class TrainConfig(TrainerConfig):
     train: Split
     val: Split
     classes: Url = Field(description="class file (YAML)")
+    augmentation: Augmentation = Augmentation()
     loss: SegmentationLoss = SegmentationLoss()
 
 

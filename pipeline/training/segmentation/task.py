@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +23,12 @@ from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.crops import DrawCrops, sample_table
 from pipeline.training.segmentation.losses import LossTotals, loss_totals, segmentation_loss
 from pipeline.training.segmentation.validation import SegmentationValidation, validate
-from pipeline.training.task import Measures
+from pipeline.training.task import Measures, Objective, Task
 
 PICTURES = 4  # validation images of a sheet
 
 
-class SegmentationObjective:
+class SegmentationObjective(Objective):
     """The configured loss of scores against label maps; see `task.Objective`.
 
     Args:
@@ -63,7 +62,7 @@ class SegmentationObjective:
         )
 
 
-class SegmentationTask:
+class SegmentationTask(Task):
     """Learning to segment; see `task.Task`.
 
     Args:
@@ -87,10 +86,11 @@ class SegmentationTask:
         self.validation = validation
         self._class_weights: list[float] | None = None
 
-    def prepare(self, table: pa.Table) -> None:
+    def prepare(self, data: TrainingData) -> TrainingData:
         """Determine the class weights of the loss."""
-        labels = [str(url) for url in table["label"].to_pylist()]
+        labels = [str(url) for url in data.table["label"].to_pylist()]
         self._class_weights = class_weights(self.config, self.classes, labels)
+        return data
 
     def objective(self, network: nn.Module, device: torch.device) -> SegmentationObjective:
         """Return the configured loss."""

@@ -179,6 +179,30 @@ def test_features_of_a_region_do_not_depend_on_the_other_regions(name: str) -> N
         assert len(found.unique(dim=0)) == 4
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_the_losses_of_the_parts_of_a_batch_add_up(name: str) -> None:
+    """Each image has its own randomness, and weighs as much as any other, however many regions it has."""
+    images, targets, proposals = scene()
+    model = small(name, **({"batch_norm": False} if name.startswith("yolo") else {})).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    # Fast R-CNN fills up small images of a batch, which changes the features near their border, so sizes are equal.
+    images = [torch.randn(3, 100, 140, dtype=torch.float64) for _ in images]
+
+    def losses(*part: int) -> dict[str, Tensor]:
+        rng = [np.random.default_rng([7, i]) for i in part]
+        some = [images[i] for i in part], [targets[i] for i in part], [proposals[i].double() for i in part]
+        return model.losses(*some, rng=rng)
+
+    together, first, rest = losses(0, 1, 2), losses(0), losses(1, 2)
+    for term, value in together.items():
+        torch.testing.assert_close((first[term] + 2 * rest[term]) / 3, value, rtol=1e-9, atol=1e-12)
+    assert sum(value.item() for value in together.values()) > 0
+
+
 def test_only_the_layers_after_the_pyramid_of_sppnet_learn() -> None:
     images, targets, proposals = scene()
     model = small("sppnet_alexnet")
@@ -250,14 +274,16 @@ def test_the_multi_task_loss_equals_a_loop() -> None:
     )
     labels = torch.tensor([0, 3, 2, 3, 1, 3])
     targets = torch.randn(6, 4, dtype=torch.float64) * 0.2
+    weights = torch.tensor([0.5, 0.1, 0.2, 0.1, 0.05, 0.05], dtype=torch.float64)
     classes = boxes = 0.0
-    for logits, deltas, label, target in zip(*output, labels.tolist(), targets.tolist(), strict=True):
-        classes -= (logits[label] - logits.exp().sum().log()).item() / 6
+    rows = zip(*output, labels.tolist(), targets.tolist(), weights.tolist(), strict=True)
+    for logits, deltas, label, target, weight in rows:
+        classes -= (logits[label] - logits.exp().sum().log()).item() * weight
         if label < CLASSES:
             for found, wanted, scale in zip(deltas[label].tolist(), target, (0.1, 0.1, 0.2, 0.2), strict=True):
                 x = abs(found - wanted / scale)
-                boxes += (0.5 * x**2 if x < 1 else x - 0.5) / 6
-    found = {name: value.item() for name, value in fast_rcnn_loss(output, labels, targets).items()}
+                boxes += (0.5 * x**2 if x < 1 else x - 0.5) * weight
+    found = {name: value.item() for name, value in fast_rcnn_loss(output, labels, targets, weights).items()}
     assert found == pytest.approx({"classes": classes, "boxes": boxes}, rel=1e-12)
 
 

@@ -23,8 +23,8 @@ COLOURS = torch.tensor([[2.0, -1, -1], [-1, 2, -1], [-1, -1, 2]])
 # Training ends as soon as the pictures are learned; the limit is several times as high.
 STEPS = 400
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("rcnn_alexnet", {"width": 0.125, "crop": 100, "regions": 32}),
-    ("sppnet_alexnet", {"width": 0.125, "scales": (128, 256), "regions": 64}),
+    ("rcnn_alexnet", {"width": 0.125, "crop": 100, "regions": 4}),
+    ("sppnet_alexnet", {"width": 0.125, "scales": (128, 256), "regions": 8}),
     ("fast_rcnn_alexnet", {"width": 0.125, "short_side": 192, "regions": 32}),
     ("fast_rcnn_vgg16", {"width": 0.125, "short_side": 128, "regions": 32}),
     ("yolo_fast", {"width": 0.125, "grid": 4, "batch_norm": True}),
