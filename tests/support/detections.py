@@ -3,6 +3,7 @@
 import ctypes
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from tests.support.deadly import DEADLY
 
 CLASSES = Classes(names=NAMES)
 PROPOSALS = ProposalOptions(limit=100)
-FAST_RCNN = {"width": 0.1, "short_side": 128, "longest_side": 400}
+FAST_RCNN: dict[str, Any] = {"width": 0.1, "short_side": 128, "longest_side": 400}
 
 
 def write_pictures(folder: Path, *, count: int, seed: int = 0) -> None:
@@ -40,7 +41,7 @@ def write_pictures(folder: Path, *, count: int, seed: int = 0) -> None:
     (folder / "boxes.csv").write_text("\n".join([*lines, *(f"{name},,,,," for name in empty)]) + "\n")
 
 
-def save_detector(url: str, *, name: str = "fast_rcnn_alexnet", **options: object) -> Card:
+def save_detector(url: str, *, name: str = "fast_rcnn_alexnet", **options: Any) -> Card:
     """Save an untrained detector with `CLASSES` as a bundle."""
     torch.manual_seed(0)
     config = configure(name, options)
@@ -111,7 +112,7 @@ def coco_json(pictures: Path) -> str:
     return json.dumps({"info": {}, "images": images, "categories": categories, "annotations": annotations})
 
 
-def planned_detection(folder: Path, pictures: Path, model: str, **options: object) -> tuple[DetectionRun, str]:
+def planned_detection(folder: Path, pictures: Path, model: str, **options: Any) -> tuple[DetectionRun, str]:
     """A detection run over some pictures whose plan is stored, and its folder; for `shards.compute_shard`."""
     config = DetectConfig(model=model, images=str(pictures / "images"), output=str(folder / "runs"), **options)
     run = str(folder / "runs" / "run_id=x")

@@ -14,10 +14,12 @@ from PIL import Image
 from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bundle import load_bundle, save_bundle
 from pipeline.data.box_annotations import read_boxes
-from pipeline.data.images import decode_image
+from pipeline.data.images import decode_image, from_upright
 from pipeline.data.proposals import propose
 from pipeline.metrics.matching import Truth
 from pipeline.metrics.proposals import count_proposals
+from pipeline.models.detection.detector import DetectionNetwork
+from pipeline.models.detection.fast_rcnn import FastRCNN
 from pipeline.predict.detector import Detector
 from tests.support.deadly import DEADLY
 from tests.support.detections import (
@@ -61,6 +63,7 @@ def test_the_rows_are_those_of_a_plain_loop(pictures: Path, model: str, tmp_path
     compute_shard(kind, run)
     network, card = load_bundle(model)
     assert card.detector is not None
+    assert isinstance(network, DetectionNetwork)
     plain = Detector(
         network,
         detector_input=card.detector,
@@ -94,8 +97,6 @@ def test_boxes_lie_on_the_stored_pixels(orientation: int, pictures: Path, model:
     (tmp_path / "images").mkdir()
     upright = np.zeros((96, 160, 3), np.uint8)
     upright[:, :96] = np.asarray(Image.open(sorted((pictures / "images").iterdir())[0]).convert("RGB"))
-    from pipeline.data.images import from_upright
-
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = np.ascontiguousarray(from_upright(upright, orientation))
@@ -135,6 +136,7 @@ def test_strange_pictures_have_a_row(pictures: Path, model: str, tmp_path: Path)
 
 def test_scores_that_are_no_numbers_are_an_error_row(pictures: Path, model: str, tmp_path: Path) -> None:
     network, card = load_bundle(model)
+    assert isinstance(network, FastRCNN)
     with torch.no_grad():
         network.score.weight[0, 0] = torch.nan
     save_bundle(str(tmp_path / "nan"), network, card)
@@ -158,7 +160,7 @@ def test_options_change_the_choice_of_the_detector(pictures: Path, model: str, t
 
 @pytest.mark.parametrize("name", ["yolo_fast", "ssd"])
 def test_a_detector_without_proposals_has_no_columns_of_proposals(name: str, pictures: Path, tmp_path: Path) -> None:
-    options = {"width": 0.05, "grid": 2} if name == "yolo_fast" else {}
+    options: dict[str, Any] = {"width": 0.05, "grid": 2} if name == "yolo_fast" else {}
     save_detector(str(tmp_path / "model"), name=name, **options)
     kind, run = planned_detection(
         tmp_path, pictures, str(tmp_path / "model"), truth=str(pictures / "boxes.csv"), max_detections=3

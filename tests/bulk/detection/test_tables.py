@@ -48,7 +48,7 @@ def detection_run(**options: Any) -> DetectionRun:
 def as_json(truth: Truth) -> str:
     columns = (truth.boxes.tolist(), truth.labels.tolist(), truth.difficult.tolist(), truth.crowd.tolist())
     return boxes_to_json(
-        ObjectBox(CLASSES.names[label], *box, difficult=difficult, crowd=crowd)
+        ObjectBox(CLASSES.names[label], *box[:4], difficult, crowd)
         for box, label, difficult, crowd in zip(*columns, strict=True)
     )
 
@@ -61,7 +61,9 @@ def random_set(seed: int, images: int) -> list[tuple[Detections, Truth, np.ndarr
         detections, truth = random_image(rng, num_classes=3, levels=(4, 1000)[seed % 2])
         order = np.argsort(-detections.scores, kind="stable")
         detections = Detections.of(
-            (FACTOR * detections.boxes[order]).clip(0, 100 * FACTOR), detections.labels[order], detections.scores[order].astype(np.float32)
+            (FACTOR * detections.boxes[order]).clip(0, 100 * FACTOR),
+            detections.labels[order],
+            detections.scores[order].astype(np.float32),
         )
         _, first = np.unique(np.column_stack([truth.labels, truth.boxes]), axis=0, return_index=True)
         keep = [i for i in sorted(first) if (truth.boxes[i, 2:] > truth.boxes[i, :2]).all()]
@@ -207,7 +209,8 @@ def test_the_page_and_the_terminal_show_the_scores(tmp_path: Path) -> None:
 
 
 def test_a_run_without_any_box_has_tables_without_scores(tmp_path: Path) -> None:
-    nothing = [(Detections.of(np.zeros((0, 4)), [], []), Truth.of(np.zeros((0, 4)), []), np.zeros((0, 4)))] * 3
+    no, none = np.zeros(0), np.zeros((0, 4))
+    nothing = [(Detections.of(none, no, no), Truth.of(none, no), none)] * 3
     images = dataset_of(detection_run(), nothing, tmp_path)
     tables = run_tables(images, CLASSES)
     assert tables[SCORES].to_pylist()[-1]["voc10"] is None

@@ -30,7 +30,9 @@ def test_an_image_that_is_not_named_is_not_scored_and_one_without_boxes_is(tmp_p
 def test_what_is_left_out_is_one_line_that_names_file_and_box(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = "a.jpg,cat,1,2,10,20,0\na.jpg,cat,1,2,10,20,0\na.jpg,owl,1,2,3,4,0\na.jpg,dog,9,2,3,8,0\nz.jpg,dog,1,2,3,4,0\n"
+    table = (
+        "a.jpg,cat,1,2,10,20,0\na.jpg,cat,1,2,10,20,0\na.jpg,owl,1,2,3,4,0\na.jpg,dog,9,2,3,8,0\nz.jpg,dog,1,2,3,4,0\n"
+    )
     (text,) = texts(tmp_path, table, "a.jpg")
     assert text is not None
     assert [box.label for box in in_image(boxes_from_json(text), (50, 50)).boxes] == ["cat", "dog"]
