@@ -48,7 +48,7 @@ def detection_run(**options: Any) -> DetectionRun:
 def as_json(truth: Truth) -> str:
     columns = (truth.boxes.tolist(), truth.labels.tolist(), truth.difficult.tolist(), truth.crowd.tolist())
     return boxes_to_json(
-        ObjectBox(CLASSES.names[label], *box[:4], difficult, crowd)
+        ObjectBox(CLASSES.names[label], box[0], box[1], box[2], box[3], difficult, crowd)
         for box, label, difficult, crowd in zip(*columns, strict=True)
     )
 
