@@ -21,7 +21,7 @@ TITLES = {
     "coco_large": "COCO, boxes above 96² pixels",
 }
 SHOWN = ("voc07", "voc10", "coco", "coco50", "coco75")  # in the terminal's columns
-BUDGETS_SHOWN = (10, 100, 1000, 2000)
+BUDGETS_SHOWN = (10, 100, 300, 1000, 2000, 10_000)
 
 
 def format_scores(tables: dict[str, pa.Table]) -> str:
@@ -35,7 +35,7 @@ def format_scores(tables: dict[str, pa.Table]) -> str:
     lines.append(f"{rows[-1]['images']:,} images scored; mean AP is the mean over the classes with boxes")
     if PROPOSALS in tables:
         for iou, recalls in _recall_by_iou(tables[PROPOSALS]).items():
-            cells = ", ".join(f"{_cell(recalls[n])} of {n:,}" for n in BUDGETS_SHOWN)
+            cells = ", ".join(f"{_cell(recalls[n])} of {n:,}" for n in BUDGETS_SHOWN if n in recalls)
             lines.append(f"recall of the proposals at IoU {iou:g}: {cells}")
     return "\n".join(lines)
 

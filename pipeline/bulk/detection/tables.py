@@ -66,6 +66,7 @@ class Scored(NamedTuple):
         not_counted: Difficult boxes and crowds of each class, int64 [classes].
         scored: Number of images with known boxes.
         covered: True boxes that proposals cover, int64 [IoUs, budgets]; None if the detector takes none.
+        proposals: Largest number of proposals of an image.
     """
 
     voc: Matches
@@ -74,6 +75,7 @@ class Scored(NamedTuple):
     not_counted: NDArray[np.int64]
     scored: int
     covered: NDArray[np.int64] | None
+    proposals: int
 
 
 def run_tables(images: "Dataset", classes: Classes) -> dict[str, pa.Table]:
@@ -90,7 +92,7 @@ def run_tables(images: "Dataset", classes: Classes) -> dict[str, pa.Table]:
         CURVES: pa.concat_tables(_curve_table(name, c) for name, c in zip(classes.names, curves, strict=True)),
     }
     if scored.covered is not None:
-        tables[PROPOSALS] = _proposal_table(scored.covered, int(scored.voc.positives.sum()))
+        tables[PROPOSALS] = _proposal_table(scored.covered, int(scored.voc.positives.sum()), most=scored.proposals)
     return tables
 
 
@@ -99,12 +101,12 @@ def read_scored(images: "Dataset", classes: Classes) -> Scored:
     count = len(classes)
     names = pa.array(classes.names)
     has_proposals = "proposals_found" in images.schema.names
-    columns = ["detections", "truth", "coco", *(["proposals_found"] if has_proposals else [])]
+    columns = ["detections", "truth", "coco", *(["proposals_found", "proposals"] if has_proposals else [])]
     voc = [Matches.zeros(count, 1)]
     coco = [[Matches.zeros(count, len(COCO_THRESHOLDS))] for _ in AREAS]
     with_class, not_counted = np.zeros(count, np.int64), np.zeros(count, np.int64)
     covered = np.zeros((len(IOUS), len(BUDGETS)), np.int64)
-    scored = 0
+    scored = most = 0
     for batch in images.to_batches(columns=columns):
         rows = batch.filter(pc.is_valid(batch["truth"]))
         labels, flat, sizes = _flattened(rows["detections"], names)
@@ -132,6 +134,7 @@ def read_scored(images: "Dataset", classes: Classes) -> Scored:
         if has_proposals:
             found = rows["proposals_found"].flatten().to_numpy()
             covered += found.reshape(-1, *covered.shape).sum(axis=0)
+            most = max(most, pc.max(rows["proposals"]).as_py() or 0)
         scored += rows.num_rows
     return Scored(
         Matches.merged(voc),
@@ -140,6 +143,7 @@ def read_scored(images: "Dataset", classes: Classes) -> Scored:
         not_counted,
         scored,
         covered if has_proposals else None,
+        most,
     )
 
 
@@ -207,7 +211,9 @@ def _curve_table(name: str, points: Curve) -> pa.Table:
     return pa.table(columns, schema=CURVES_SCHEMA)
 
 
-def _proposal_table(covered: NDArray[np.int64], boxes: int) -> pa.Table:
+def _proposal_table(covered: NDArray[np.int64], boxes: int, *, most: int) -> pa.Table:
+    """Return the recall of the first n proposals, up to the first n that no image exceeds."""
+    last = sum(budget < most for budget in BUDGETS)
     rows = [
         {
             "iou": iou,
@@ -217,7 +223,7 @@ def _proposal_table(covered: NDArray[np.int64], boxes: int) -> pa.Table:
             "recall": float(covered[i, b] / boxes) if boxes else None,
         }
         for i, iou in enumerate(IOUS)
-        for b, budget in enumerate(BUDGETS)
+        for b, budget in enumerate(BUDGETS[: last + 1])
     ]
     return pa.Table.from_pylist(rows, schema=PROPOSALS_SCHEMA)
 

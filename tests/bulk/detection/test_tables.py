@@ -176,8 +176,9 @@ def test_the_tables_are_those_of_the_metrics_on_the_whole_set(seed: int, tmp_pat
     for _, truth, proposals in images:
         recall += count_proposals(proposals, truth)
     found = {(row["iou"], row["proposals"]): row["recall"] for row in tables[PROPOSALS].to_pylist()}
+    assert len(found) == len(IOUS) * 5
     for i, iou in enumerate(IOUS):
-        for b, budget in enumerate(BUDGETS):
+        for b, budget in enumerate(BUDGETS[:5]):  # no image has more than 39 proposals
             assert found[iou, budget] == pytest.approx(recall.recall[i, b])
 
 
