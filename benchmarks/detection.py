@@ -91,6 +91,8 @@ def compare_networks(arguments: argparse.Namespace) -> dict[str, dict[str, float
     for name, (architecture, options) in detectors.items():
         network = configure(architecture, options).build(CLASSES)
         assert isinstance(network, DetectionNetwork)
+        detect(network, image, proposals[:8])  # the first calls allocate memory, and choose algorithms
+        learn(network, image, target, proposals[:8])
         seconds = {
             "detection": median(partial(detect, network, image, proposals), arguments.rounds, device),
             "training": median(partial(learn, network, image, target, proposals), arguments.rounds, device),
@@ -127,8 +129,7 @@ def learn(network: DetectionNetwork, image: Tensor, target: Target, proposals: T
 
 
 def median(work: Callable[[], object], rounds: int, device: torch.device) -> float:
-    """Return the median of the seconds that a piece of work takes after a first round."""
-    work()
+    """Return the median of the seconds that a piece of work takes."""
     seconds = []
     for _ in range(rounds):
         clock = time.process_time if device.type == "cpu" else time.perf_counter
