@@ -23,7 +23,8 @@ class Detections(NamedTuple):
         boxes: Left, top, right, bottom in pixels of the image, right and bottom exclusive, float32 [n, 4].
         labels: Classes, int64 [n].
         scores: Confidences, float32 [n].
-        candidates: Number of boxes with a sufficient score before non-maximum suppression, over all classes.
+        candidates: Number of boxes with a sufficient score before non-maximum suppression, over all classes; with
+            torchvision's detectors, after their own.
         select_ms: Milliseconds of the choice among the scored boxes.
     """
 
