@@ -10,6 +10,8 @@ import pytest
 import ray
 
 from pipeline import bundle
+from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import LocalizationRun
 from pipeline.bulk.run import run_bulk
@@ -20,6 +22,7 @@ from pipeline.commands import COMMANDS
 from pipeline.data.classes import load_classes
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.models import configure
+from tests.support.detections import FAST_RCNN, save_detector, write_pictures
 from tests.support.jobs import JOBS, REPO
 from tests.support.ray_head import RayHead
 
@@ -95,6 +98,9 @@ with contextlib.suppress(SystemExit):
         ("pipeline.cam.activation", {"numpy"}),
         ("pipeline.cam.boxes", {"numpy", "scipy"}),
         ("pipeline.crf.score_map", {"numpy", "numba", "scipy"}),
+        ("pipeline.data.proposals", {"numpy"}),
+        ("pipeline.bulk.detection.tables", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.detection.truth", {"numpy", "pyarrow"}),
         ("pipeline.bulk.plan", {"numpy", "pyarrow"}),
         ("pipeline.bulk.write", {"numpy", "pyarrow"}),
         ("pipeline.bulk.status", {"numpy", "pyarrow"}),
@@ -143,6 +149,44 @@ def test_the_processes_of_a_localization_run(scenes, tmp_path, own_workers):
     config = LocalizeConfig(model=str(tmp_path / "model"), images=f"{scenes}/val/images", output=str(tmp_path / "runs"))
     run_bulk(recording(LocalizationRun, tmp_path)(config, card))
     assert modules_of("helper", tmp_path).isdisjoint({"torch", "torchvision", "numba", "duckdb", "matplotlib"})
+
+
+@pytest.mark.ray
+def test_the_processes_of_a_detection_run(tmp_path, own_workers):
+    """The helper, which computes the proposals, loads OpenCV and no PyTorch; the network's process loads no OpenCV."""
+    write_pictures(tmp_path, count=3)
+    card = save_detector(str(tmp_path / "model"), **FAST_RCNN)
+    config = DetectConfig(
+        model=str(tmp_path / "model"),
+        images=str(tmp_path / "images"),
+        truth=str(tmp_path / "boxes.csv"),
+        output=str(tmp_path / "runs"),
+    )
+    run_bulk(recording(DetectionRun, tmp_path)(config, card))
+    helper = modules_of("helper", tmp_path)
+    assert "cv2" in helper
+    assert helper.isdisjoint({"torch", "torchvision", "numba", "duckdb", "matplotlib"})
+    predictor = modules_of("predictor", tmp_path)
+    assert "torch" in predictor
+    assert predictor.isdisjoint({"cv2", "duckdb", "matplotlib"})
+
+
+@pytest.mark.ray
+def test_the_driver_of_a_scored_detection_run_loads_no_pytorch(tmp_path, ray_head):
+    """Although it derives the scores and draws the page."""
+    write_pictures(tmp_path, count=3)
+    save_detector(str(tmp_path / "model"), **FAST_RCNN)
+    code = f"""
+import contextlib, os, runpy, sys
+os.environ.update({ray_head.environment!r})
+sys.argv = ["detect.py", "--model", "{tmp_path}/model", "--images", "{tmp_path}/images",
+            "--truth", "{tmp_path}/boxes.csv", "--output", "{tmp_path}/runs"]
+with contextlib.suppress(SystemExit):
+    runpy.run_path("jobs/detect.py", run_name="__main__")
+"""
+    packages = loaded(code)
+    assert list(Path(tmp_path).glob("runs/*/manifest.json"))
+    assert packages.isdisjoint({"torch", "torchvision", "numba", "scipy", "duckdb"})
 
 
 @pytest.mark.ray

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.bulk.archives.archive import is_archive
 from pipeline.bulk.planned_image import Source, read_planned, read_table
 from pipeline.data.images import DecodedImage, ImageError, decode_image
-from pipeline.errors import ImageFault
+from pipeline.errors import ImageFault, UserError
 from pipeline.retry import StoreFault
 
 # A call returns the images that it has when it has decoded so many pixels, and leaves the others to another call.
@@ -26,7 +26,16 @@ SECONDS_TO_DECODE = 300.0
 FETCHES_OF_A_BROKEN_IMAGE = 3
 _DECODING = threading.Lock()  # a process decodes one image at a time, so that its memory is that of one image
 
-Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+class NetworkInput(Protocol):
+    """What a predictor gets of an image: its pixels, uint8 [height, width, 3], or a picklable value with more."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and so on of the pixels that the network sees; images of one shape form batches."""
+
+
+Prepare = Callable[[NDArray[np.uint8]], NetworkInput]
 
 
 @dataclass
@@ -96,7 +105,7 @@ class Fetched:
     width: int | None = None
     height: int | None = None
     pixels: NDArray[np.uint8] | None = None
-    prepared: NDArray[np.uint8] | None = None
+    prepared: NetworkInput | None = None
     orientation: int = 1
     fetch_ms: float | None = None
     decode_ms: float | None = None
@@ -134,6 +143,7 @@ def fetch_images(wanted: list[Wanted], pool: ThreadPoolExecutor, how: Fetching) 
 
     Raises:
         StoreFault: The store does not hand out an image.
+        UserError: `prepare` needs something that the user has to provide.
     """
     results: list[Fetched] = []
     pixels = 0
@@ -167,6 +177,10 @@ def _decode(result: Fetched, wanted: Wanted, data: bytes, how: Fetching) -> None
             try:
                 _set_pixels(result, decode_image(data, max_pixels=how.max_pixels), how)
                 result.failure = None
+            except UserError:  # a package is missing, for example
+                raise
+            except StageError as error:
+                result.failure = error.args[0]
             except Exception as error:  # whatever a decoder raises belongs to this image
                 result.failure = Failure.of("decode", error)
             finally:

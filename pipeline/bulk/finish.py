@@ -64,6 +64,7 @@ def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind, still_our
         errors=images.scanner(columns=columns, filter=is_error).head(ERRORS_SHOWN).to_pylist(),
         sheet=report.sheet,
         caption=report.caption,
+        charts=report.charts,
     )
     storage.write_bytes(storage.join(run, PAGE), page)
     manifest = {

@@ -36,10 +36,10 @@ def _forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted
     return [Predicted(replace(image, prepared=None), r, each) for image, r in zip(images, results, strict=True)]
 
 
-def seconds_for(images: list[Fetched]) -> float:
-    """Return the time after which a batch is taken not to end."""
+def seconds_for(images: list[Fetched], per_image: float) -> float:
+    """Return the time after which a batch is taken not to end; for `per_image` see `RunKind.seconds_per_image`."""
     pixels = sum(image.prepared.shape[0] * image.prepared.shape[1] for image in images if image.prepared is not None)
-    return SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6
+    return SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6 + per_image * len(images)
 
 
 class ForwardWorker:

@@ -1,6 +1,7 @@
-"""The interface between the bulk engine and a kind of run: segmentation, localization."""
+"""The interface between the bulk engine and a kind of run: segmentation, localization, detection."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.bulk.config import BulkConfig
-from pipeline.bulk.fetch import Fetched
+from pipeline.bulk.fetch import Fetched, NetworkInput
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 
@@ -35,7 +36,7 @@ class ImagePredictor(Protocol):
     def free_memory(self) -> None:
         """Return memory of the device that is not in use, so that another process can have it."""
 
-    def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Any]:
+    def __call__(self, images: Sequence[Any], truths: Sequence[str | None]) -> list[Any]:
         """Return a picklable result for each of some prepared images of one shape; `truths` are those of the plan."""
 
 
@@ -47,12 +48,14 @@ class RunReport(NamedTuple):
         page_tables: Tables of the page by heading.
         sheet: PNG of some rows as pictures; empty for none.
         caption: Caption of the sheet.
+        charts: PNGs of the page by heading.
     """
 
     tables: dict[str, pa.Table]
     page_tables: dict[str, pa.Table]
     sheet: bytes
     caption: str
+    charts: Mapping[str, bytes] = MappingProxyType({})
 
 
 class RunKind(Protocol):
@@ -78,6 +81,10 @@ class RunKind(Protocol):
     def refines(self) -> bool:
         """Whether `row` takes long and needs the pixels: then tasks all over the cluster compute the rows."""
 
+    @property
+    def seconds_per_image(self) -> float:
+        """Seconds that the network may take for an image beside those for its pixels; then it is taken to hang."""
+
     def images_schema(self, metadata: dict[str, Any]) -> pa.Schema:
         """Return the schema of the table `images`, with some metadata of the run."""
 
@@ -97,8 +104,13 @@ class RunKind(Protocol):
     def warm_up(self) -> None:
         """Import and compile what `row` needs; called in the helper processes of tasks, if the run has tasks."""
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the network's input for an upright image [height, width, 3]; called in helper processes."""
+    def prepare(self, pixels: NDArray[np.uint8]) -> NetworkInput:
+        """Return the network's input for an upright image [height, width, 3]; called in helper processes.
+
+        Raises:
+            StageError: A stage of its own failed.
+            UserError: The user has to provide something, such as a package.
+        """
 
     def row(self, fetched: Fetched, result: Any) -> dict[str, Any]:
         """Return the columns of `images` that belong to this kind, for a predicted image; called in helper processes.

@@ -109,7 +109,7 @@ class ShardPredictor:
             yield predicted(members)
 
     def _forward(self, images: list[Fetched]) -> list[Predicted]:
-        with self._computing, _ended_after(seconds_for(images)):
+        with self._computing, _ended_after(seconds_for(images, self._kind.seconds_per_image)):
             return forward(self._predictor, images)
 
     def _forward_guarded(self, images: list[Fetched]) -> list[Predicted]:
@@ -118,7 +118,8 @@ class ShardPredictor:
             if self._guarded is None:
                 worker = ForwardWorker(self._kind, images=self._plan.images, batch_pixels=self._predictor.batch_pixels)
                 self._guarded = HelperPool(worker, processes=1, threads=1)
-            answers = self._guarded.submit("forward", images, seconds=seconds_for(images)).result()
+            seconds = seconds_for(images, self._kind.seconds_per_image)
+            answers = self._guarded.submit("forward", images, seconds=seconds).result()
         return [_or_failure(image, answer) for image, answer in zip(images, answers, strict=True)]
 
     @contextmanager

@@ -22,7 +22,7 @@ def results_schema(own: list[pa.Field], *, pictures: Sequence[str], metadata: di
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
-        pa.field("error_stage", pa.string()),  # fetch | decode | predict | crf | describe
+        pa.field("error_stage", pa.string()),  # fetch | decode | propose | predict | crf | describe
         pa.field("error_class", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("width", pa.int32()),  # of the stored pixels, on which masks and boxes lie too

@@ -48,6 +48,7 @@ COMMANDS = {
     "ensemble": Command(TRAIN, "join a DeconvNet and an FCN-8s into one model"),
     "segment": Command(BULK, "segment a collection of images", is_resumable=True),
     "localize": Command(BULK, "find out what images show and where, by a classifier's maps", is_resumable=True),
+    "detect": Command(BULK, "find objects in a collection of images, as boxes", is_resumable=True),
     "evaluate": Command(RESULTS, "score the masks of a finished run against label maps"),
     "tune-crf": Command(RESULTS, "search the parameters of the dense CRF on validation images"),
     "study": Command(RESULTS, "compare variants over seeds, and say whether a paper's claim holds on your data"),

@@ -148,6 +148,24 @@ def from_upright(pixels: NDArray, orientation: int) -> NDArray:
     return pixels.swapaxes(0, 1) if transpose else pixels
 
 
+def boxes_from_upright(boxes: NDArray, size: tuple[int, int], orientation: int) -> NDArray:
+    """Return boxes in an upright image as boxes on the stored pixels.
+
+    Args:
+        boxes: Left, top, right, bottom with exclusive right and bottom, [n, 4].
+        size: Height and width of the upright image.
+        orientation: EXIF orientation (1-8) of the stored pixels.
+    """
+    transpose, rows, columns = _UPRIGHT[orientation]
+    left, top, right, bottom = boxes.T
+    if columns:
+        left, right = size[1] - right, size[1] - left
+    if rows:
+        top, bottom = size[0] - bottom, size[0] - top
+    corners = (top, left, bottom, right) if transpose else (left, top, right, bottom)
+    return np.stack(corners, axis=1).astype(boxes.dtype)
+
+
 def decode_raw_label(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
     """Decode a label map to its stored values, without applying orientation or palette.
 

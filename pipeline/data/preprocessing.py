@@ -57,9 +57,16 @@ class ProposalOptions(BaseModel):
 
 
 class DetectorInput(BaseModel):
-    """What a detector takes besides the image, which it resizes itself."""
+    """What a detector takes besides the image, which it resizes itself, and how large images are for it at most."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    longest_side: int = Field(
+        default=2400,
+        ge=32,
+        le=16_384,
+        description="pixels to which the long side of a larger image is reduced before the detector sees it",
+    )
 
     proposals: ProposalOptions | None = Field(
         default=None, description="how regions are proposed; absent if the detector finds boxes by itself"

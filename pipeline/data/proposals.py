@@ -5,7 +5,7 @@ Uijlings, van de Sande, Gevers & Smeulders, "Selective Search for Object Recogni
 
 import ctypes
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,19 @@ from pipeline.data.preprocessing import ProposalOptions
 from pipeline.errors import UserError
 
 _LOCK = threading.Lock()  # OpenCV ranks boxes by C's `rand()`, whose state all threads share
+
+
+def require_search() -> Any:
+    """Return OpenCV's module of selective search.
+
+    Raises:
+        UserError: OpenCV's contributed modules are not installed.
+    """
+    try:
+        from cv2.ximgproc import segmentation
+    except ImportError:
+        raise UserError("proposals need OpenCV's contributed modules: pip install 'segpipe[proposals]'") from None
+    return segmentation
 
 
 def propose(pixels: NDArray[np.uint8], options: ProposalOptions) -> NDArray[np.float32]:
@@ -56,10 +69,7 @@ def selective_search(
     Raises:
         UserError: OpenCV's contributed modules are not installed.
     """
-    try:
-        from cv2.ximgproc import segmentation
-    except ImportError:
-        raise UserError("proposals need OpenCV's contributed modules: pip install 'segpipe[proposals]'") from None
+    segmentation = require_search()
     height, width = pixels.shape[:2]
     whole = np.array([[0, 0, width, height]], np.int32)
     if min(height, width) < 2:

@@ -16,15 +16,17 @@ depend on neither the sequence nor the grouping in which images are added.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.boxes import covered_shares, pairwise_iou
+from pipeline.metrics.boxes import box_areas, covered_shares, pairwise_iou
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 COCO_LIMIT = 100  # detections per image and class
+ALL_AREAS = (0.0, np.inf)
+COCO_AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # in square pixels
 RIGHT, WRONG, IGNORED = 1, 0, -1
 
 
@@ -93,7 +95,7 @@ class Matches:
         labels: Class of each detection, int32 [n].
         scores: Score of each detection, float64 [n].
         orders: Position of its image in the data set, int64 [n].
-        ranks: Position among the detections of its image and class by descending score, int32 [n].
+        ranks: Position among the detections of its image by descending score, int32 [n].
         outcomes: `RIGHT`, `WRONG` or `IGNORED` at each IoU threshold, int8 [n, thresholds].
         positives: Boxes to be found of each class, int64 [classes].
     """
@@ -134,25 +136,20 @@ class Matches:
         return Matches.merged([self, other])
 
 
-def match_voc(
-    detections: Detections,
-    truth: Truth,
-    *,
-    num_classes: int,
-    order: int,
-    thresholds: tuple[float, ...] = (0.5,),
-    pixel: int = 0,
-) -> Matches:
+def voc_outcomes(
+    detections: Detections, truth: Truth, *, thresholds: tuple[float, ...] = (0.5,), pixel: int = 0
+) -> NDArray[np.int8]:
     """Compare the detections in one image with its true boxes by VOC's rule.
 
     Args:
         detections: Detections in the image.
         truth: True boxes of the image.
-        num_classes: Number of classes.
-        order: Position of the image in the data set, which decides between equal scores.
         thresholds: Smallest IoUs of a right detection.
         pixel: 1 if right and bottom are the last pixels inside the box, as in VOC's annotations; 0 if they are
             exclusive. See `pipeline.metrics.boxes`.
+
+    Returns:
+        `RIGHT`, `WRONG` or `IGNORED` for each detection at each threshold, int8 [n, thresholds].
     """
 
     def outcomes(boxes: NDArray, objects: Truth) -> NDArray[np.int8]:
@@ -173,7 +170,87 @@ def match_voc(
                     taken[best] = True
         return found
 
-    return _by_class(detections, truth, outcomes, num_classes=num_classes, order=order, thresholds=len(thresholds))
+    return _by_class(detections, truth, outcomes, thresholds=len(thresholds))
+
+
+def coco_outcomes(
+    detections: Detections,
+    truth: Truth,
+    *,
+    thresholds: tuple[float, ...] = COCO_THRESHOLDS,
+    limit: int = COCO_LIMIT,
+    areas: tuple[float, float] = ALL_AREAS,
+) -> NDArray[np.int8]:
+    """Compare the detections in one image with its true boxes by COCO's rule.
+
+    Args:
+        detections: Detections in the image.
+        truth: True boxes of the image.
+        thresholds: Smallest IoUs of a right detection.
+        limit: Number of detections of each class that count, those with the highest scores; the others are ignored.
+        areas: Least and largest area of the boxes that count, in square pixels. True boxes of other areas need not be
+            found, and a detection of another area that takes no true box is ignored.
+
+    Returns:
+        `RIGHT`, `WRONG` or `IGNORED` for each detection at each threshold, int8 [n, thresholds].
+    """
+
+    def outcomes(boxes: NDArray, objects: Truth) -> NDArray[np.int8]:
+        found = np.full((len(boxes), len(thresholds)), WRONG, np.int8)
+        found[~_within(boxes, areas)] = IGNORED
+        found[limit:] = IGNORED
+        need_not = objects.ignored | ~_within(objects.boxes, areas)
+        last = np.argsort(need_not, kind="stable")  # boxes to be ignored come after the others
+        ignored, crowd, truths = need_not[last], objects.crowd[last], objects.boxes[last]
+        counted = boxes[:limit]
+        overlaps = np.where(crowd, covered_shares(counted, truths), pairwise_iou(counted, truths))
+        for t, threshold in enumerate(thresholds):
+            free = np.ones(len(truths), bool)
+            for d in range(len(counted)):
+                near = free & (overlaps[d] >= min(threshold, 1 - 1e-10))
+                if not near.any():
+                    continue
+                candidates = np.flatnonzero(near & ~ignored if (near & ~ignored).any() else near)
+                best = candidates[::-1][overlaps[d, candidates[::-1]].argmax()]  # the last one of equal overlaps
+                found[d, t] = IGNORED if ignored[best] else RIGHT
+                free[best] = crowd[best]
+        return found
+
+    return _by_class(detections, truth, outcomes, thresholds=len(thresholds))
+
+
+def count_positives(truth: Truth, *, num_classes: int, areas: tuple[float, float] = ALL_AREAS) -> NDArray[np.int64]:
+    """Return the number of boxes of each class that are to be found, int64 [classes]; for `areas` see `coco_outcomes`.
+
+    Raises:
+        ValueError: A label is not a class.
+    """
+    _check_labels(truth.labels, num_classes)
+    wanted = ~truth.ignored & _within(truth.boxes, areas)
+    return np.bincount(truth.labels[wanted], minlength=num_classes).astype(np.int64)
+
+
+def match_voc(
+    detections: Detections,
+    truth: Truth,
+    *,
+    num_classes: int,
+    order: int,
+    thresholds: tuple[float, ...] = (0.5,),
+    pixel: int = 0,
+) -> Matches:
+    """Compare the detections in one image with its true boxes by VOC's rule; see `voc_outcomes`.
+
+    Args:
+        detections: Detections in the image.
+        truth: True boxes of the image.
+        num_classes: Number of classes.
+        order: Position of the image in the data set, which decides between equal scores.
+        thresholds: Smallest IoUs of a right detection.
+        pixel: See `voc_outcomes`.
+    """
+    outcomes = voc_outcomes(detections, truth, thresholds=thresholds, pixel=pixel)
+    return _matches(detections, outcomes, count_positives(truth, num_classes=num_classes), order)
 
 
 def match_coco(
@@ -184,8 +261,9 @@ def match_coco(
     order: int,
     thresholds: tuple[float, ...] = COCO_THRESHOLDS,
     limit: int = COCO_LIMIT,
+    areas: tuple[float, float] = ALL_AREAS,
 ) -> Matches:
-    """Compare the detections in one image with its true boxes by COCO's rule.
+    """Compare the detections in one image with its true boxes by COCO's rule; see `coco_outcomes`.
 
     Args:
         detections: Detections in the image.
@@ -193,65 +271,52 @@ def match_coco(
         num_classes: Number of classes.
         order: Position of the image in the data set, which decides between equal scores.
         thresholds: Smallest IoUs of a right detection.
-        limit: Number of detections of each class that count, those with the highest scores.
+        limit: Number of detections of each class that count.
+        areas: Least and largest area of the boxes that count, in square pixels.
     """
-
-    def outcomes(boxes: NDArray, objects: Truth) -> NDArray[np.int8]:
-        found = np.full((len(boxes), len(thresholds)), WRONG, np.int8)
-        last = np.argsort(objects.ignored, kind="stable")  # boxes to be ignored come after the others
-        ignored, crowd, truths = objects.ignored[last], objects.crowd[last], objects.boxes[last]
-        overlaps = np.where(crowd, covered_shares(boxes, truths), pairwise_iou(boxes, truths))
-        for t, threshold in enumerate(thresholds):
-            free = np.ones(len(truths), bool)
-            for d in range(len(boxes)):
-                near = free & (overlaps[d] >= min(threshold, 1 - 1e-10))
-                if not near.any():
-                    continue
-                candidates = np.flatnonzero(near & ~ignored if (near & ~ignored).any() else near)
-                best = candidates[::-1][overlaps[d, candidates[::-1]].argmax()]  # the last one of equal overlaps
-                found[d, t] = IGNORED if ignored[best] else RIGHT
-                free[best] = crowd[best]
-        return found
-
-    return _by_class(
-        detections, truth, outcomes, num_classes=num_classes, order=order, thresholds=len(thresholds), limit=limit
-    )
+    outcomes = coco_outcomes(detections, truth, thresholds=thresholds, limit=limit, areas=areas)
+    return _matches(detections, outcomes, count_positives(truth, num_classes=num_classes, areas=areas), order)
 
 
 def _by_class(
-    detections: Detections,
-    truth: Truth,
-    outcomes: Callable[[NDArray, Truth], NDArray[np.int8]],
-    *,
-    num_classes: int,
-    order: int,
-    thresholds: int,
-    limit: int | None = None,
-) -> Matches:
-    """Return the matches of an image; `outcomes` compares the sorted boxes of one class with the truth of that class.
+    detections: Detections, truth: Truth, outcomes: Callable[[NDArray, Truth], NDArray[np.int8]], *, thresholds: int
+) -> NDArray[np.int8]:
+    """Return the outcomes of all detections; `outcomes` compares the boxes of one class, by falling score."""
+    found = np.full((len(detections.labels), thresholds), WRONG, np.int8)
+    for label in np.unique(detections.labels):
+        mine = np.flatnonzero(detections.labels == label)
+        mine = mine[np.argsort(-detections.scores[mine], kind="stable")]
+        same = truth.labels == label
+        objects = Truth(truth.boxes[same], truth.labels[same], truth.difficult[same], truth.crowd[same])
+        found[mine] = outcomes(detections.boxes[mine], objects)
+    return found
+
+
+def _matches(detections: Detections, outcomes: NDArray[np.int8], positives: NDArray[np.int64], order: int) -> Matches:
+    """Return the matches of an image.
 
     Raises:
         ValueError: A label is not a class.
     """
-    labels = np.concatenate([detections.labels, truth.labels])
+    _check_labels(detections.labels, len(positives))
+    count = len(detections.labels)
+    ranks = np.empty(count, np.int32)
+    ranks[np.argsort(-detections.scores, kind="stable")] = np.arange(count, dtype=np.int32)
+    return Matches(
+        detections.labels.astype(np.int32),
+        detections.scores,
+        np.full(count, order, np.int64),
+        ranks,
+        outcomes,
+        positives,
+    )
+
+
+def _check_labels(labels: NDArray, num_classes: int) -> None:
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels are {labels.min()}..{labels.max()}, but there are {num_classes} classes")
-    parts = [Matches.zeros(num_classes, thresholds)]
-    for label in np.unique(detections.labels):
-        mine = np.flatnonzero(detections.labels == label)
-        mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:limit]
-        same = truth.labels == label
-        objects = Truth(truth.boxes[same], truth.labels[same], truth.difficult[same], truth.crowd[same])
-        parts.append(
-            Matches(
-                np.full(len(mine), label, np.int32),
-                detections.scores[mine],
-                np.full(len(mine), order, np.int64),
-                np.arange(len(mine), dtype=np.int32),
-                outcomes(detections.boxes[mine], objects),
-                np.zeros(num_classes, np.int64),
-            )
-        )
-    wanted = np.bincount(truth.labels[~truth.ignored], minlength=num_classes)
-    parts.append(replace(parts[0], positives=wanted.astype(np.int64)))
-    return Matches.merged(parts)
+
+
+def _within(boxes: NDArray, areas: tuple[float, float]) -> NDArray[np.bool_]:
+    sizes = box_areas(boxes)
+    return (sizes >= areas[0]) & (sizes <= areas[1])

@@ -1,6 +1,8 @@
 """A detector on a device: the objects in images, as boxes with classes and scores."""
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.preprocessing import DetectorInput, DType, Preprocessing
-from pipeline.models.detection.boxes import Selection
+from pipeline.models.detection.boxes import Selection, candidates, select
 from pipeline.models.detection.detector import DetectionNetwork
+from pipeline.predict.batches import micro_batches
 from pipeline.predict.device import NotFiniteError, autocast, normalise, place, upload
 
 
@@ -20,11 +23,16 @@ class Detections(NamedTuple):
         boxes: Left, top, right, bottom in pixels of the image, right and bottom exclusive, float32 [n, 4].
         labels: Classes, int64 [n].
         scores: Confidences, float32 [n].
+        candidates: Number of boxes with a sufficient score before non-maximum suppression, over all classes; with
+            torchvision's detectors, after their own.
+        select_ms: Milliseconds of the choice among the scored boxes.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
+    candidates: int
+    select_ms: float
 
 
 class Detector:
@@ -54,7 +62,7 @@ class Detector:
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
-        self.selection = selection
+        self.selection = selection or model.default_selection
 
     @torch.inference_mode()
     def __call__(
@@ -62,20 +70,35 @@ class Detector:
     ) -> list[Detections]:
         """Find the objects in images, uint8 [height, width, 3].
 
+        Images of one shape are computed together. The network pads no image to the size of another, so the detections
+        in an image do not depend on the other images.
+
         Args:
-            images: The images. Batches of images of one size give the same results as single images.
+            images: The images.
             proposals: Proposals of each image, as `data.proposals.propose` returns them, if the detector takes them.
 
         Raises:
             NotFiniteError: Scores or boxes of an image are not finite.
         """
-        batch = [normalise(upload([pixels], self.device), self.preprocessing)[0] for pixels in images]
+        found: dict[int, Detections] = {}
+        for members in micro_batches([pixels.shape for pixels in images], max_pixels=sys.maxsize):
+            regions = None if proposals is None else [proposals[i] for i in members]
+            found |= zip(members, self._of_one_shape([images[i] for i in members], regions), strict=True)
+        return [found[i] for i in range(len(images))]
+
+    def _of_one_shape(
+        self, images: Sequence[NDArray[np.uint8]], proposals: Sequence[NDArray[np.float32]] | None
+    ) -> Iterator[Detections]:
+        batch = list(normalise(upload(images, self.device), self.preprocessing))
         regions = None if proposals is None else [torch.from_numpy(boxes).to(self.device) for boxes in proposals]
         with autocast(self.device, self.dtype):
-            outputs = self.model.detect(batch, regions, selection=self.selection)
-        found = []
-        for boxes, labels, scores in outputs:
-            if not bool(torch.isfinite(boxes).all() & torch.isfinite(scores).all()):
-                raise NotFiniteError("the network's scores are not finite")
-            found.append(Detections(boxes.float().cpu().numpy(), labels.cpu().numpy(), scores.float().cpu().numpy()))
-        return found
+            outputs = self.model.score_boxes(batch, regions)
+        for scored, scores in outputs:
+            # Before the choice: a score that is not a number exceeds no threshold.
+            if not bool(torch.isfinite(scored).all() & torch.isfinite(scores).all()):
+                raise NotFiniteError("the network's scores or boxes are not finite")
+            start = time.perf_counter()
+            count = int(candidates(scored, scores, self.selection).sum())
+            boxes, labels, kept = (column.cpu() for column in select(scored, scores, self.selection))
+            milliseconds = 1000 * (time.perf_counter() - start)
+            yield Detections(boxes.float().numpy(), labels.numpy(), kept.float().numpy(), count, milliseconds)

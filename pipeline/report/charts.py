@@ -1,7 +1,7 @@
-"""PNG charts of the curves of a training run and of a confusion matrix."""
+"""PNG charts of the curves of a training run, of a confusion matrix, and of scores over other scores."""
 
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,6 +81,53 @@ def draw_confusion(matrix: NDArray, names: list[str]) -> bytes:
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize="x-small")
+    return _png(figure)
+
+
+class Line(NamedTuple):
+    """A line of a chart: its name in the legend, and its points (x, y)."""
+
+    name: str
+    points: list[tuple[float, float]]
+
+
+def draw_panels(panels: dict[str, list[tuple[float, float]]], *, x_label: str, y_label: str) -> bytes:
+    """Draw a small chart with one line, both axes from 0 to 1, for each of some titles.
+
+    Args:
+        panels: The points (x, y) of each line by the title of its chart; one at least.
+        x_label: Name of the horizontal axis.
+        y_label: Name of the vertical axis.
+    """
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(2.6 * columns, 4), 2.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (title, points) in zip(grid.ravel(), panels.items(), strict=False):
+        axes.plot(*np.array(points, float).reshape(-1, 2).T, marker="." if len(points) < 2 else None)
+        axes.set_title(title, fontsize="small")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel(x_label, fontsize="small")
+    figure.supylabel(y_label, fontsize="small")
+    return _png(figure)
+
+
+def draw_lines(lines: list[Line], *, x_label: str, y_label: str) -> bytes:
+    """Draw lines over a logarithmic horizontal axis, with values from 0 to 1."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for line in lines:
+        axes.plot(*np.array(line.points, float).T, marker=".", label=line.name)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     return _png(figure)
 
 

@@ -1,6 +1,7 @@
 """Self-contained HTML pages without scripts: the page of a bulk run, and the elements of other pages."""
 
 import base64
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ def draw_page(
     errors: list[dict[str, Any]],
     sheet: bytes,
     caption: str,
+    charts: Mapping[str, bytes],
 ) -> bytes:
     """Build the page of a bulk run, in UTF-8.
 
@@ -33,11 +35,14 @@ def draw_page(
         errors: Some of the error rows.
         sheet: PNG of the picture sheet; empty for none.
         caption: Description of the picture sheet.
+        charts: PNGs by heading.
     """
     parts = [f"<h1>{escape(run_id)}</h1>", table(["", ""], [[k, v] for k, v in facts.items()])]
     for heading, content in tables.items():
         rows = [[format_cell(value) for value in row.values()] for row in content.to_pylist()]
         parts += [f"<h2>{escape(heading)}</h2>", table(content.column_names, rows)]
+    for heading, png in charts.items():
+        parts += [f"<h2>{escape(heading)}</h2>", picture(png, heading)]
     if errors:
         rows = [[e["image_id"], e["error_stage"], e["error_class"], e["error_message"]] for e in errors]
         parts += ["<h2>Errors</h2>", table(["image", "stage", "class", "message"], rows)]

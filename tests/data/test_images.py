@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 from pipeline.data.images import (
     ImageError,
+    boxes_from_upright,
     colourize,
     decode_image,
     decode_mask,
@@ -446,3 +447,14 @@ def test_fit_without_smoothing_adds_no_colour_but_white() -> None:
     painted = default_palette(5)[np.random.default_rng(0).integers(0, 5, (40, 60))]
     fitted = np.asarray(fit(painted, 33, 22, smooth=False)).reshape(-1, 3)
     assert {tuple(c) for c in fitted.tolist()} <= {tuple(c) for c in default_palette(5).tolist()} | {(255, 255, 255)}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_as_masks_do(orientation: int) -> None:
+    box = np.array([[2, 1, 5, 4]], np.float32)
+    upright = np.zeros((7, 11), bool)
+    upright[1:4, 2:5] = True
+    ((left, top, right, bottom),) = boxes_from_upright(box, (7, 11), orientation).astype(int)
+    stored = from_upright(np.zeros((7, 11), bool), orientation).copy()
+    stored[top:bottom, left:right] = True
+    np.testing.assert_array_equal(stored, from_upright(upright, orientation))

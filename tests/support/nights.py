@@ -33,6 +33,7 @@ class PlainRun:
     """A kind of run whose rows hold nothing of their own; see `kind.RunKind`."""
 
     refines = False
+    seconds_per_image = 0.0
     classes = CLASSES
     card = CARD
 

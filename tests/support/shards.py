@@ -7,6 +7,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import bundle
+from pipeline.bulk.kind import RunKind
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.plan import PlanReader, make_plan, store_plan
 from pipeline.bulk.refine import RefiningWriter
@@ -36,7 +37,7 @@ def planned_run(
     return kind, run
 
 
-def compute_shard(kind: SegmentationRun, run: str) -> pa.Table:
+def compute_shard(kind: RunKind, run: str) -> pa.Table:
     """Compute and write the first shard, as a predictor and, with a CRF, a task do; return what the driver gets."""
     from pipeline.bulk.predict import ShardPredictor  # imports no PyTorch itself, but starts processes
 

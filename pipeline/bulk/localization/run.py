@@ -72,6 +72,8 @@ def localization_run(config: LocalizeConfig) -> "LocalizationRun":
         UserError: The model or the options do not fit.
     """
     card = read_card(config.model)
+    if card.detector is not None:
+        raise UserError(f"{storage.redact(config.model)} is a detector; use it with segpipe detect")
     if card.classifier is None:
         raise UserError(f"{storage.redact(config.model)} is a segmentation network; use it with segpipe segment")
     if config.foreground and not config.truth:
@@ -89,6 +91,8 @@ class LocalizationRun:
     Attributes:
         mask_classes: Classes of the masks: a background, and the model's; None without masks.
     """
+
+    seconds_per_image = 0.0
 
     def __init__(self, config: LocalizeConfig, card: Card):
         assert card.classifier is not None

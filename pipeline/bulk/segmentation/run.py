@@ -61,6 +61,8 @@ def segmentation_run(config: SegmentConfig) -> "SegmentationRun":
     card = read_card(config.model)
     if card.classifier is not None:
         raise UserError(f"{storage.redact(config.model)} classifies whole images; use it with segpipe localize")
+    if card.detector is not None:
+        raise UserError(f"{storage.redact(config.model)} is a detector; use it with segpipe detect")
     classes = classes_like(config.classes, card.classes, owner="model")
     check_crf_params(config, classes)
     return SegmentationRun(config, card, classes)
@@ -90,6 +92,8 @@ class SegmentationRun:
         card: Card of the model.
         classes: Classes of the model, with the label values of the ground truth.
     """
+
+    seconds_per_image = 0.0
 
     def __init__(self, config: SegmentConfig, card: Card, classes: Classes):
         self.config = config

@@ -76,8 +76,8 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def not_empty(boxes: Tensor) -> Tensor:
-    """Return whether each box [n, 4] has a positive area, bool [n]."""
-    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    """Return whether each box [..., 4] has a positive area, bool [...]."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
@@ -97,6 +97,17 @@ def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     return order[torchvision.ops.nms(boxes[order], distinct, iou)]
 
 
+def candidates(boxes: Tensor, scores: Tensor, selection: Selection) -> Tensor:
+    """Return which boxes are candidates for a detection of each class, before suppression, bool [n, classes].
+
+    Args:
+        boxes: Boxes [n, classes, 4], or [n, 1, 4] if they do not depend on the class.
+        scores: Scores [n, classes], without the background.
+        selection: Choice of the detections.
+    """
+    return (scores > selection.score) & not_empty(boxes)
+
+
 def select(boxes: Tensor, scores: Tensor, selection: Selection) -> DetectorOutput:
     """Return the detections among the scored boxes of an image, with suppression within each class.
 
@@ -105,10 +116,11 @@ def select(boxes: Tensor, scores: Tensor, selection: Selection) -> DetectorOutpu
         scores: Scores [n, classes], without the background.
         selection: Choice of the detections.
     """
+    chosen = candidates(boxes, scores, selection)
     boxes = boxes.expand(-1, scores.shape[1], -1)
     parts = []
     for label in range(scores.shape[1]):
-        confident = torch.nonzero((scores[:, label] > selection.score) & not_empty(boxes[:, label]))[:, 0]
+        confident = torch.nonzero(chosen[:, label])[:, 0]
         kept = confident[nms(boxes[confident, label], scores[confident, label], selection.iou)]
         parts.append(DetectorOutput(boxes[kept, label], torch.full_like(kept, label), scores[kept, label]))
     joined = DetectorOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))

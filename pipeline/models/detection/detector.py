@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig, ModelTask
-from pipeline.models.detection.boxes import DetectorOutput, Selection
+from pipeline.models.detection.boxes import DetectorOutput, Selection, select
 
 Randomness = np.random.Generator | Sequence[np.random.Generator]
 
@@ -32,6 +32,18 @@ class Target(NamedTuple):
 
     boxes: Tensor
     labels: Tensor
+
+
+class ScoredBoxes(NamedTuple):
+    """The scored boxes in one image, before any choice among them.
+
+    Attributes:
+        boxes: Boxes, [n, classes, 4], or [n, 1, 4] if they do not depend on the class. Some may be empty.
+        scores: Scores of the classes, without the background, [n, classes].
+    """
+
+    boxes: Tensor
+    scores: Tensor
 
 
 class DetectorConfig(ModelConfig):
@@ -87,7 +99,20 @@ class DetectionNetwork(nn.Module):
                 sample independent of the others.
         """
 
+    @property
+    def default_selection(self) -> Selection:
+        """The network's own choice of the detections."""
+        return self.selection
+
     @abstractmethod
+    def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
+        """Return the scored boxes in each image.
+
+        Args:
+            images: Normalised images [3, height, width] of any sizes.
+            proposals: Proposals [n, 4] of each image, if the detector takes them; n may be 0.
+        """
+
     def detect(
         self,
         images: Sequence[Tensor],
@@ -102,3 +127,5 @@ class DetectionNetwork(nn.Module):
             proposals: Proposals [n, 4] of each image, if the detector takes them; n may be 0.
             selection: Choice of the detections; the detector's own by default.
         """
+        chosen = selection or self.default_selection
+        return [select(*scored, chosen) for scored in self.score_boxes(images, proposals)]

@@ -28,8 +28,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, decode, encode, select
-from pipeline.models.detection.detector import Randomness, Target, generators
+from pipeline.models.detection.boxes import Selection, clip, decode, encode
+from pipeline.models.detection.detector import Randomness, ScoredBoxes, Target, generators
 from pipeline.models.detection.inputs import (
     at_least_float32,
     image_size,
@@ -43,6 +43,7 @@ from pipeline.models.detection.region_network import STRIDE, RegionConfig, Regio
 from pipeline.models.detection.sampling import FAST_RCNN, sample_regions
 
 TARGET_SCALES = (0.1, 0.1, 0.2, 0.2)  # x, y, width, height
+CHUNK = 256  # regions of an image that are computed at a time when it is searched for objects
 
 
 class FastRCNNConfig(RegionConfig):
@@ -86,7 +87,11 @@ class FastRCNN(RegionNetwork):
 
     def forward(self, images: Tensor, regions: Sequence[Tensor]) -> FastRCNNOutput:
         """Return the scores and corrections of the regions [n, 4] of each of the images [batch, 3, height, width]."""
-        hidden = self.head(roi_pool(self.maps(images), regions, self.side))
+        return self.of_maps(self.maps(images), regions)
+
+    def of_maps(self, maps: Tensor, regions: Sequence[Tensor]) -> FastRCNNOutput:
+        """Return the scores and corrections of the regions [n, 4] of each of the maps [batch, map_channels, h, w]."""
+        hidden = self.head(roi_pool(maps, regions, self.side))
         return FastRCNNOutput(self.score(hidden), self.box(hidden).unflatten(1, (self.num_classes, 4)))
 
     def losses(
@@ -121,27 +126,25 @@ class FastRCNN(RegionNetwork):
         wanted = encode(torch.cat(matched), torch.cat(regions))
         return fast_rcnn_loss(output, torch.cat(labels), wanted, torch.cat(weights))
 
-    def detect(
-        self,
-        images: Sequence[Tensor],
-        proposals: Sequence[Tensor] | None = None,
-        *,
-        selection: Selection | None = None,
-    ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `DetectionNetwork.detect`."""
+    def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
+        """Return the scored boxes in each image; see `DetectionNetwork.score_boxes`.
+
+        A few regions are computed at a time, because 2000 pooled ones of a ResNet take 1.6 GB.
+        """
         sizes = [image_size(image) for image in images]
         seen = [with_short_side(size, *self._sides) for size in sizes]
-        boxes = [usable(b, size) for b, size in zip(proposals or none(images), sizes, strict=True)]
-        regions = [scaled_boxes(b, *pair) for b, *pair in zip(boxes, sizes, seen, strict=True)]
-        output = self(padded([resized(*pair) for pair in zip(images, seen, strict=True)]), regions)
-        scores = at_least_float32(output.logits).softmax(dim=1)[:, :-1]
-        deltas = at_least_float32(output.deltas)
-        deltas = deltas * deltas.new_tensor(TARGET_SCALES)
-        found, counts = [], [len(b) for b in boxes]
-        parts = zip(boxes, sizes, scores.split(counts), deltas.split(counts), strict=True)
-        for own, size, own_scores, own_deltas in parts:
-            corrected = clip(decode(own_deltas, own.to(own_deltas)[:, None]), size)
-            found.append(select(corrected, own_scores, selection or self.selection))
+        maps = self.maps(padded([resized(*pair) for pair in zip(images, seen, strict=True)]))
+        found = []
+        for i, boxes in enumerate(proposals or none(images)):
+            own = usable(boxes, sizes[i])
+            parts = [
+                self.of_maps(maps[i : i + 1], [scaled_boxes(some, sizes[i], seen[i])]) for some in own.split(CHUNK)
+            ]
+            output = FastRCNNOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+            scores = at_least_float32(output.logits).softmax(dim=1)[:, :-1]
+            deltas = at_least_float32(output.deltas)
+            deltas = deltas * deltas.new_tensor(TARGET_SCALES)
+            found.append(ScoredBoxes(clip(decode(deltas, own.to(deltas)[:, None]), sizes[i]), scores))
         return found
 
 

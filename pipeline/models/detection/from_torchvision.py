@@ -14,7 +14,9 @@ width would not be torchvision's. Images are normalised before, as for our netwo
 is switched off.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 import torch
@@ -22,8 +24,8 @@ import torchvision
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from pipeline.models.detection.boxes import DetectorOutput, Selection, select
-from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, Target
+from pipeline.models.detection.boxes import Selection
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, ScoredBoxes, Target
 
 
 class TorchvisionConfig(DetectorConfig):
@@ -65,8 +67,10 @@ class TorchvisionDetector(DetectionNetwork):
         if config.network == "faster_rcnn":
             sides = {"min_size": config.short_side, "max_size": config.longest_side}
             network = networks.fasterrcnn_resnet50_fpn(**fresh, **sides)
+            self._scoring_layers = [network.rpn.head, network.roi_heads.box_predictor]
         else:
             network = networks.ssd300_vgg16(**fresh)
+            self._scoring_layers = [network.head]
         network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
         self.network: nn.Module = network
 
@@ -87,21 +91,49 @@ class TorchvisionDetector(DetectionNetwork):
         theirs = [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
         return self.network(list(images), theirs)
 
-    def detect(
-        self,
-        images: Sequence[Tensor],
-        proposals: Sequence[Tensor] | None = None,
-        *,
-        selection: Selection | None = None,
-    ) -> list[DetectorOutput]:
-        """Return the detections in each image, in eval mode alone; see `DetectionNetwork.detect`.
+    def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
+        """Return the boxes that torchvision's own thresholds leave in each image; see `DetectionNetwork.score_boxes`.
 
-        The choice is made among the detections that torchvision's own thresholds leave.
+        torchvision drops scores that are not numbers without a word. If its layers compute any, each image has one box
+        with such scores here. In eval mode alone.
         """
-        chosen = selection or self.selection
+        with _watched(self._scoring_layers) as outputs_are_finite:
+            outputs = self.network(list(images))
+        if not all(outputs_are_finite):
+            unknown = images[0].new_full((1, self.num_classes), torch.nan)
+            return [ScoredBoxes(images[0].new_zeros(1, 1, 4), unknown) for _ in images]
         found = []
-        for output in self.network(list(images)):
+        for output in outputs:
             scores = output["scores"].new_zeros(len(output["scores"]), self.num_classes)
             scores[torch.arange(len(scores)), output["labels"] - 1] = output["scores"]
-            found.append(select(output["boxes"][:, None], scores, chosen))
+            found.append(ScoredBoxes(output["boxes"][:, None], scores))
         return found
+
+
+@contextmanager
+def _watched(layers: Sequence[nn.Module]) -> Iterator[list[bool]]:
+    """Return a list to which each call of one of the layers adds whether its outputs are finite."""
+    are_finite: list[bool] = []
+    thread = threading.get_ident()  # another one may compute another batch
+
+    def look(_: nn.Module, __: object, outputs: object) -> None:
+        if threading.get_ident() == thread:
+            are_finite.extend(bool(torch.isfinite(tensor).all()) for tensor in _tensors(outputs))
+
+    handles = [layer.register_forward_hook(look) for layer in layers]
+    try:
+        yield are_finite
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(outputs: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists, tuples and dicts."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, dict):
+        yield from _tensors(list(outputs.values()))
+    elif isinstance(outputs, list | tuple):
+        for one in outputs:
+            yield from _tensors(one)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, decode, select
-from pipeline.models.detection.detector import Randomness, Target, generators
+from pipeline.models.detection.boxes import Selection, clip, decode
+from pipeline.models.detection.detector import Randomness, ScoredBoxes, Target, generators
 from pipeline.models.detection.inputs import at_least_float32, image_size, none
 from pipeline.models.detection.region_network import RegionConfig, RegionNetwork, box_layer, usable
 from pipeline.models.detection.sampling import FINE_TUNING, sample_regions
@@ -117,23 +117,18 @@ class StagedNetwork(RegionNetwork):
                 terms.append(F.cross_entropy(at_least_float32(logits), labels))
         return {"classes": torch.stack(terms).sum() / len(images)}
 
-    def detect(
-        self,
-        images: Sequence[Tensor],
-        proposals: Sequence[Tensor] | None = None,
-        *,
-        selection: Selection | None = None,
-    ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `DetectionNetwork.detect`.
+    @property
+    def default_selection(self) -> Selection:
+        """Scores above -1 if they are those of SVMs, and above 0.05 if they are probabilities."""
+        return self.selection if self.svms_fitted else SOFTMAX_SELECTION
 
-        By default the scores are above -1 if they are those of SVMs, and above 0.05 if they are probabilities.
-        """
-        default = self.selection if self.svms_fitted else SOFTMAX_SELECTION
+    def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
+        """Return the scored boxes in each image; see `DetectionNetwork.score_boxes`."""
         found = []
         for image, boxes in zip(images, proposals or none(images), strict=True):
             regions = usable(boxes, image_size(image)).to(image.device)
             scores, corrected = self._scored(image, regions)
-            found.append(select(clip(corrected, image_size(image)), scores, selection or default))
+            found.append(ScoredBoxes(clip(corrected, image_size(image)), scores))
         return found
 
     def _scored(self, image: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.models.detection.boxes import DetectorOutput, Selection, clip, select
-from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, Target
+from pipeline.models.detection.boxes import Selection, clip
+from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, ScoredBoxes, Target
 from pipeline.models.detection.inputs import at_least_float32, image_size, resized
 from pipeline.models.detection.sampling import grid_targets
 from pipeline.models.layers import BatchNorm2d, scaled
@@ -159,14 +159,8 @@ class YOLO(DetectionNetwork):
         labels = torch.from_numpy(np.stack([g.labels for g in grids])).to(output.boxes.device)
         return yolo_loss(output, boxes, labels)
 
-    def detect(
-        self,
-        images: Sequence[Tensor],
-        proposals: Sequence[Tensor] | None = None,
-        *,
-        selection: Selection | None = None,
-    ) -> list[DetectorOutput]:
-        """Return the detections in each image; see `DetectionNetwork.detect`.
+    def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
+        """Return the scored boxes in each image; see `DetectionNetwork.score_boxes`.
 
         A score is the product of a class probability and a confidence (section 2, equation 1).
         """
@@ -177,7 +171,7 @@ class YOLO(DetectionNetwork):
         for image, own, own_scores in zip(images, relative, scores, strict=True):
             height, width = image_size(image)
             boxes = clip(own * own.new_tensor([width, height, width, height]), (height, width))
-            found.append(select(boxes[:, None], own_scores, selection or self.selection))
+            found.append(ScoredBoxes(boxes[:, None], own_scores))
         return found
 
     def _batch(self, images: Sequence[Tensor]) -> Tensor:
