@@ -282,9 +282,9 @@ def test_a_target_detector_is_checked_in_grey(
 
 def test_a_bundle_of_another_kind_is_refused(classifier: str, trained_on_s3: str, shapes: str, s3: str) -> None:
     images, output = f"{shapes}/val/images", f"{s3}/refused"
-    with pytest.raises(UserError, match=r"use it with jobs/localize\.py"):
+    with pytest.raises(UserError, match=r"use it with segpipe localize"):
         segment(SegmentConfig(model=classifier, images=images, output=output))
-    with pytest.raises(UserError, match=r"use it with jobs/segment\.py"):
+    with pytest.raises(UserError, match=r"use it with segpipe segment"):
         localize(LocalizeConfig(model=trained_on_s3, images=images, output=output))
     with pytest.raises(UserError, match="names none of the images"):
         localize(LocalizeConfig(model=classifier, images=images, output=output, truth=f"{shapes}/train/boxes.csv"))

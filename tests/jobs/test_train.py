@@ -277,4 +277,4 @@ def test_a_value_outside_the_classes_stops_training_and_names_its_file(
     line = error_line(run_job("train", environment=ray_head.environment, **options))
     assert "values outside the classes" in line
     assert "/labels/scene_" in line
-    assert "jobs/validate.py" in line
+    assert "segpipe validate" in line

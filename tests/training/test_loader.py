@@ -77,4 +77,4 @@ def test_the_worker_receives_the_user_error_of_a_task(draw: DrawCrops, samples: 
     mistake = find_user_error(caught.value)
     assert mistake is not None
     assert samples[0].image in str(mistake)
-    assert "jobs/validate.py" in str(mistake)
+    assert "segpipe validate" in str(mistake)
