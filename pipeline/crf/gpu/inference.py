@@ -81,7 +81,7 @@ def infer(pixels: Tensor, unary: Unary, *, params: CRFParams, mode: Mode) -> Ite
         pixels: uint8 or float32 [images, height, width, channels].
         unary: unary terms of the images.
         params: parameters of the CRF.
-        mode: see `Mode`; "fast" is the same as "pruned", because a GPU gains nothing from fewer samples.
+        mode: see `Mode`; "fast" is the same as "pruned", so that all images of a batch have as many samples.
 
     Yields:
         The numbers of some of the images, int64, and their marginals.
@@ -196,7 +196,7 @@ def _run(pixels: Tensor, scores: Tensor, side: int, compatibility: Compatibility
     return mean_field(scores, kernels, compatibility, params)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _spatial_kernel(
     size: tuple[int, int],
     side: int,

@@ -11,7 +11,7 @@ GPU_SHARE = (
 def bytes_per_pixel(classes: int, channels: int = 3) -> int:
     """Return a bound on the working memory that inference needs per pixel.
 
-    It is reached if no two pixels share a lattice point, as in noise; photographs need a third of it or less. With
+    It is reached if no two pixels share a lattice point, as in noise; a drawn scene took a quarter of it. With
     n = channels + 3 vertices around a pixel, constructing the lattice takes at most 130 n bytes, which covers the
     tables of the steps too (24 n bytes, and 16 n + 12 n² for the points), the spatial lattice 250 bytes, and a step
     9 rows of 4 · classes bytes for the pixel and 2 n for its points.
