@@ -161,7 +161,7 @@ class StageWorker:
         known = surveyed(self._train, row)
         size = known.size
         normalised = normalise(upload([image.pixels], self._device), self._config.preprocessing)[0]
-        proposals = usable(torch.from_numpy(image.proposals.copy()), size)
+        proposals = usable(torch.from_numpy(image.proposals), size)
         regions = torch.cat([torch.from_numpy(image.boxes), proposals])
         if len(regions) == 0:
             return {kind: self._nothing(kind) for kind in COLUMNS}

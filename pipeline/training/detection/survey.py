@@ -90,7 +90,7 @@ def surveyed(table: pa.Table, index: int) -> SurveyedImage:
         labels=values("labels").astype(np.int64),
         difficult=values("difficult"),
         crowd=values("crowd"),
-        proposals=values("proposals").reshape(-1, 4),
+        proposals=values("proposals").reshape(-1, 4).copy(),  # PyTorch wants to be able to write
         error=table["error"][index].as_py(),
     )
 
