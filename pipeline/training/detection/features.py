@@ -161,7 +161,7 @@ class StageWorker:
         known = surveyed(self._train, row)
         size = known.size
         normalised = normalise(upload([image.pixels], self._device), self._config.preprocessing)[0]
-        proposals = usable(torch.from_numpy(image.proposals.copy()), size)
+        proposals = usable(torch.from_numpy(image.proposals), size)
         regions = torch.cat([torch.from_numpy(image.boxes), proposals])
         if len(regions) == 0:
             return {kind: self._nothing(kind) for kind in COLUMNS}
@@ -222,7 +222,9 @@ def start_workers(config: TrainDetectorConfig, train: pa.Table, val: pa.Table) -
     """Start as many processes with the trained network as training has workers, with the same resources."""
     scaling = config.scaling
     shared = [ray.put(table) for table in (train, val)]
-    workers = min(scaling.num_workers, max(1, cluster.available().cpus // scaling.cpus_per_worker))
+    have = cluster.available()
+    places = have.gpus if scaling.use_gpu else have.cpus // scaling.cpus_per_worker
+    workers = min(scaling.num_workers, max(1, places))  # an elastic run may have fewer than it asked for
     actor = ray.remote(StageWorker).options(
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else 0,

@@ -10,6 +10,7 @@ missing or were made from something else.
 
 import hashlib
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def surveyed(table: pa.Table, index: int) -> SurveyedImage:
         labels=values("labels").astype(np.int64),
         difficult=values("difficult"),
         crowd=values("crowd"),
-        proposals=values("proposals").reshape(-1, 4),
+        proposals=values("proposals").reshape(-1, 4).copy(),  # PyTorch wants to be able to write
         error=table["error"][index].as_py(),
     )
 
@@ -119,10 +120,11 @@ def survey(
     made = cluster.map_tasks(_make_part, calls, sizes=[len(parts[i]) for i in missing], title=title)
     for i, table in zip(missing, made, strict=True):
         tables[i] = table
-    fs, _ = storage.filesystem(folder)
-    for file in storage.list_files(folder):  # of a run that was interrupted when there were more images
-        if storage.url_of(fs, file.path) not in {storage.url_of(fs, storage.filesystem(url)[1]) for url in urls}:
-            storage.remove(storage.url_of(fs, file.path))
+    names_of_parts = {posixpath.basename(url) for url in urls}
+    for file in storage.list_files(folder):  # perhaps of a run that was interrupted when there were more images
+        name = posixpath.basename(file.path)
+        if name not in names_of_parts:
+            storage.remove(storage.join(folder, name))
     return pa.concat_tables(tables)
 
 
