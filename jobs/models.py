@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""List the architectures, then the classifiers: paper, parameters, operations, output stride and memory.
+"""List the architectures, the classifiers and the detectors: paper, parameters, operations, output stride and memory.
 
 jobs/models.py [--markdown] [--size 512,512] [--num-classes 21]
 
 GMACs are billions of multiply-accumulate operations in a forward pass of one image. Memory is what a float32 training
-step keeps of one image for the backward pass.
+step keeps of one image for the backward pass. The cost of a detector depends on its proposals, so only its trainable
+parameters are listed.
 """
 
 from pydantic import BaseModel, Field
@@ -24,9 +25,11 @@ class ModelsConfig(BaseModel):
 
 def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
     """Return a row of texts for each architecture."""
+    import torch
     from tqdm import tqdm
 
-    from pipeline.models import ARCHITECTURES, CLASSIFIERS
+    from pipeline.models import ARCHITECTURES, CLASSIFIERS, count_parameters
+    from pipeline.models.detection import DETECTORS
     from pipeline.models.profile import profile
 
     table: list[tuple[str, ...]] = []
@@ -42,6 +45,10 @@ def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
                 f"{cost.activation_bytes / 2**20:,.0f} MiB",
             )
         )
+    for name, detector in DETECTORS.items():
+        with torch.device("meta"):
+            parameters = count_parameters(detector.build(config.num_classes))
+        table.append((name, detector.paper, f"{parameters / 1e6:.2f} M", "–", "–", "–"))
     return table
 
 

@@ -87,6 +87,7 @@ with contextlib.suppress(SystemExit):
         ("pipeline.bulk.status", {"numpy", "pyarrow"}),
         ("pipeline.bulk.prune", {"numpy", "pyarrow"}),
         ("pipeline.training.examples", {"numpy", "pyarrow", "ray"}),
+        ("pipeline.training.detection.examples", {"numpy", "pyarrow", "ray"}),
         ("pipeline.training.segmentation.crops", {"numpy", "pyarrow", "ray", "scipy"}),
     ],
 )

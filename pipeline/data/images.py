@@ -113,6 +113,26 @@ def to_upright(pixels: NDArray, orientation: int) -> NDArray:
     return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
+def boxes_to_upright(boxes: NDArray, orientation: int, *, height: int, width: int) -> NDArray:
+    """Turn boxes [n, 4] of left, top, right, bottom in stored pixels as `to_upright` turns the pixels.
+
+    Args:
+        boxes: Boxes with exclusive right and bottom.
+        orientation: EXIF orientation 1-8.
+        height: Height of the upright image.
+        width: Its width.
+    """
+    transpose, rows, columns = _UPRIGHT[orientation]
+    left, top, right, bottom = boxes.T
+    if transpose:
+        left, top, right, bottom = top, left, bottom, right
+    if rows:
+        top, bottom = height - bottom, height - top
+    if columns:
+        left, right = width - right, width - left
+    return np.stack([left, top, right, bottom], axis=1)
+
+
 def from_upright(pixels: NDArray, orientation: int) -> NDArray:
     """Turn a mask of the upright image back onto the stored pixels; the inverse of `to_upright`."""
     transpose, rows, columns = _UPRIGHT[orientation]

@@ -3,8 +3,6 @@
 Uijlings, van de Sande, Gevers & Smeulders, "Selective Search for Object Recognition", IJCV 2013.
 """
 
-import ctypes
-import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +11,6 @@ from numpy.typing import NDArray
 from pipeline.data.images import resize
 from pipeline.data.preprocessing import ProposalOptions
 from pipeline.errors import UserError
-
-_LOCK = threading.Lock()  # OpenCV ranks boxes by C's `rand()`, whose state all threads share
 
 
 def require_search() -> Any:
@@ -56,11 +52,15 @@ def selective_search(
 ) -> NDArray[np.int32]:
     """Return proposal boxes, the most object-like first.
 
+    The paper orders boxes by their place in the hierarchy, from the whole image down, times a random number (section
+    3.3). OpenCV draws that number by C's `rand()`, whose state all threads of a process share, those of Ray included, so
+    its order cannot be reproduced. Here the boxes are ordered by their place among all boxes by area, times a random
+    number of our own.
+
     Args:
         pixels: RGB image, uint8 [height, width, 3].
         mode: "fast" (one to two thousand boxes on a photograph) or "quality" (several times more boxes and time).
-        seed: Seed of C's `rand()`, by which OpenCV ranks the boxes. It makes the boxes of an image reproducible.
-            Threads wait for each other, because they share the generator.
+        seed: Seed of the order.
 
     Returns:
         int32 [boxes, 4] of left, top, right, bottom in pixels, with right and bottom exclusive. If nothing is found,
@@ -77,8 +77,12 @@ def selective_search(
     search = segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV expects BGR
     (search.switchToSelectiveSearchFast if mode == "fast" else search.switchToSelectiveSearchQuality)()
-    with _LOCK:
-        ctypes.CDLL(None).srand(seed)
-        found = np.asarray(search.process(), np.int32).reshape(-1, 4)
+    found = np.asarray(search.process(), np.int32).reshape(-1, 4)
+    if len(found) == 0:
+        return whole
+    areas = found[:, 2].astype(np.int64) * found[:, 3]
+    found = found[np.lexsort((*found.T, -areas))]
+    places = np.arange(1, len(found) + 1) * np.random.default_rng(seed).random(len(found))
+    found = found[np.argsort(places, kind="stable")]
     found[:, 2:] += found[:, :2]  # x, y, width, height -> left, top, right, bottom
-    return found if len(found) else whole
+    return found

@@ -6,6 +6,10 @@ from torch import Tensor, nn
 
 from pipeline.models.multi_scale import MultiScale
 
+# Where the tensors of a checkpoint may be in a network: a classifier's in our backbones, those of a detector of
+# torchvision in `network`, and a classifier's in its backbone.
+PREFIXES = ("backbone", "network", "network.backbone.body", "network.backbone")
+
 
 class Loaded(NamedTuple):
     """A report on loaded weights.
@@ -85,5 +89,5 @@ def _target_name(name: str, target: dict[str, Tensor], layers: dict[str, str]) -
     layer, _, kind = name.rpartition(".")
     if layer in layers:
         return f"{layers[layer]}.{kind}"
-    within = f"backbone.{name}"
-    return within if within in target else name
+    places = (f"{prefix}.{name}" for prefix in PREFIXES)
+    return next((place for place in places if place in target), name)

@@ -7,6 +7,7 @@ from torch import nn
 from jobs import models as job
 from pipeline.models import ARCHITECTURES, CLASSIFIERS, configure
 from pipeline.models.config import ModelConfig
+from pipeline.models.detection import DETECTORS
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.profile import Profile, profile
 
@@ -57,8 +58,10 @@ def test_the_job_lists_every_architecture(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("pipeline.models.profile.profile", lambda config, **options: cost)
     job.main(["--size", "64,64", "--markdown"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines[2:]] == [*ARCHITECTURES, *CLASSIFIERS]
+    assert [line.split()[1] for line in lines[2:]] == [*ARCHITECTURES, *CLASSIFIERS, *DETECTORS]
     assert lines[0].startswith("| name")
+    (rcnn,) = (line for line in lines if line.startswith("| rcnn_alexnet "))
+    assert [cell.strip() for cell in rcnn.strip("|").split("|")][2:] == ["57.09 M", "–", "–", "–"]
     (unet,) = (line for line in lines if line.startswith("| unet "))
     cells = [cell.strip() for cell in unet.strip("|").split("|")]
     assert cells == ["unet", "Ronneberger, Fischer & Brox, MICCAI 2015", "31.04 M", "2.5", "8", "3 MiB"]

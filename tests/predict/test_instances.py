@@ -1,6 +1,8 @@
 """Instance-wise inference: scores of boxes, the choice of boxes, and selective search."""
 
+import ctypes
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,26 @@ def test_selective_search_finds_the_objects_and_is_reproducible() -> None:
         assert max(iou(np.array(target), box) for box in found) > 0.9
     for _ in range(3):
         assert np.array_equal(selective_search(pixels), found)
+
+
+def test_the_order_of_the_boxes_does_not_depend_on_other_threads() -> None:
+    """OpenCV ranks boxes by C's `rand()`, which other threads of the process call too, those of Ray for example."""
+    pixels = shapes()
+    found = selective_search(pixels)
+    over = threading.Event()
+    libc = ctypes.CDLL(None)
+
+    def draw() -> None:
+        while not over.wait(0.0005):
+            libc.rand()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        assert all(np.array_equal(selective_search(pixels), found) for _ in range(3))
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2), (3, 200)])

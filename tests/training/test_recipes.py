@@ -9,16 +9,20 @@ from pipeline import cli
 from pipeline.models import configure, score_layers
 from pipeline.training.classification.config import TrainClassifierConfig
 from pipeline.training.config import TrainerConfig
-from pipeline.training.optimisation import learning_rate, parameter_groups
+from pipeline.training.detection.config import TrainDetectorConfig
+from pipeline.training.optimisation import freeze_parameters, learning_rate, parameter_groups
 from pipeline.training.segmentation.config import TrainConfig
 from tests.support.jobs import REPO
 
 RECIPES = sorted((REPO / "recipes").glob("**/*.yaml"))
 CLASSIFIER_DATA = ["--train.images=i", "--val.images=i", "--output=o"]
 SEGMENTATION_DATA = [*CLASSIFIER_DATA, "--train.labels=l", "--val.labels=l", "--classes=c.yaml"]
+DETECTOR_DATA = [*CLASSIFIER_DATA, "--train.boxes=b", "--val.boxes=b"]
 
 
 def read(recipe: Path, *arguments: str) -> TrainerConfig:
+    if recipe.parent.name == "detectors":
+        return cli.parse(TrainDetectorConfig, ["--config", str(recipe), *DETECTOR_DATA, *arguments], description="")
     if recipe.parent.name == "classifiers":
         return cli.parse(TrainClassifierConfig, ["--config", str(recipe), *CLASSIFIER_DATA, *arguments], description="")
     return cli.parse(TrainConfig, ["--config", str(recipe), *SEGMENTATION_DATA, *arguments], description="")
@@ -36,6 +40,7 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
     assert config.batch_size >= architecture.min_training_batch
     with torch.device("meta"):
         network = architecture.build(21)
+    assert freeze_parameters(network, config.freeze) >= 0
     assert parameter_groups(network, config.optimiser, score_layers(architecture, 21))
     steps = config.epochs * config.steps_per_epoch(1000)
     first, last = (
@@ -59,6 +64,9 @@ def test_a_recipe_is_complete(recipe: Path) -> None:
         ("classifiers/resnet50", 600_000),
         ("classifiers/wrn_28_10", 78_200),
         ("classifiers/resnet110", 64_124),
+        ("detectors/rcnn", 70_000),
+        ("detectors/sppnet", 300_000),
+        ("detectors/fast_rcnn", 40_000),
     ],
 )
 def test_a_recipe_has_the_number_of_steps_in_the_paper(name: str, steps: int) -> None:
@@ -73,3 +81,21 @@ def test_the_command_line_overrides_a_recipe() -> None:
     assert (config.epochs, config.optimiser.lr, config.optimiser.lr_of) == (3, 0.02, {"head": 5.0})
     assert config.optimiser.weight_decay == 1e-4
     assert config.augmentation.blur == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("yolo", (75, 105)), ("yolo_fast", (75, 105)), ("faster_rcnn", (16, 22)), ("ssd", (80, 110))]
+)
+def test_the_learning_rate_of_a_detector_falls_after_the_epochs_in_the_paper(
+    name: str, shares: tuple[int, int]
+) -> None:
+    config = read(REPO / "recipes" / "detectors" / f"{name}.yaml")
+    steps = 1000
+
+    def rate(epoch: int) -> float:
+        total = config.epochs * steps
+        return learning_rate(config.schedule, lr=1.0, step=epoch * steps, steps=total)
+
+    for drops, epoch in enumerate(shares):
+        assert rate(epoch - 1) == pytest.approx(0.1**drops)
+        assert rate(epoch) == pytest.approx(0.1 ** (drops + 1))

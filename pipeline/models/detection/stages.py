@@ -58,16 +58,40 @@ def fit_svm(positives: NDArray, negatives: Iterable[NDArray], *, cost: float = S
         The score of features; the margins are at -1 and 1. Without positives or negatives, it is -1 everywhere, so that
         the class is never detected by R-CNN's threshold.
     """
-    kept = positives[:0]
-    new = 0
-    svm: Linear | None = None
+    fit = HardNegatives(positives, cost=cost)
     for some in negatives:
-        hard = some if svm is None else some[svm(some) > HARD]
-        kept, new = np.concatenate([kept, hard]), new + len(hard)
-        if len(kept) and (svm is None or new >= REFIT_AFTER):
-            svm = _fit_hinge(positives, kept, cost)
-            kept, new = kept[svm(kept) >= EASY], 0
-    return _fit_hinge(positives, kept, cost) if new else svm or _never(positives.shape[1])
+        fit.add(some)
+    return fit.result()
+
+
+class HardNegatives:
+    """The SVM of a class, fitted while negatives come in; see `fit_svm`.
+
+    Args:
+        positives: Scaled features of the true boxes of the class, [n, features].
+        cost: Weight C of the loss.
+    """
+
+    def __init__(self, positives: NDArray, *, cost: float = SVM_COST):
+        self._positives = positives
+        self._cost = cost
+        self._kept = positives[:0]
+        self._new = 0
+        self._svm: Linear | None = None
+
+    def add(self, negatives: NDArray) -> None:
+        """Take in the scaled features of some negatives, [m, features]."""
+        hard = negatives if self._svm is None else negatives[self._svm(negatives) > HARD]
+        self._kept, self._new = np.concatenate([self._kept, hard]), self._new + len(hard)
+        if len(self._kept) and (self._svm is None or self._new >= REFIT_AFTER):
+            self._svm = _fit_hinge(self._positives, self._kept, self._cost)
+            self._kept, self._new = self._kept[self._svm(self._kept) >= EASY], 0
+
+    def result(self) -> Linear:
+        """Return the SVM."""
+        if self._new:
+            return _fit_hinge(self._positives, self._kept, self._cost)
+        return self._svm or _never(self._positives.shape[1])
 
 
 def _never(features: int) -> Linear:
@@ -114,6 +138,15 @@ def fit_regressors(
         ridge = _sklearn("linear_model").Ridge(alpha=penalty).fit(pooled[mine], targets[mine])
         fitted.append(Linear(ridge.coef_, ridge.intercept_))
     return fitted
+
+
+def require_sklearn() -> None:
+    """Refuse to begin what needs scikit-learn later.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    _sklearn("svm")
 
 
 def _sklearn(module: str) -> Any:

@@ -268,6 +268,24 @@ def test_torchvisions_classifiers_fill_all_layers_but_the_last(name: str, classi
     assert set(report.unused) == {"classifier.6.weight", "classifier.6.bias"}
 
 
+@pytest.mark.parametrize(
+    ("name", "classifier", "fresh"),
+    [("faster_rcnn", "resnet50", {"fpn", "rpn", "roi_heads"}), ("ssd", "vgg16", {"extra", "scale_weight", "head"})],
+)
+def test_torchvisions_detectors_start_from_its_classifiers_or_from_themselves(
+    name: str, classifier: str, fresh: set[str]
+) -> None:
+    with torch.device("meta"):
+        checkpoint = getattr(torchvision.models, classifier)(weights=None).state_dict()
+        model, other = configure(name, {}).build(CLASSES), configure(name, {}).build(90)
+    parts = {n.split(".")[2 if ".backbone." in n else 1] for n in load_pretrained(model, checkpoint).fresh}
+    assert parts == fresh
+    theirs = {name.removeprefix("network."): tensor for name, tensor in other.state_dict().items()}
+    report = load_pretrained(model, theirs)
+    assert len(report.loaded) > 0.8 * len(theirs)
+    assert all(".head." in n or ".box_predictor." in n for n in report.fresh)
+
+
 def test_the_multi_task_loss_equals_a_loop() -> None:
     output = FastRCNNOutput(
         torch.randn(6, CLASSES + 1, dtype=torch.float64), torch.randn(6, CLASSES, 4, dtype=torch.float64)
