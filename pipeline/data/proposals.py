@@ -53,8 +53,8 @@ def selective_search(
     """Return proposal boxes, the most object-like first.
 
     The paper orders boxes by their place in the hierarchy, from the whole image down, times a random number (section
-    3.3). OpenCV draws that number by C's `rand()`, whose state all threads of a process share, those of Ray included, so
-    its order cannot be reproduced. Here the boxes are ordered by their place among all boxes by area, times a random
+    3.3). OpenCV draws that number by C's `rand()`, whose state all threads of a process share, those of Ray included,
+    so its order cannot be reproduced. Here the boxes are ordered by their place among all boxes by area, times a random
     number of our own.
 
     Args:
