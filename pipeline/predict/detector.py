@@ -62,7 +62,7 @@ class Detector:
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
-        self.selection = selection or model.default_selection
+        self.selection = selection
 
     @torch.inference_mode()
     def __call__(
@@ -91,6 +91,7 @@ class Detector:
     ) -> Iterator[Detections]:
         batch = list(normalise(upload(images, self.device), self.preprocessing))
         regions = None if proposals is None else [torch.from_numpy(boxes).to(self.device) for boxes in proposals]
+        selection = self.selection or self.model.default_selection  # which changes once SVMs are fitted
         with autocast(self.device, self.dtype):
             outputs = self.model.score_boxes(batch, regions)
         for scored, scores in outputs:
@@ -98,7 +99,7 @@ class Detector:
             if not bool(torch.isfinite(scored).all() & torch.isfinite(scores).all()):
                 raise NotFiniteError("the network's scores or boxes are not finite")
             start = time.perf_counter()
-            count = int(candidates(scored, scores, self.selection).sum())
-            boxes, labels, kept = (column.cpu() for column in select(scored, scores, self.selection))
+            count = int(candidates(scored, scores, selection).sum())
+            boxes, labels, kept = (column.cpu() for column in select(scored, scores, selection))
             milliseconds = 1000 * (time.perf_counter() - start)
             yield Detections(boxes.float().numpy(), labels.numpy(), kept.float().numpy(), count, milliseconds)

@@ -10,15 +10,7 @@ from pipeline.bulk.results import spread, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, from_upright
-from pipeline.report.detection_sheet import (
-    IGNORED,
-    RIGHT,
-    TRUTH,
-    WRONG,
-    DetectionPicture,
-    DrawnBox,
-    draw_detection_sheet,
-)
+from pipeline.report.box_sheet import BoxPicture, Colour, LabelledBox, draw_box_sheet
 from pipeline.report.mask_sheet import thinned, thinning
 
 if TYPE_CHECKING:
@@ -26,6 +18,7 @@ if TYPE_CHECKING:
 
 EACH = 4  # pictures of the best and of the worst images; twice as many where no boxes are known
 MOST_BOXES = 20  # detections drawn in an image whose true boxes are not known
+TRUTH, RIGHT, WRONG, IGNORED = (40, 120, 255), (0, 160, 0), (230, 30, 30), (128, 128, 128)
 
 
 def draw_gallery(
@@ -48,7 +41,8 @@ def draw_gallery(
         columns += ["truth", "image_ap"]
     rows = dict(zip(sorted(chosen), take(run, files, sorted(chosen), columns), strict=True))
     pictures = [picture for i in chosen if (picture := _picture(rows[i], classes, thresholds)) is not None]
-    return draw_detection_sheet(pictures) if pictures else b""
+    headings = ["detections"] if thresholds is None else ["true boxes", "detections"]
+    return draw_box_sheet(pictures, headings) if pictures else b""
 
 
 def _best_and_worst(images: "Dataset") -> list[int]:
@@ -59,7 +53,7 @@ def _best_and_worst(images: "Dataset") -> list[int]:
     return list(dict.fromkeys([*ranked[:EACH], *ranked[-EACH:]]))
 
 
-def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float] | None) -> DetectionPicture | None:
+def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float] | None) -> BoxPicture | None:
     """Return the row as a picture on the stored pixels; None if the image has vanished since."""
     try:
         decoded = decode_image(read_image_bytes(row["uri"]))
@@ -68,16 +62,18 @@ def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float]
     pixels = from_upright(decoded.pixels, decoded.orientation)
     step = thinning(pixels)
 
-    def drawn(box: dict[str, Any], colour: tuple[int, ...], text: str) -> DrawnBox:
-        return DrawnBox(tuple(box[name] / step for name in CORNERS), colour, text)
+    def drawn(box: dict[str, Any], colour: Colour, text: str) -> LabelledBox:
+        return LabelledBox([box[name] / step for name in CORNERS], colour, text)
 
     if thresholds is None:
-        palette = dict(zip(classes.names, map(tuple, classes.palette.tolist()), strict=True))
+        palette = {
+            name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)
+        }
         shown = row["detections"][:MOST_BOXES]
         found = [drawn(box, palette[box["class"]], f"{box['class']} {box['score']:.2f}") for box in shown]
         more = len(row["detections"]) - len(shown)
         title = f"{row['image_id']}: {len(row['detections'])} detections" + (f", {more} not drawn" if more else "")
-        return DetectionPicture(title, thinned(pixels), found, None)
+        return BoxPicture(title, thinned(pixels), [found[::-1]])  # the best one lies over the others
     colours = {True: RIGHT, False: WRONG, None: IGNORED}
     found = [
         drawn(box, colours[box["correct"]], f"{box['class']} {box['score']:.2f}")
@@ -85,4 +81,4 @@ def _picture(row: dict[str, Any], classes: Classes, thresholds: dict[str, float]
         if box["score"] >= thresholds.get(box["class"], np.inf)
     ]
     truth = [drawn(box, IGNORED if box["difficult"] or box["crowd"] else TRUTH, box["class"]) for box in row["truth"]]
-    return DetectionPicture(f"{row['image_id']}: AP {row['image_ap']:.2f}", thinned(pixels), found, truth)
+    return BoxPicture(f"{row['image_id']}: AP {row['image_ap']:.2f}", thinned(pixels), [truth, found[::-1]])

@@ -56,9 +56,8 @@ def draw_detections(
         with contextlib.suppress(SampleError):
             pixels = read_row(row)
             (found,) = detector([pixels], [row.proposals])
-            texts = [
-                f"{classes.names[label]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)
-            ]
+            named = zip(found.labels, found.scores, strict=True)
+            texts = [f"{classes.names[label]} {score:.2f}" for label, score in named]
             # The best ones are drawn last, over the others.
             detections = labelled(found.boxes, found.labels, classes, texts)[:DRAWN][::-1]
             truth = labelled(row.boxes, row.labels, classes)

@@ -113,12 +113,8 @@ def validate(detector: Detector, table: pa.Table, indices: Sequence[int], *, num
                     part = same[first : first + BATCH]
                     outputs = detector([pixels for _, _, pixels in part], [row.proposals for _, row, _ in part])
                     for (index, row, _), output in zip(part, outputs, strict=True):
-                        counts = count_detections(
-                            Detections.of(output.boxes, output.labels, output.scores),
-                            truth_of(row),
-                            num_classes=num_classes,
-                            order=index,
-                        )
+                        detections = Detections.of(output.boxes, output.labels, output.scores)
+                        counts = count_detections(detections, truth_of(row), num_classes=num_classes, order=index)
                         found.append(counts)
                         result.rows.append(_row(row, counts, len(output.scores)))
     result.counts = DetectionCounts.merged(found)

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.models import configure, count_parameters
-from pipeline.models.detection import DETECTORS
+from pipeline.models.detection import DETECTORS, fast_rcnn
 from pipeline.models.detection.boxes import Selection, encode
 from pipeline.models.detection.detector import DetectionNetwork, Target
 from pipeline.models.detection.fast_rcnn import FastRCNN, FastRCNNOutput, fast_rcnn_loss
@@ -320,3 +320,17 @@ def test_what_no_detector_has_is_refused_with_what_there_is() -> None:
         configure("yolo", {"cells": 3})
     with pytest.raises(ValueError, match="model 'ssd', option 'width'"):
         configure("ssd", {"width": 0.5})
+
+
+def test_regions_that_are_computed_a_few_at_a_time_score_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("fast_rcnn_alexnet").double().eval()
+    images = [torch.randn(3, 96, 128, dtype=torch.float64) for _ in range(2)]
+    proposals = [torch.from_numpy(random_boxes(np.random.default_rng(i), 11, side=96, least=8)) for i in range(2)]
+    with torch.inference_mode():
+        whole = model.score_boxes(images, proposals)
+        monkeypatch.setattr(fast_rcnn, "CHUNK", 4)
+        parts = model.score_boxes(images, proposals)
+    for one, other in zip(whole, parts, strict=True):
+        assert one.scores.shape == (11, CLASSES)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-9, atol=1e-9)
