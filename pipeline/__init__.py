@@ -1,6 +1,6 @@
 """segpipe: semantic segmentation of large image collections on Ray, from papers to nightly production.
 
-In Python, a trained model is `Segmenter.from_bundle(url)(picture)` or `Classifier.from_bundle(url)(picture)`. The names
+In Python, a trained model is `Segmenter.from_bundle(url)(picture)`, and so are `Classifier` and `Detector`. The names
 are imported on first use, so that `import pipeline` stays light.
 """
 
@@ -8,17 +8,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api import Classification, Classifier, Segmentation, Segmenter
+    from pipeline.api import Classification, Classifier, Detection, Detector, Segmentation, Segmenter
     from pipeline.crf.dense import dense_crf
     from pipeline.data.images import decode_mask
 
 __version__ = "0.1.0"
 
-__all__ = ["Classification", "Classifier", "Segmentation", "Segmenter", "decode_mask", "dense_crf"]
+__all__ = [
+    "Classification",
+    "Classifier",
+    "Detection",
+    "Detector",
+    "Segmentation",
+    "Segmenter",
+    "decode_mask",
+    "dense_crf",
+]
 
 _MODULES = {
     "Classification": "pipeline.api",
     "Classifier": "pipeline.api",
+    "Detection": "pipeline.api",
+    "Detector": "pipeline.api",
     "Segmentation": "pipeline.api",
     "Segmenter": "pipeline.api",
     "dense_crf": "pipeline.crf.dense",

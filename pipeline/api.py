@@ -1,6 +1,6 @@
-"""A trained model in Python: `Segmenter` and `Classifier` return for a picture what a bulk run writes for it.
+"""A trained model in Python: for a picture, `Segmenter`, `Classifier` and `Detector` return what a bulk run writes.
 
-Both go through the kind of run of the bulk engine, without Ray: the predictor computes, and `RunKind.row` describes. So
+All go through the kind of run of the bulk engine, without Ray: the predictor computes, and `RunKind.row` describes. So
 the results are the same bits, except that the last bit of a float may differ where a bulk run computes the picture in a
 batch with others, or with another number of PyTorch's threads.
 """
@@ -18,6 +18,9 @@ from pydantic import ValidationError
 
 from pipeline import storage
 from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.detection.comparison import CORNERS as BOX
+from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.run import DetectionRun, detection_run
 from pipeline.bulk.fetch import Fetched, StageError
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.localization.config import LocalizeConfig
@@ -34,6 +37,7 @@ from pipeline.data.images import (
     from_upright,
 )
 from pipeline.errors import UserError, first_problem
+from pipeline.report.box_sheet import LabelledBox, drawn
 from pipeline.report.map_sheet import PREDICTED, overlay, with_boxes
 
 Picture = str | os.PathLike | bytes | NDArray[np.uint8] | Image.Image
@@ -203,6 +207,74 @@ class Classifier:
             boxes={entry["class"]: _corners(entry["boxes"]) for entry in row["classes"] if entry["found"]},
             labels=_labels(row["mask"]["bytes"], len(mask_names)) if mask_names else None,
             mask_names=mask_names,
+            pixels=computed.stored,
+        )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The objects in a picture, those with the highest scores first.
+
+    Attributes:
+        boxes: Left, top, right, bottom in pixels of the stored picture, the last two exclusive, float32 [n, 4].
+        classes: Name of the class of each object.
+        scores: Confidence of each object, float32 [n].
+        palette: Colour of each class by name.
+        pixels: The stored pixels, uint8 [height, width, 3].
+    """
+
+    boxes: NDArray[np.float32]
+    classes: tuple[str, ...]
+    scores: NDArray[np.float32]
+    palette: dict[str, tuple[int, int, int]]
+    pixels: NDArray[np.uint8]
+
+    def overlay(self) -> Image.Image:
+        """Return the picture with boxes, classes and scores."""
+        found = list(zip(self.boxes.tolist(), self.classes, self.scores.tolist(), strict=True))
+        texts = [LabelledBox(box, self.palette[name], f"{name} {score:.2f}") for box, name, score in found]
+        return drawn(self.pixels, texts[::-1], factor=1.0)
+
+
+class Detector:
+    """A detector that finds objects in pictures as `segpipe detect` does.
+
+    Args:
+        kind: The kind of run with its options.
+    """
+
+    def __init__(self, kind: DetectionRun):
+        self._kind = kind
+        self._predictor = kind.load_predictor(images=1)
+        self.names = kind.classes.names
+
+    @classmethod
+    def from_bundle(cls, url: str | os.PathLike, **options: Any) -> "Detector":
+        """Load a model, on the GPU if there is one.
+
+        Args:
+            url: The bundle: the output folder of `segpipe train-detector`.
+            options: Options of `segpipe detect` by their names in Python: `min_score=0.5`.
+
+        Raises:
+            UserError: There is no such bundle or option.
+        """
+        return cls(detection_run(_config(DetectConfig, url, options)))
+
+    def __call__(self, picture: Picture) -> Detection:
+        """Find the objects in a picture.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        computed = _compute(self._kind, self._predictor, picture)
+        found = computed.row["detections"]
+        palette = {name: tuple(rgb) for name, rgb in zip(self.names, self._kind.classes.palette.tolist(), strict=True)}
+        return Detection(
+            boxes=np.array([[entry[name] for name in BOX] for entry in found], np.float32).reshape(-1, 4),
+            classes=tuple(entry["class"] for entry in found),
+            scores=np.array([entry["score"] for entry in found], np.float32),
+            palette=palette,
             pixels=computed.stored,
         )
 

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 import pipeline
-from pipeline import Classifier, Segmenter, crf, storage
+from pipeline import Classifier, Detector, Segmenter, crf, models, storage
+from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.run import detect
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import localize
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -22,7 +24,7 @@ from pipeline.bundle import save_bundle
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, decode_mask, from_upright
-from pipeline.data.preprocessing import ClassifierInput
+from pipeline.data.preprocessing import ClassifierInput, DetectorInput
 from pipeline.errors import UserError
 from tests.support.jobs import REPO
 from tests.support.networks import narrow
@@ -122,6 +124,28 @@ def test_a_classification_is_that_of_a_bulk_run(classifier_bundle, folder, tmp_p
             assert (inside | (heatmap < 0.2)).all()  # every pixel above the threshold is in a box
         np.testing.assert_array_equal(result.labels, decode_mask(row["mask"]["bytes"]))
         assert result.mask_names == ("background", *CLASSES.names)
+
+
+def test_a_detection_is_that_of_a_bulk_run(segmenter_bundle, folder, tmp_path, ray_driver):
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"width": 0.05, "grid": 3, "batch_norm": True}
+    card = Card(architecture="yolo_fast", options=options, classes=CLASSES, detector=DetectorInput())
+    bundle = str(tmp_path / "bundle")
+    save_bundle(bundle, models.configure("yolo_fast", options).build(3), card)
+    every: dict[str, Any] = {"min_score": 0.0, "max_detections": 7}  # an untrained network is not sure
+    config = DetectConfig(model=bundle, images=str(folder), output=str(tmp_path), **ALONE, **every)
+    detector = Detector.from_bundle(bundle, **every)
+    found = rows(detect(config))
+    assert sum(len(row["detections"]) for row in found.values()) > 5
+    for name, row in found.items():
+        result = detector(folder / name)
+        assert list(result.classes) == [entry["class"] for entry in row["detections"]]
+        assert result.scores.tolist() == [entry["score"] for entry in row["detections"]]
+        corners = [[entry[key] for key in ("xmin", "ymin", "xmax", "ymax")] for entry in row["detections"]]
+        assert result.boxes.tolist() == corners
+        assert result.overlay().size == (row["width"], row["height"])
+    with pytest.raises(UserError, match="is no detector; use it with segpipe"):
+        Detector.from_bundle(segmenter_bundle)
 
 
 @pytest.mark.parametrize("name", ["a.png", "c.png", "turned.jpg", "palette.png"])

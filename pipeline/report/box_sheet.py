@@ -55,16 +55,16 @@ def draw_box_sheet(pictures: list[BoxPicture], headings: Sequence[str]) -> bytes
         y = TEXT + MARGIN + i * row_height
         draw.text((MARGIN, y - 4), picture.title, "gray", font)
         for column, boxes in enumerate(picture.columns):
-            sheet.paste(_drawn(picture.pixels, boxes), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
+            sheet.paste(drawn(picture.pixels, boxes), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _drawn(pixels: NDArray[np.uint8], boxes: list[LabelledBox]) -> Image.Image:
-    """Return an image with boxes at the size of a cell; lines and texts are drawn at that size."""
+def drawn(pixels: NDArray[np.uint8], boxes: list[LabelledBox], *, factor: float | None = None) -> Image.Image:
+    """Return an image with boxes, at the size of a cell unless a factor is given; lines and texts have fixed sizes."""
     height, width = pixels.shape[:2]
-    factor = min(CELL[0] / width, CELL[1] / height)
+    factor = factor or min(CELL[0] / width, CELL[1] / height)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     image = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)

@@ -44,13 +44,22 @@ def detect(config: DetectConfig, outcome: Outcome | None = None) -> str | None:
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
     """
+    return run_bulk(detection_run(config), outcome)
+
+
+def detection_run(config: DetectConfig) -> "DetectionRun":
+    """Return the kind of run of some options.
+
+    Raises:
+        UserError: The model or the options do not fit.
+    """
     card = read_card(config.model)
     if card.detector is None:
-        job = "segpipe localize" if card.classifier else "segpipe segment"
-        raise UserError(f"{storage.redact(config.model)} is no detector; use it with {job}")
+        command = "segpipe localize" if card.classifier else "segpipe segment"
+        raise UserError(f"{storage.redact(config.model)} is no detector; use it with {command}")
     if card.detector.proposals is not None:
         require_search()
-    return run_bulk(DetectionRun(config, card), outcome)
+    return DetectionRun(config, card)
 
 
 class DetectionRun:
