@@ -195,8 +195,8 @@ def test_one_image_of_a_batch_that_cannot_be_refined_is_refused() -> None:
         gpu.refine_batch(pixels, scores[:, :, :2], **options)
 
 
-@pytest.mark.parametrize(("classes", "mode"), [(3, "exact"), (21, "pruned")])
-def test_memory_stays_within_the_bound(classes: int, mode: str) -> None:
+@pytest.mark.parametrize(("classes", "channels", "mode"), [(3, 3, "exact"), (21, 3, "pruned"), (5, 9, "exact")])
+def test_memory_stays_within_the_bound(classes: int, channels: int, mode: str) -> None:
     """On noise, whose pixels share no lattice points, in a process of its own."""
     code = f"""
 import torch
@@ -205,13 +205,13 @@ from pipeline.crf import CRFParams, gpu
 from pipeline.crf.gpu.memory import bytes_needed
 
 def refine(height, width):
-    pixels = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1, height, width, {channels}), dtype=torch.uint8)
     scores = torch.randn(1, {classes}, -(-height // 8), -(-width // 8)).half()
     return lambda: gpu.refine_batch(pixels, scores, stride=8, params=CRFParams(), mode="{mode}")
 
 torch.set_num_threads(1)
 refine(40, 50)()
-print(peak_growth(refine(150, 200)) / bytes_needed(150, 200, {classes}))
+print(peak_growth(refine(150, 200)) / bytes_needed(150, 200, {classes}, {channels}))
 """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # then what is freed does not count any more
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=environment)
