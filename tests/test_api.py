@@ -230,7 +230,9 @@ def test_wrong_models_and_options_are_one_line(segmenter_bundle, classifier_bund
         Segmenter.from_bundle(classifier_bundle)
     with pytest.raises(UserError, match="use it with segpipe segment"):
         Classifier.from_bundle(segmenter_bundle)
-    with pytest.raises(UserError, match=r"^unknown option since; there are compile, crf, crf_device, crf_mode, crf_params, dtype"):
+    with pytest.raises(
+        UserError, match=r"^unknown option since; there are compile, crf, crf_device, crf_mode, crf_params, dtype"
+    ):
         Segmenter.from_bundle(segmenter_bundle, since="last")
     with pytest.raises(UserError, match=r"^--crf-mode and --crf-params need --crf"):
         Segmenter.from_bundle(segmenter_bundle, crf_mode="fast")

@@ -32,9 +32,10 @@ class SegmentConfig(BulkConfig, LabelNames):
     )
     crf: bool = Field(default=False, description="refine the masks by a dense CRF")
     crf_device: CRFDevice = Field(
-        default="auto",
-        description="where the CRF runs. gpu: in the predictors, on their GPUs; mode fast is pruned there. cpu: in CPU "
-        "tasks beside the predictors. auto: gpu if the predictors have GPUs",
+        default="cpu",
+        description="where the CRF runs. cpu: in CPU tasks beside the predictors. gpu: in the predictors, on their GPUs; "
+        "mode fast is pruned there. auto: gpu if the predictors have GPUs. It has been tested on CPUs only, so compare "
+        "some masks before you rely on a GPU",
     )
     crf_mode: Mode = Field(
         default="pruned",
@@ -46,7 +47,7 @@ class SegmentConfig(BulkConfig, LabelNames):
 
     @model_validator(mode="after")
     def _crf_is_on(self) -> "SegmentConfig":
-        if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "auto", CRFParams()):
+        if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "cpu", CRFParams()):
             raise ValueError("--crf-mode, --crf-device and --crf-params need --crf")
         return self
 
@@ -94,8 +95,8 @@ class TuneConfig(LabelNames):
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see segpipe segment")
     crf_device: CRFDevice = Field(
-        default="auto",
-        description="where the CRF runs. gpu: on the network's GPU. cpu: in CPU tasks. auto: gpu if there is one",
+        default="cpu",
+        description="where the CRF runs. cpu: in CPU tasks. gpu: on the network's GPU. auto: gpu if there is one",
     )
     crf_params: CRFParams = Field(
         default=CRFParams(), description="default setting to beat, and values of the parameters that are not searched"
