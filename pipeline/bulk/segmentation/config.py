@@ -33,9 +33,9 @@ class SegmentConfig(BulkConfig, LabelNames):
     crf: bool = Field(default=False, description="refine the masks by a dense CRF")
     crf_device: CRFDevice = Field(
         default="cpu",
-        description="where the CRF runs. cpu: in CPU tasks beside the predictors. gpu: in the predictors, on their GPUs; "
-        "mode fast is pruned there. auto: gpu if the predictors have GPUs. It has been tested on CPUs only, so compare "
-        "some masks before you rely on a GPU",
+        description="where the CRF runs. cpu: in CPU tasks beside the predictors. gpu: in the predictors, on their "
+        "GPUs; mode fast is pruned there. auto: gpu if the predictors have GPUs. It has been tested on CPUs only, so "
+        "compare some masks before you rely on a GPU",
     )
     crf_mode: Mode = Field(
         default="pruned",
