@@ -24,7 +24,7 @@ from pipeline.training.detection.survey import SurveyedImage, surveyed
 from pipeline.training.task import Measures
 
 WINDOW = 32  # validation images that are read at a time
-BATCH = 8  # images of one size that are searched at a time
+BATCH = 4  # images of one size that are searched at a time; one if its regions fill the memory
 THREADS = 8
 
 MEASURES = Measures(
@@ -99,6 +99,7 @@ def validate(detector: Detector, table: pa.Table, indices: Sequence[int], *, num
         num_classes: Number of classes.
     """
     detector.model.eval()
+    batch = 1 if detector.detector_input.proposals else BATCH
     found: list[DetectionCounts] = [DetectionCounts.zeros(num_classes)]
     result = DetectorValidation(found[0], [])
     with ThreadPoolExecutor(THREADS) as pool:
@@ -109,8 +110,8 @@ def validate(detector: Detector, table: pa.Table, indices: Sequence[int], *, num
             usable = [(i, *image) for i, image in zip(window, images, strict=True) if not isinstance(image, str)]
             for _, group in groupby(sorted(usable, key=lambda u: u[1].size), key=lambda u: u[1].size):
                 same = list(group)
-                for first in range(0, len(same), BATCH):
-                    part = same[first : first + BATCH]
+                for first in range(0, len(same), batch):
+                    part = same[first : first + batch]
                     outputs = detector([pixels for _, _, pixels in part], [row.proposals for _, row, _ in part])
                     for (index, row, _), output in zip(part, outputs, strict=True):
                         detections = Detections.of(output.boxes, output.labels, output.scores)
