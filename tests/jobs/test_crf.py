@@ -100,8 +100,8 @@ class InPredictor(SegmentationRun):
 def test_rows_are_the_same_where_the_predictors_refine(runs, night, trained_on_s3, tmp_path, capsys):
     """The two implementations round differently, so a few pixels may have another label."""
     config = SegmentConfig(
-        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), crf=True, crf_device="gpu",
-        crf_params=PARAMS, scaling=BulkScaling(actors=1),
+        model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), crf=True,
+        crf_device="gpu", crf_params=PARAMS, scaling=BulkScaling(actors=1),
     )  # fmt: skip
     card = read_card(trained_on_s3)
     run = run_bulk(InPredictor(config, card, card.classes))
