@@ -234,7 +234,7 @@ def test_wrong_models_and_options_are_one_line(segmenter_bundle, classifier_bund
         UserError, match=r"^unknown option since; there are compile, crf, crf_device, crf_mode, crf_params, dtype"
     ):
         Segmenter.from_bundle(segmenter_bundle, since="last")
-    with pytest.raises(UserError, match=r"^--crf-mode and --crf-params need --crf"):
+    with pytest.raises(UserError, match=r"^--crf-mode, --crf-device and --crf-params need --crf"):
         Segmenter.from_bundle(segmenter_bundle, crf_mode="fast")
     with pytest.raises(UserError, match=r"^top: Input should be greater than or equal to 1"):
         Classifier.from_bundle(classifier_bundle, top=0)

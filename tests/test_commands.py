@@ -147,7 +147,7 @@ def test_the_recipes_are_listed_and_printed():
 
 @pytest.mark.parametrize("path", sorted(recipes.FOLDER.glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_fits_the_schema_of_its_command(path):
-    name = "train-classifier" if path.parent.name == "classifiers" else "train"
+    name = {"classifiers": "train-classifier", "detectors": "train-detector"}.get(path.parent.name, "train")
     validator = jsonschema.Draft202012Validator(schema_of(load(name).CONFIG))
     content = yaml.safe_load(path.read_text())
     assert list(validator.iter_errors(content)) == []
