@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -136,8 +137,14 @@ def run(main: Callable[[list[str]], int | None], ended: Callable[[int, str], obj
     code, line = 1, ""  # of an error that is printed with its traceback
     try:
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code, line = 130, "interrupted; the same command resumes the run"
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        code = 141  # as a shell reports SIGPIPE
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None:
@@ -150,6 +157,13 @@ def run(main: Callable[[list[str]], int | None], ended: Callable[[int, str], obj
         print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as in `segpipe recipes | head -1`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _kebab_case(argument: str) -> str:

@@ -30,6 +30,20 @@ def segpipe(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=os.environ | environment)
 
 
+def test_a_reader_that_has_read_enough_sees_no_traceback():
+    command = f"{sys.executable} -m pipeline recipes | head -1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPO)
+    assert result.stderr == ""
+    first, code = result.stdout.splitlines()
+    assert first == "segpipe train --recipe"
+    assert code in ("0", "141")  # 0 if all was written before head ended
+    code = "import sys, time\nfrom pipeline import cli\n"
+    code += "def main(argv):\n    time.sleep(1)\n    print('much')\ncli.run(main)"
+    command = f'{sys.executable} -c "{code}" | true; echo ${{PIPESTATUS[0]}}'
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPO)
+    assert (result.stdout, result.stderr) == ("141\n", "")
+
+
 def test_every_module_is_a_command_and_every_job_file_runs_one():
     assert {name.replace("-", "_") for name in COMMANDS} == MODULES
     for job in JOBS:
