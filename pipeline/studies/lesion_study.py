@@ -43,7 +43,8 @@ def study_lesions(config: LesionConfig) -> str:
     card = read_card(config.model)
     scorer = scorer_of(card, config.model)
     samples = _thinned(scorer.samples(config), config)
-    folder = storage.join(config.output, f"study_id={config.study_id or _default_id(config, card)}")
+    digest = _digest(config, card, samples)
+    folder = storage.join(config.output, f"study_id={config.study_id or f'{config.study}-{digest}'}")
     storage.check_writable(folder)
     probe = _first_readable(scorer, samples)
     network, _ = load_bundle(config.model)
@@ -57,7 +58,7 @@ def study_lesions(config: LesionConfig) -> str:
     kind = "residual blocks" if blocks[0].residual else "layers"
     print(f"{card.architecture}: {len(blocks)} {kind}, {len(lesions)} variants, {len(samples)} images; {folder}")
     cluster.connect()
-    counts, problems = _count_all(config, scorer, samples, lesions, folder)
+    counts, problems = _count_all(config, scorer, samples, lesions, storage.join(folder, PARTS, digest))
     paths = None
     if blocks[0].residual and config.path_draws:
         readable = [labelled for labelled in _readable(scorer, samples) if labelled.pixels.shape == probe.pixels.shape]
@@ -103,12 +104,12 @@ def _evaluator(model: str, use_gpu: bool) -> Any:
 
 
 def _count_all(
-    config: LesionConfig, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion], folder: str
+    config: LesionConfig, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion], parts: str
 ) -> tuple[list[NDArray[np.int64] | None], list[str | None]]:
-    """Return the counts of each variant over all images, and why a variant has none."""
+    """Return the counts of each variant over all images, and why a variant has none; `parts` holds those of tasks."""
     card = read_card(config.model)
     starts = range(0, len(samples), CHUNK)
-    done = {start: part for start in starts if (part := _stored(folder, start)) is not None}
+    done = {start: part for start in starts if (part := _stored(parts, start)) is not None}
     missing = [start for start in starts if start not in done]
     calls = [(config, card, scorer, samples[start : start + CHUNK], lesions) for start in missing]
     sizes = [len(call[3]) for call in calls]
@@ -117,7 +118,7 @@ def _count_all(
     )
     for start, counted in zip(missing, found, strict=True):
         part = [value if isinstance(value, str) else np.asarray(value).tolist() for value in counted]
-        storage.write_bytes(_part(folder, start), json.dumps(part).encode())
+        storage.write_bytes(_part(parts, start), json.dumps(part).encode())
         done[start] = part
     counts: list[NDArray[np.int64] | None] = []
     problems: list[str | None] = []
@@ -131,12 +132,12 @@ def _count_all(
     return counts, problems
 
 
-def _part(folder: str, start: int) -> str:
-    return storage.join(folder, PARTS, f"{start:08d}.json")
+def _part(parts: str, start: int) -> str:
+    return storage.join(parts, f"{start:08d}.json")
 
 
-def _stored(folder: str, start: int) -> list[Any] | None:
-    url = _part(folder, start)
+def _stored(parts: str, start: int) -> list[Any] | None:
+    url = _part(parts, start)
     return json.loads(storage.read_bytes(url)) if storage.exists(url) else None
 
 
@@ -183,10 +184,11 @@ def _thinned(samples: Sequence[Any], config: LesionConfig) -> list[Any]:
     return [samples[i] for i in sorted(drawn.tolist())]
 
 
-def _default_id(config: LesionConfig, card: Card) -> str:
+def _digest(config: LesionConfig, card: Card, samples: Sequence[Any]) -> str:
+    """Return a hash of all that decides the counts, so that those of other options or images are never used."""
     options = config.model_dump(exclude={"output", "study_id", "use_gpu"})
-    digest = hashlib.sha256(json.dumps([card.fingerprint, options], sort_keys=True, default=list).encode())
-    return f"{config.study}-{digest.hexdigest()[:12]}"
+    digest = hashlib.sha256(json.dumps([card.fingerprint, options, samples], sort_keys=True, default=list).encode())
+    return digest.hexdigest()[:12]
 
 
 def _read(scorer: Scorer, sample: Any) -> Labelled | str:

@@ -114,7 +114,7 @@ def test_an_interrupted_study_goes_on_and_gives_the_same_tables(bundle, pictures
     config = config_of(bundle, pictures, tmp_path, path_draws=0)
     folder = Path(study_lesions(config))
     before = pq.read_table(folder / "variants.parquet")
-    parts = sorted((folder / "_parts").iterdir())
+    parts = sorted((folder / "_parts").glob("*/*.json"))
     assert len(parts) == 2
     kept = parts[0].read_bytes()
     parts[1].unlink()
@@ -125,6 +125,16 @@ def test_an_interrupted_study_goes_on_and_gives_the_same_tables(bundle, pictures
     assert pq.read_table(folder / "variants.parquet") == before
     assert parts[0].stat().st_mtime_ns == modified
     assert parts[1].exists()
+
+
+@pytest.mark.usefixtures("ray_driver")
+def test_a_study_of_one_name_never_uses_the_counts_of_other_options(bundle, pictures, tmp_path):
+    options = {"path_draws": 0, "study_id": "mine"}
+    study_lesions(config_of(bundle, pictures, tmp_path, counts=(1, 2), **options))
+    folder = study_lesions(config_of(bundle, pictures, tmp_path, counts=(3,), seed=1, **options))
+    found = pq.read_table(f"{folder}/variants.parquet")
+    fresh = study_lesions(config_of(bundle, pictures, tmp_path / "other", counts=(3,), seed=1, **options))
+    assert found == pq.read_table(f"{fresh}/variants.parquet")
 
 
 def test_counts_equal_those_of_networks_evaluated_one_by_one(bundle, pictures, tmp_path):
