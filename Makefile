@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help demo check test lint format clean
+.PHONY: help demo check test lint format site clean
 
 help:
 	@echo "make demo    draw scenes, train DeepLab on them, segment in bulk, query the result (into ./demo)"
 	@echo "make check   lint, types, and the tests that need neither Ray nor a server"
 	@echo "make test    lint, types, and all tests, against a real Ray and a real S3 server"
 	@echo "make format  format the code"
+	@echo "make site    build the documentation into ./site"
 
 $(STAMP): pyproject.toml
 	@echo "==> Installing segpipe and its dependencies into .venv (PyTorch included: about 6 GB, some minutes) ..."
@@ -44,5 +45,8 @@ test: $(STAMP) lint
 format: $(STAMP)
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+site: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

@@ -1,1 +1,1 @@
-"""Bulk runs on Ray Data: plan, stream, write, finish. See docs/decisions.md and the README's Outputs."""
+"""Bulk runs on Ray Data: plan, stream, write, finish. See docs/decisions.md and docs/bulk.md."""
