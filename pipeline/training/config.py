@@ -55,6 +55,19 @@ class Optimiser(OptionGroup):
         description="decay per step of an exponential moving average of the weights, which is validated and stored in "
         "place of the weights",
     )
+    average_from: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the run after which the mean of the weights over all further steps is validated and "
+        "stored in place of the weights (stochastic weight averaging, Izmailov et al., UAI 2018)",
+    )
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "Optimiser":
+        if self.ema is not None and self.average_from is not None:
+            raise ValueError("--optimiser.ema and --optimiser.average-from exclude each other")
+        return self
 
 
 class Schedule(OptionGroup):

@@ -4,7 +4,7 @@ The workers of a process group share each step: its loss and gradient are those 
 divided.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -37,7 +37,7 @@ class Learner:
 
     Attributes:
         network: The network, without the wrappers of `torch.compile` and `DistributedDataParallel`.
-        average: The moving average of the weights, or None.
+        average: The average of the weights, which is a copy of them until averaging begins, or None.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Learner:
         if config.optimiser.ema is not None:
             decay = get_ema_multi_avg_fn(config.optimiser.ema)
             self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+        elif config.optimiser.average_from is not None:
+            self.average = AveragedModel(network, multi_avg_fn=_update_means, use_buffers=True)
         module = objective.module(network)
         model: Any = torch.compile(module) if config.compile else module
         if distributed.world_size() > 1:
@@ -80,7 +82,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is validated and stored: the moving average if there is one, otherwise `network`."""
+        """The network that is validated and stored: the average if there is one, otherwise `network`."""
         return self.network if self.average is None else self.average.module
 
     def step(self, pixels: Pixels, labels: Labels, *, step: int) -> Tensor:
@@ -121,6 +123,8 @@ class Learner:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
+            if step <= (self.config.optimiser.average_from or 0) * self.steps:
+                self.average.n_averaged.zero_()  # the first of an average is a copy
             self.average.update_parameters(self.network)
         return loss
 
@@ -169,6 +173,16 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+@torch.no_grad()
+def _update_means(means: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
+    """Add values to the means of `count` values before; integers, such as counters, are replaced."""
+    for mean, value in zip(means, values, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 / (int(count) + 1))
+        else:
+            mean.copy_(value)
 
 
 def _split(pixels: Pixels, labels: Labels, parts: int) -> Iterator[tuple[Pixels, Labels, bool]]:

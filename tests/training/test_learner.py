@@ -169,6 +169,7 @@ def test_accumulated_parts_have_the_gradient_of_the_batch() -> None:
     [
         {},
         {"optimiser": {"kind": "adamw", "lr": 1e-3, "ema": 0.9}},
+        {"optimiser": {"lr": 0.05, "average_from": 0.25}},
         {"dtype": "bfloat16"},
     ],
 )
@@ -199,6 +200,21 @@ def test_the_moving_average_is_evaluated() -> None:
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
     torch.testing.assert_close(learner.evaluated.get_parameter(name).detach(), expected)
     assert not torch.equal(learner.network.get_parameter(name), learner.evaluated.get_parameter(name))
+
+
+def test_the_mean_of_the_last_weights_is_evaluated() -> None:
+    """Of eight steps, averaging begins after six: the mean has two terms, and is a copy of the weights before."""
+    learner = build(configuration(optimiser={"lr": 0.05, "average_from": 0.75}), steps=8)
+    name = "classifier.4.weight"
+    weights = []
+    for step, (pixels, labels) in enumerate(batches(8)):
+        learner.step(pixels, labels, step=step)
+        weights.append(learner.network.get_parameter(name).detach().clone())
+        expected = weights[-1] if step < 6 else torch.stack(weights[6:]).mean(dim=0)
+        torch.testing.assert_close(learner.evaluated.get_parameter(name).detach(), expected)
+    counters = {n: b for n, b in learner.evaluated.named_buffers() if n.endswith("num_batches_tracked")}
+    assert counters
+    assert all(torch.equal(b, learner.network.get_buffer(n)) for n, b in counters.items())
 
 
 def test_frozen_batch_norm_keeps_weights_and_statistics() -> None:

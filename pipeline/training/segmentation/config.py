@@ -63,6 +63,16 @@ class SegmentationLoss(OptionGroup):
         description="let the auxiliary weight fall linearly to 0 over the run (default: as the architecture does)",
     )
 
+    teacher_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the loss that comes from the scores of --teacher; the rest comes from the labels",
+    )
+    teacher_temperature: float = Field(
+        default=1.0, gt=0, description="divisor of both networks' scores before they are compared"
+    )
+
     @model_validator(mode="after")
     def _one_source(self) -> "SegmentationLoss":
         if self.class_weights and self.median_frequency:
@@ -76,6 +86,11 @@ class TrainConfig(TrainerConfig):
     train: Split
     val: Split
     classes: Url = Field(description="class file (YAML)")
+    teacher: Url | None = Field(
+        default=None,
+        description="bundle of a network with the same classes, from whose scores this one also learns (knowledge "
+        "distillation, Hinton et al.)",
+    )
     augmentation: Augmentation = Augmentation()
     loss: SegmentationLoss = SegmentationLoss()
 

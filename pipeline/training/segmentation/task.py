@@ -21,6 +21,14 @@ from pipeline.training.examples import TrainingData
 from pipeline.training.segmentation.class_weights import class_weights
 from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.crops import DrawCrops, sample_table
+from pipeline.training.segmentation.distillation import (
+    TaughtNetwork,
+    TaughtOutput,
+    Teacher,
+    check_teacher,
+    distillation_losses,
+    load_teacher,
+)
 from pipeline.training.segmentation.losses import LossTotals, loss_totals, segmentation_loss
 from pipeline.training.segmentation.validation import SegmentationValidation, validate
 from pipeline.training.task import Measures, Objective, Task
@@ -36,22 +44,39 @@ class SegmentationObjective(Objective):
         ignore_index: Label of pixels that do not count.
         stride: Output stride of the network.
         class_weights: Weights of the pixelwise terms, float [classes] on the device, or None.
+        teacher: Network from whose scores the network also learns, on the device, or None.
     """
 
-    def __init__(self, config: TrainConfig, *, ignore_index: int, stride: int, class_weights: Tensor | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        ignore_index: int,
+        stride: int,
+        class_weights: Tensor | None = None,
+        teacher: Teacher | None = None,
+    ):
         self.config = config
         self.ignore_index = ignore_index
         self.stride = stride
         self.class_weights = class_weights
+        self.teacher = teacher
+
+    def module(self, network: nn.Module) -> nn.Module:
+        """Return the network, together with its teacher if there is one."""
+        return network if self.teacher is None else TaughtNetwork(network, self.teacher)
 
     def totals(self, labels: Tensor) -> Tensor:
         """Return the divisors of a batch's loss that these labels add to."""
         return torch.stack(loss_totals(labels, ignore_index=self.ignore_index, class_weights=self.class_weights))
 
-    def __call__(self, output: SegmentationOutput, labels: Tensor, *, totals: Tensor, progress: float) -> Tensor:
+    def __call__(
+        self, output: SegmentationOutput | TaughtOutput, labels: Tensor, *, totals: Tensor, progress: float
+    ) -> Tensor:
         """Return this part's share of the loss of a batch with the given totals."""
-        return segmentation_loss(
-            output,
+        student = output.student if isinstance(output, TaughtOutput) else output
+        loss = segmentation_loss(
+            student,
             labels,
             ignore_index=self.ignore_index,
             stride=self.stride,
@@ -60,6 +85,23 @@ class SegmentationObjective(Objective):
             class_weights=self.class_weights,
             divisors=LossTotals(*totals),
         )
+        if self.teacher is None or not isinstance(output, TaughtOutput):
+            return loss
+        weight = self.config.loss.teacher_weight
+        return (1 - weight) * loss + weight * self._distillation(output, labels, LossTotals(*totals), self.teacher)
+
+    def _distillation(self, output: TaughtOutput, labels: Tensor, totals: LossTotals, teacher: Teacher) -> Tensor:
+        losses = distillation_losses(
+            output.student.logits,
+            output.teacher,
+            labels,
+            ignore_index=self.ignore_index,
+            strides=(self.stride, teacher.output_stride),
+            temperature=self.config.loss.teacher_temperature,
+        )
+        if self.class_weights is not None:  # the totals are sums of these weights
+            losses = losses * self.class_weights[torch.where(labels != self.ignore_index, labels, 0)]
+        return losses.sum() / (totals.pixels if self.config.loss.reduction == "mean" else 1)
 
 
 class SegmentationTask(Task):
@@ -99,6 +141,9 @@ class SegmentationTask(Task):
             ignore_index=self.classes.ignore_index,
             stride=network.output_stride,  # type: ignore[arg-type]
             class_weights=None if self._class_weights is None else torch.tensor(self._class_weights, device=device),
+            teacher=None
+            if self.config.teacher is None
+            else load_teacher(self.config.teacher, taught=self.config.preprocessing, device=device),
         )
 
     def evaluator(self, network: nn.Module, device: torch.device) -> Segmenter:
@@ -144,6 +189,8 @@ def segmentation_task(config: TrainConfig) -> tuple[SegmentationTask, TrainingDa
     weights = config.loss.class_weights
     if weights and len(weights) != len(classes):
         raise UserError(f"--loss.class-weights has {len(weights)} numbers for {len(classes)} classes")
+    if config.teacher is not None:
+        check_teacher(config.teacher, classes)
     train = _samples(config.train, "train")
     draw = DrawCrops(
         augmentation=config.augmentation, classes=classes, preprocessing=config.preprocessing, seed=config.seed
