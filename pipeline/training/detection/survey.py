@@ -155,13 +155,20 @@ def _make_part(
 ) -> pa.Table:
     """Look at the images of a part, and store and return their rows."""
     index = {name: i for i, name in enumerate(names)}
-    rows = [_row(image, index, proposals) for image in part]
+    rows = [look_at(image, index, proposals) for image in part]
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({DIGEST: digest}))
     parquet.write_table(url, table)
     return table
 
 
-def _row(sample: AnnotatedImage, index: dict[str, int], proposals: ProposalOptions | None) -> dict[str, Any]:
+def look_at(sample: AnnotatedImage, index: dict[str, int], proposals: ProposalOptions | None) -> dict[str, Any]:
+    """Return the row of an image; see `SCHEMA`.
+
+    Args:
+        sample: The image and its boxes.
+        index: Index of each class name.
+        proposals: Options of selective search; None for no proposals.
+    """
     row: dict[str, Any] = {"key": sample.key, "image": sample.image, "height": 0, "width": 0}
     row |= {name: [] for name in ("boxes", "labels", "difficult", "crowd", "proposals", "problems", "problem_boxes")}
     try:

@@ -99,8 +99,15 @@ class InspectConfig(LabelNames):
     """The options of `segpipe validate`."""
 
     images: Url = Field(description="folder of images, any fsspec URL")
-    labels: Url = Field(description="folder of label maps")
-    classes: Url = Field(description="class file (YAML)")
+    labels: Url | None = Field(default=None, description="folder of label maps")
+    boxes: Url | None = Field(
+        default=None,
+        description="boxes instead of label maps: a folder of Pascal VOC .xml files, a COCO .json file, or a table "
+        "(.csv, .parquet) of image, label, xmin, ymin, xmax, ymax",
+    )
+    classes: Url | None = Field(
+        default=None, description="class file (YAML), required with --labels (default with --boxes: their classes)"
+    )
     list: Url | None = Field(
         default=None,
         description="text file that names the images to use, one path below the folder per line (default: all)",
@@ -113,3 +120,13 @@ class InspectConfig(LabelNames):
     )
     augmentation: Augmentation = Augmentation()
     seed: int = Field(default=0, ge=0, description="seed of the preview's crops")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "InspectConfig":
+        if (self.labels is None) == (self.boxes is None):
+            raise ValueError("either --labels or --boxes is needed")
+        if self.labels is not None and self.classes is None:
+            raise ValueError("--labels needs --classes, the class file of the label maps")
+        if self.boxes is not None and self.recipe is not None:
+            raise ValueError("--recipe is for the crops of label maps; --preview draws boxes on whole images")
+        return self

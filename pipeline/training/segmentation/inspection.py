@@ -15,27 +15,13 @@ from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes, load_classes
 from pipeline.data.datasets import Sample, pair, read_list
 from pipeline.errors import UserError
+from pipeline.training.problems import Problem, format_problems, summarise_problems
 from pipeline.training.segmentation.config import InspectConfig
 from pipeline.training.segmentation.doubts import Doubt, find_doubts, format_doubt
 
 CHUNK = 64  # samples in a task
 MOST_VALUES = 4096  # stored values that are counted: photographs in place of label maps have any number
 THREADS = 8
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem of a data set.
-
-    Attributes:
-        kind: Kind of the problem, for scripts.
-        where: Key or URL.
-        what: What is wrong, for people.
-    """
-
-    kind: str
-    where: str
-    what: str
 
 
 @dataclass
@@ -83,6 +69,8 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
     Raises:
         UserError: A folder, list or class file cannot be used at all.
     """
+    assert config.classes is not None
+    assert config.labels is not None
     classes = load_classes(config.classes)
     keys = read_list(config.list) if config.list else None
     pairing = pair(config.images, config.labels, keys=keys, names=config)
@@ -182,19 +170,13 @@ def format_inspection(found: Inspection, classes: Classes, *, show: int) -> str:
     for name, pixels, present in zip(classes.names, found.pixels, found.present, strict=True):
         lines.append(f"{name:<{width}}  {pixels / total:7.2%}  {present:9,}")
     lines.append(f"{'(ignored)':<{width}}  {found.ignored / total:7.2%}")
-    kinds = Counter(problem.kind for problem in found.problems)
-    for kind, count in kinds.items():
-        lines.append(f"\n{kind}: {count}")
-        members = [problem for problem in found.problems if problem.kind == kind]
-        lines += [f"  {problem.where}: {problem.what}" for problem in members[:show]]
-        if count > show:
-            lines.append(f"  … and {count - show} more")
-        if kind == "value_outside_classes":
-            lines.append(f"  {classes.advice(np.array(list(found.values)))}")
-        if kind == "image_without_label" and found.advice:
-            lines.append(f"  {count:,} images have no label map{found.advice}")
+    advice = {"value_outside_classes": classes.advice(np.array(list(found.values)))}
+    if found.advice:
+        without = sum(problem.kind == "image_without_label" for problem in found.problems)
+        advice["image_without_label"] = f"{without:,} images have no label map{found.advice}"
+    lines += format_problems(found.problems, show=show, advice=advice)
     lines += [f"\nwarning: {format_doubt(warning)}" for warning in found.warnings]
-    summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
+    summary = summarise_problems(found.problems)
     if found.warnings:
         summary += f", {len(found.warnings)} warning{'s' if len(found.warnings) > 1 else ''}"
     lines.append(f"\n{found.samples:,} pairs of image and label: {summary}")
