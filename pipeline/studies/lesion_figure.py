@@ -23,7 +23,7 @@ def draw_figure(results: Results) -> tuple[bytes, bytes]:
         axes.axhline(results.chance, color="gray", linewidth=0.8, linestyle=":", label="chance")
         axes.set_ylabel(f"error: 1 - {results.scorer.score}")
         axes.set_ylim(0, 1.02)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower right")
     return png_and_svg(figure)
 
 

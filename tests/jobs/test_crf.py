@@ -178,11 +178,16 @@ def test_the_search_compares_with_the_default_and_with_none(night, trained_on_s3
         w1="3",
         sigma_alpha="30",
         sigma_beta="[4,8]",
-        fine_rounds="1",
+        fine_rounds="0",
+        class_factors="[0.5,2]",
         **{"crf_params.sigma_alpha": "30", "crf_params.sigma_beta": "8"},
     )
     trials = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    assert [trial["round"] for trial in trials] == ["none", "default", "coarse", "coarse", *["fine"] * 26]
+    worse = [k for k, iou in enumerate(max(trials[1:4], key=lambda t: t["miou"])["iou"]) if iou < trials[0]["iou"][k]]
+    of_classes = [trial["compatibility"] for trial in trials if trial["round"] == "class"]
+    assert len(of_classes) == 2 * len(worse)
+    assert [factors[k] for k, factors in zip(np.repeat(worse, 2), of_classes, strict=True)] == [0.5, 2] * len(worse)
+    assert [trial["round"] for trial in trials][:4] == ["none", "default", "coarse", "coarse"]
     (raw, crf) = read_file(runs[1], "dataset_report/dataset_report.parquet")["miou"].to_pylist()
     assert trials[0]["miou"] == pytest.approx(raw, abs=1e-3)
     assert trials[1]["miou"] == pytest.approx(crf, abs=1e-3)

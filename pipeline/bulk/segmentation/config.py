@@ -1,6 +1,6 @@
 """The options of `segpipe segment`, `segpipe evaluate` and `segpipe tune-crf`."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,6 +93,11 @@ class TuneConfig(LabelNames):
         default=(3, 6, 10), min_length=1, description="values of sigma_beta in the coarse search, in grey levels"
     )
     fine_rounds: int = Field(default=1, ge=0, description="rounds of finer search around the best setting")
+    class_factors: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(),
+        description="factors of a class's compatibility to try, such as 0.5,1.5,2, for each class that the best "
+        "setting makes worse, and then the best factor of each class together",
+    )
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see segpipe segment")
     crf_device: CRFDevice = Field(
         default="cpu",

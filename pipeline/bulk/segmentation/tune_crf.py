@@ -1,12 +1,12 @@
-"""Searching a dense CRF's parameters on labelled images, coarse to fine, in parallel on Ray.
+"""Searching a dense CRF's parameters on labelled images, in parallel on Ray; `crf_search` decides what is tried.
 
-DeepLab v1 (section 5.1) searches w1, sigma_alpha and sigma_beta, with w2 and sigma_gamma fixed at 3, on 100 validation
-images. The network runs once over the images; every trial starts from its score maps.
+DeepLab v1 (section 5.1) uses 100 validation images. The network runs once over the images; every trial starts from its
+score maps.
 """
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import parquet, storage
 from pipeline.bulk.segmentation.config import TuneConfig
+from pipeline.bulk.segmentation.crf_search import Trial, search
 from pipeline.bulk.segmentation.run import check_crf_params
 from pipeline.card import read_card
 from pipeline.crf.params import CRFParams, Mode
@@ -34,13 +35,14 @@ CHUNK = 4  # images in a task
 SCHEMA = pa.schema(
     [
         ("trial", pa.int32()),
-        ("round", pa.string()),  # none | default | coarse | fine
+        ("round", pa.string()),  # none | default | coarse | fine | class | combined
         ("w1", pa.float64()),  # null where there is no CRF
         ("sigma_alpha", pa.float64()),
         ("sigma_beta", pa.float64()),
         ("w2", pa.float64()),
         ("sigma_gamma", pa.float64()),
         ("steps", pa.int32()),
+        ("compatibility", pa.list_(pa.float64())),  # factor of each class; null for a factor of 1 for all
         ("miou", pa.float64()),
         ("gain", pa.float64()),  # over no CRF
         ("pixel_accuracy", pa.float64()),
@@ -48,25 +50,6 @@ SCHEMA = pa.schema(
         ("images", pa.int32()),
     ]
 )
-
-
-class Trial(NamedTuple):
-    """A setting and its counts.
-
-    Attributes:
-        round: Round of the search: none, default, coarse or fine.
-        params: Parameters of the CRF; None for no CRF.
-        counts: Confusion over all images.
-    """
-
-    round: str
-    params: CRFParams | None
-    counts: Confusion
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU of the setting."""
-        return self.counts.scores.miou
 
 
 class ScoredImage(NamedTuple):
@@ -112,34 +95,9 @@ def tune(config: TuneConfig) -> list[Trial]:
     scorer = _start_scorer(config, classes)
     chunks, images = _score(config, scorer, samples)
     counter = scorer if on_gpu else None
-    default = config.crf_params
-    grid = itertools.product(config.w1, config.sigma_alpha, config.sigma_beta)
-    coarse: list[CRFParams | None] = [_with(default, *at) for at in grid]
-    trials = _try(config, counter, chunks, classes, {"none": [None], "default": [default], "coarse": coarse})
-    for i in range(config.fine_rounds):
-        fine: list[CRFParams | None] = list(_around(_best(trials), factor=1.5 ** (0.5**i)))
-        trials += _try(config, counter, chunks, classes, {"fine": fine})
+    trials = search(config, partial(_try, config, counter, chunks, classes))
     parquet.write_rows(storage.join(config.output, "trials.parquet"), list(_rows(trials, images)), SCHEMA)
     return trials
-
-
-def _with(params: CRFParams, w1: float, sigma_alpha: float, sigma_beta: float) -> CRFParams:
-    return params.model_copy(update={"w1": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta})
-
-
-def _best(trials: Sequence[Trial]) -> CRFParams:
-    """Return the best parameters, even if no CRF is better."""
-    best = max((trial for trial in trials if trial.params is not None), key=lambda trial: trial.miou)
-    assert best.params is not None
-    return best.params
-
-
-def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
-    """Yield the settings a factor away in each of the three parameters."""
-    for powers in itertools.product((-1, 0, 1), repeat=3):
-        if any(powers):
-            values = (params.w1, params.sigma_alpha, params.sigma_beta)
-            yield _with(params, *(round(v * factor**p, 3) for v, p in zip(values, powers, strict=True)))
 
 
 def _is_on_gpu(config: TuneConfig) -> bool:
@@ -232,7 +190,11 @@ class Scorer:
 
 
 def _try(
-    config: TuneConfig, counter: Any, chunks: list[Any], classes: Classes, rounds: dict[str, list[CRFParams | None]]
+    config: TuneConfig,
+    counter: Any,
+    chunks: list[Any],
+    classes: Classes,
+    rounds: Mapping[str, Sequence[CRFParams | None]],
 ) -> list[Trial]:
     """Count every setting on every chunk, in CPU tasks or, if there is one, in a `Scorer` on a GPU."""
     import ray
@@ -280,6 +242,7 @@ def _rows(trials: list[Trial], images: int) -> Iterator[dict[str, Any]]:
         scores = trial.counts.scores
         searched = {} if trial.params is None else trial.params.model_dump(include=set(SCHEMA.names))
         yield searched | {
+            "compatibility": trial.params and _factors(trial.params),
             "trial": i,
             "round": trial.round,
             "miou": scores.miou,
@@ -288,6 +251,12 @@ def _rows(trials: list[Trial], images: int) -> Iterator[dict[str, Any]]:
             "iou": [None if np.isnan(iou) else float(iou) for iou in scores.iou],
             "images": images,
         }
+
+
+def _factors(params: CRFParams) -> list[float] | None:
+    """Return the factors of the classes, or None if there are none (Potts, or a matrix of the user)."""
+    given = params.compatibility or ()
+    return [factor for factor in given if not isinstance(factor, tuple)] or None
 
 
 def format_trials(trials: list[Trial], classes: Classes) -> str:
@@ -311,4 +280,6 @@ def format_trials(trials: list[Trial], classes: Classes) -> str:
         f"--crf-params.{name.replace('_', '-')} {getattr(best.params, name):g}"
         for name in ("w1", "sigma_alpha", "sigma_beta")
     )
+    if factors := _factors(best.params):
+        flags += f" --crf-params.compatibility {','.join(f'{factor:g}' for factor in factors)}"
     return "\n".join([*lines, f"The best: segpipe segment --crf {flags} …"])
