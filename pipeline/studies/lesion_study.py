@@ -20,6 +20,7 @@ from pipeline.data.datasets import SampleError
 from pipeline.errors import UserError
 from pipeline.predict.batches import micro_batches
 from pipeline.predict.device import NotFiniteError, normalise, pick_device, set_threads, upload
+from pipeline.progress import Progress
 from pipeline.studies.config import LesionConfig
 from pipeline.studies.examples import Labelled, Scorer, scorer_of
 from pipeline.studies.lesion import Block, Gates, altered, find_blocks, recorded
@@ -29,6 +30,7 @@ from pipeline.studies.variants import Lesion, list_lesions
 CHUNK = 64  # images of a task
 BATCH_PIXELS = 500_000  # The outputs of all blocks of a batch are kept, 280 MB for a 512x512 image in ResNet-50.
 PARTS = "_parts"
+PATHS = "paths.json"  # the norms of the lengths that are measured
 
 
 def study_lesions(config: LesionConfig) -> str:
@@ -58,11 +60,12 @@ def study_lesions(config: LesionConfig) -> str:
     kind = "residual blocks" if blocks[0].residual else "layers"
     print(f"{card.architecture}: {len(blocks)} {kind}, {len(lesions)} variants, {len(samples)} images; {folder}")
     cluster.connect()
-    counts, problems = _count_all(config, scorer, samples, lesions, storage.join(folder, PARTS, digest))
+    parts = storage.join(folder, PARTS, digest)
+    counts, problems = _count_all(config, scorer, samples, lesions, parts)
     paths = None
     if blocks[0].residual and config.path_draws:
         readable = [labelled for labelled in _readable(scorer, samples) if labelled.pixels.shape == probe.pixels.shape]
-        paths = measure_paths(config, card, scorer, readable)
+        paths = measure_paths(config, card, scorer, readable, stored=storage.join(parts, PATHS))
     results = Results(card, scorer, blocks, lesions, counts, problems, paths)
     write_results(folder, config, results)
     return folder
@@ -142,7 +145,7 @@ def _stored(parts: str, start: int) -> list[Any] | None:
 
 
 def measure_paths(
-    config: LesionConfig, card: Card, scorer: Scorer, images: Iterator[Labelled] | Sequence[Labelled]
+    config: LesionConfig, card: Card, scorer: Scorer, images: Iterator[Labelled] | Sequence[Labelled], *, stored: str
 ) -> PathGradients:
     """Measure the gradient at the images along random paths of each length (section 5).
 
@@ -151,6 +154,7 @@ def measure_paths(
         card: Card of the bundle.
         scorer: Scorer of the network.
         images: Images of one size, of which the first `path_images` make the batch.
+        stored: URL of a JSON file to which the norms are written after each length, and from which they are read.
 
     Returns:
         The norm of the gradient, for each length from 0 and each draw.
@@ -162,17 +166,22 @@ def measure_paths(
     labels = torch.from_numpy(np.stack([image.labels for image in batch]).astype(np.int64))
     blocks = find_blocks(network, given)
     gates = Gates(blocks)
-    rng = np.random.default_rng(config.seed)
-    with gates.installed():
-        loss = scorer.loss(network.eval()(given), labels, network)
     n = len(blocks)
-    norms = [
-        [
-            float(gates.gradient(loss, given, frozenset(rng.choice(n, length, replace=False).tolist())).norm())
-            for _ in range(config.path_draws)
-        ]
+    rng = np.random.default_rng(config.seed)
+    paths = [
+        [frozenset(rng.choice(n, length, replace=False).tolist()) for _ in range(config.path_draws)]
         for length in range(n + 1)
     ]
+    norms: list[list[float]] = json.loads(storage.read_bytes(stored)) if storage.exists(stored) else []
+    if len(norms) == len(paths):
+        return PathGradients(np.array(norms))
+    with gates.installed():
+        loss = scorer.loss(network.eval()(given), labels, network)
+    with Progress(total=len(paths) - len(norms), unit="path lengths", title="paths") as progress:
+        for draws in paths[len(norms) :]:
+            norms.append([float(gates.gradient(loss, given, path).norm()) for path in draws])
+            storage.write_bytes(stored, json.dumps(norms).encode())
+            progress.update(1)
     return PathGradients(np.array(norms))
 
 

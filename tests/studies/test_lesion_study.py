@@ -181,10 +181,18 @@ def test_a_segmentation_network_is_scored_by_its_mean_iou(tmp_path):
     assert all(matrix.sum() == 2 * 48 * 64 + 32 * 40 for matrix in counts)
     assert 0 < scorer.error(counts[0]) < 1
     assert scorer.chance(counts[0]) == pytest.approx(1 - counts[0].sum(1).max() / counts[0].sum() / 3)
-    gradients = measure_paths(config, card, scorer, [scorer.read(sample) for sample in samples[:2]])
+    read, stored = [scorer.read(sample) for sample in samples[:2]], str(tmp_path / "paths.json")
+    gradients = measure_paths(config, card, scorer, read, stored=stored)
     assert gradients.norms.shape == (9, 3)
     assert np.isfinite(gradients.norms).all()
     assert (gradients.norms > 0).all()
+
+    # An interrupted measurement goes on with the lengths that are missing: what is stored is not measured again.
+    norms = json.loads((tmp_path / "paths.json").read_text())
+    (tmp_path / "paths.json").write_text(json.dumps([[7.0] * 3, *norms[1:4]]))
+    resumed = measure_paths(config, card, scorer, read, stored=stored)
+    np.testing.assert_array_equal(resumed.norms[0], 7.0)
+    np.testing.assert_allclose(resumed.norms[1:], gradients.norms[1:], rtol=1e-4)
 
 
 def results(errors: dict[str, list[float]], lesions, blocks, paths=None) -> Results:
