@@ -115,10 +115,8 @@ def _table_cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
-    if isinstance(value, (dict, list)):
-        text = json.dumps(_plain(value, sizes=True), ensure_ascii=False)
-    else:
-        text = str(value)
+    is_nested = isinstance(value, (dict, list))
+    text = json.dumps(_plain(value, sizes=True), ensure_ascii=False) if is_nested else str(value)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 

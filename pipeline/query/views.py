@@ -1,4 +1,4 @@
-"""The views of a query as SQL: `images`, `classes`, `boxes`, `errors`, `timings`, `runs` and the reports of the runs."""
+"""The views of a query as SQL: `images`, `classes`, `boxes`, `errors` and `timings`, and the table `runs`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -114,7 +114,8 @@ def _classes_of_masks(columns: dict[str, Any]) -> str:
     if "tp_raw" in columns:
         scores += ", c.tp_raw / nullif(c.gt + c.pred_raw - c.tp_raw, 0) AS iou_raw"
     return f"""
-SELECT run_id, image_id, c.class_index, c.class, c.px, c.px / (width::BIGINT * height) AS share{counts}{scores}
+SELECT run_id, image_id, width, height, c.class_index, c.class, c.px, c.px / (width::BIGINT * height) AS share
+{counts}{scores}
 FROM (SELECT run_id, image_id, width, height, unnest(_classes) AS c FROM {CURRENT} WHERE status = 'ok')"""
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from torch.nn import functional
 
 from pipeline import bundle
 from pipeline.bulk.config import Sharding
+from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.run import detection_run
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.localization.config import LocalizeConfig
+from pipeline.bulk.localization.run import localization_run
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.run import run_bulk
@@ -20,9 +25,10 @@ from pipeline.bulk.segmentation.run import segmentation_run
 from pipeline.bulk.write import ShardWriter
 from pipeline.card import Card
 from pipeline.data.classes import load_classes
+from pipeline.data.datasets import pair, read_sample
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.models import configure
-from tests.support.networks import narrow
+from pipeline.predict.device import normalise
 
 
 @contextmanager
@@ -57,11 +63,37 @@ def in_this_process(*, stop: Callable[[int], None] = lambda shard: None) -> Iter
 
 
 def save_segmenter(folder: Path, scenes: str) -> str:
-    """Save a network for drawn scenes, whose weights are random, and return its bundle."""
+    """Save a network for drawn scenes, whose score layer alone is fitted (by ridge regression), and return its bundle.
+
+    Args:
+        folder: Folder of the bundle.
+        scenes: Folder with classes.yaml and train/, from which it learns.
+    """
     torch.manual_seed(0)
     classes = load_classes(f"{scenes}/classes.yaml")
-    model = narrow("deeplabv3_resnet18", len(classes))
-    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=classes)
+    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125, "output_stride": 8}, classes=classes)
+    model: Any = configure(card.architecture, card.options).build(len(classes)).eval()
+    score = model.classifier[-1]
+    inputs: list[torch.Tensor] = []
+    hook = score.register_forward_hook(lambda module, args, output: inputs.append(args[0][0].flatten(1).T.double()))
+    features, wanted = [], []
+    for sample in pair(f"{scenes}/train/images", f"{scenes}/train/labels").samples:
+        pixels, labels = read_sample(sample, classes)
+        with torch.inference_mode():
+            size = model(normalise(torch.from_numpy(pixels)[None], card.preprocessing)).logits.shape[2:]
+        small = functional.interpolate(torch.from_numpy(labels)[None, None].double(), size).long().flatten()
+        is_known = small < len(classes)
+        features.append(inputs.pop()[is_known])
+        wanted.append(functional.one_hot(small[is_known], len(classes)).double())
+    hook.remove()
+    x, y = torch.cat(features), torch.cat(wanted)
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    balance = 1 / y.sum(dim=0)[y.argmax(dim=1), None].sqrt()
+    x, y = x * balance, y * balance
+    weights = torch.linalg.solve(x.T @ x + 1e-3 * torch.eye(x.shape[1]), x.T @ y) * 10  # sharper probabilities
+    with torch.no_grad():
+        score.weight.copy_(weights[:-1].T[:, :, None, None])
+        score.bias.copy_(weights[-1])
     bundle.save_bundle(str(folder / "segmenter"), model, card)
     return str(folder / "segmenter")
 
@@ -82,9 +114,22 @@ def save_classifier(folder: Path, scenes: str) -> str:
     return str(folder / "classifier")
 
 
-def segment(model: str, images: str, output: str, **options: Any) -> str:
+def segment(**options: Any) -> str:
     """Segment a folder of images in shards of sixteen, and return the folder of the run."""
-    options = {"sharding": Sharding(max_images=16)} | options
-    run = run_bulk(segmentation_run(SegmentConfig(model=model, images=images, output=output, **options)))
+    return _compute(segmentation_run(SegmentConfig(sharding=Sharding(max_images=16), **options)))
+
+
+def localize(**options: Any) -> str:
+    """Localize in a folder of images, and return the folder of the run."""
+    return _compute(localization_run(LocalizeConfig(**options)))
+
+
+def detect(**options: Any) -> str:
+    """Detect in a folder of images, and return the folder of the run."""
+    return _compute(detection_run(DetectConfig(**options)))
+
+
+def _compute(kind: RunKind) -> str:
+    run = run_bulk(kind)
     assert run is not None
     return run
