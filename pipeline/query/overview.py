@@ -40,8 +40,8 @@ def format_overview(runs: QueriedRuns, *, place: str) -> str:
             text = f"  {column.name:<{widths[0]}}  {kind:<{widths[1]}}  {describe_column(view, column.name)}"
             lines.append(text.rstrip())
         lines.append("")
-    names = [column.name for column in columns.get("classes", [])]
-    kind = next((name for name in EXAMPLES if name in names), "")
+    of_classes = {column.name for column in columns.get("classes", [])}
+    kind = next((name for name in EXAMPLES if name in of_classes), "")
     lines.append("Examples:")
     lines += [f'  segpipe query {place} "{query}"' for query in [*EXAMPLES[kind], ERRORS]]
     return "\n".join(lines)
