@@ -1,8 +1,8 @@
 """Stored tables as relations of DuckDB: local files by its own reader, files of other stores as pyarrow data sets.
 
-DuckDB's httpfs is an extension that it downloads, and its handles for fsspec have given wrong sums. A pyarrow data set
-takes columns and filters from DuckDB and reads through our own file systems, so that endpoints and credentials are
-those of every other command.
+DuckDB's httpfs is an extension that it downloads, and its handles for fsspec read far more than they need. A pyarrow
+data set takes columns and filters from DuckDB and reads through our own file systems, so that endpoints and credentials
+are those of every other command.
 """
 
 import re
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.dataset import Dataset, dataset
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline import storage
+from pipeline.bulk.results import open_images
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -32,7 +31,7 @@ class Source:
     """
 
     def __init__(self, name: str, folder: str, files: Sequence[str]):
-        self._name, self._folder = name, folder
+        self._name, self._folder, self._files = name, folder, files
         self._fs, path = storage.filesystem(folder)
         self._paths = [f"{path}/{file}" for file in files]
         self.local_paths = self._paths if self._is_plain() else []
@@ -50,18 +49,8 @@ class Source:
         if self.local_paths:
             return f"read_parquet([{', '.join(map(literal, self._paths))}], hive_partitioning = false)"
         with storage.friendly_errors(self._folder, "cannot read"):
-            connection.register(self._name, self._dataset())
+            connection.register(self._name, open_images(self._folder, self._files))
         return identifier(self._name)
-
-    def _dataset(self) -> Dataset:
-        return dataset(self._paths, filesystem=PyFileSystem(_ExactReads(self._fs)), format="parquet")
-
-
-class _ExactReads(FSSpecHandler):
-    """Reads the byte ranges that are asked for: fsspec reads megabytes ahead, and with them masks of other columns."""
-
-    def open_input_file(self, path: str) -> pa.PythonFile:
-        return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
 
 def literal(text: str) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from pipeline.query.descriptions import VIEWS, describe_column
 from pipeline.query.overview import format_overview
 from pipeline.query.runs import find_runs
 from pipeline.query.session import QueriedRuns
+from tests.support.jobs import REPO
 from tests.support.nights import Killed, compute, config_of, draw, without_ray
 from tests.support.runs import rows_of, the_run
 
@@ -269,6 +272,14 @@ def test_folders_of_any_name(queried, tmp_path, name):
     run = open_run(tmp_path / name)
     assert values(run, "SELECT run_id, count(mask) FROM images GROUP BY ALL") == [("2026-11-26", 9)]
     assert values(run, "SELECT count(*) FROM class_report") == [(12,)]
+
+
+def test_a_query_needs_neither_ray_nor_pytorch(queried):
+    code = "import json, sys; from pipeline import open_run; "
+    code += f"print(open_run({str(queried / 'masks')!r}).sql('FROM classes').num_rows); "
+    code += "print(json.dumps(sorted({'torch', 'ray', 'numba', 'scipy', 'matplotlib', 'pandas'} & sys.modules.keys())))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
+    assert result.stdout == "54\n[]\n"
 
 
 # --- other stores

@@ -53,7 +53,9 @@ class LocalizeConfig(BulkConfig):
         "a folder of Pascal VOC .xml files; an image that it does not name contains nothing",
     )
     foreground: Url | None = Field(
-        default=None, description="folder of masks for PxAP: 0 background, 255 ignored, any other value the object"
+        default=None,
+        description="folder of masks for PxAP: 0 background, 255 ignored, any other value the object; "
+        "--foreground-names pairs names that differ from those of the images",
     )
     foreground_names: LabelNames = Field(default=LabelNames(), description="names of the masks of --foreground")
     threshold_from: Url | None = Field(
