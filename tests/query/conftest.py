@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.detections import save_fitted_detector, write_pictures
+from tests.support.detections import CLASSES, save_fitted_detector, write_pictures
 from tests.support.whole_runs import detect, in_this_process, localize, save_classifier, save_segmenter, segment
 
 
@@ -26,16 +26,14 @@ def queried(scenes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, data, crf in (("2026-11-25", f"{scenes}/train", False), ("2026-11-26", str(folder / "night"), True)):
             images, labels, output = f"{data}/images", f"{data}/labels", str(folder / "masks")
             segment(model=model, images=images, labels=labels, output=output, run_id=name, crf=crf)
-        detect(
-            model=str(folder / "detector"),
-            images=str(folder / "pictures/images"),
-            truth=str(folder / "pictures/boxes.csv"),
-            output=str(folder / "boxes"),
-        )
+        pictures, boxes = str(folder / "pictures/images"), str(folder / "pictures/boxes.csv")
+        detect(model=str(folder / "detector"), images=pictures, truth=boxes, output=str(folder / "boxes"))
         localize(
-            model=save_classifier(folder, scenes),
-            images=f"{scenes}/val/images",
+            model=save_classifier(folder, CLASSES),
+            images=pictures,
+            truth=boxes,
             output=str(folder / "found"),
             min_probability=0.2,
+            mask="threshold",
         )
     return folder

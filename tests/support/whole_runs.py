@@ -24,7 +24,7 @@ from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.segmentation.run import segmentation_run
 from pipeline.bulk.write import ShardWriter
 from pipeline.card import Card
-from pipeline.data.classes import load_classes
+from pipeline.data.classes import Classes, load_classes
 from pipeline.data.datasets import pair, read_sample
 from pipeline.data.preprocessing import ClassifierInput
 from pipeline.models import configure
@@ -98,18 +98,16 @@ def save_segmenter(folder: Path, scenes: str) -> str:
     return str(folder / "segmenter")
 
 
-def save_classifier(folder: Path, scenes: str) -> str:
-    """Save a classifier with activation maps for drawn scenes, whose weights are random, and return its bundle."""
+def save_classifier(folder: Path, classes: Classes) -> str:
+    """Save a classifier with activation maps, whose weights are random, and return its bundle."""
     torch.manual_seed(0)
-    classes = load_classes(f"{scenes}/classes.yaml")
-    options = {"width": 0.125}
-    model = configure("resnet18_cam", options).build(len(classes))
     card = Card(
         architecture="resnet18_cam",
-        options=options,
+        options={"width": 0.125},
         classes=classes,
         classifier=ClassifierInput(size=(64, 64), multi_label=True),
     )
+    model = configure(card.architecture, card.options).build(len(classes))
     bundle.save_bundle(str(folder / "classifier"), model, card)
     return str(folder / "classifier")
 
