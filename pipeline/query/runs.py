@@ -1,6 +1,6 @@
 """Which runs a query reads, and which of their files: those of the manifest, or the shards of an unfinished run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import storage
@@ -69,7 +69,8 @@ def find_runs(url: str, *, run_id: str | None = None, all_runs: bool = False) ->
         others = f", the newest of {len(by_time)} finished runs (--run-id NAME takes another, --all-runs all)"
         return [run], [f"{PREFIX}{run.run_id}{others}"] if len(by_time) > 1 else []
     job = manifests[newest].get("job")
-    return [_finished(folder, manifests[folder]) for folder in by_time if manifests[folder].get("job") == job], []
+    some = [folder for folder in by_time if manifests[folder].get("job") == job]
+    return [replace(_finished(folder, manifests[folder]), run_id=_name(folder)) for folder in some], []
 
 
 def _read_run(folder: str, manifest: dict[str, Any] | None) -> StoredRun | None:

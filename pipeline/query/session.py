@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.data.classes import Classes
 from pipeline.errors import UserError, one_line
 from pipeline.query.runs import StoredRun, find_runs
-from pipeline.query.sources import Source, literal
-from pipeline.query.views import RunRows, runs_table, views
+from pipeline.query.sources import Source, identifier, literal
+from pipeline.query.views import AGES, Rows, runs_table, views
+from pipeline.threads import in_order
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -120,32 +122,50 @@ def _connect(runs: Sequence[StoredRun], *, superseded: bool) -> "DuckDBPyConnect
     import duckdb
 
     connection = duckdb.connect()
-    rows = [Source(f"_images_{i}", run.folder, run.files) for i, run in enumerate(runs)]
+    groups = _alike(runs)
+    images = [Source(f"_images_{i}", {run.folder: run.files for run in group}) for i, (group, _) in enumerate(groups)]
     names = sorted({name for run in runs for name in run.tables})
-    reports = {
-        name: [
-            (run, Source(f"_{name}_{i}", run.folder, [run.tables[name]]))
-            for i, run in enumerate(runs)
-            if name in run.tables
-        ]
+    reports = [
+        Source(f"_{name}", {run.folder: [run.tables[name]] for run in runs if name in run.tables}, differ=True)
         for name in names
-    }
-    sources = rows + [source for some in reports.values() for _, source in some]
-    allowed = ", ".join(literal(path) for source in sources for path in source.local_paths)
+    ]
+    allowed = ", ".join(literal(path) for source in images + reports for path in source.local_paths)
     connection.execute("SET python_enable_replacements = false")  # FROM x means no variable of ours
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-    described = [
-        RunRows(run, source.relation(connection), source.read_schema()) for run, source in zip(runs, rows, strict=True)
+    rows = [
+        Rows(source.relation(connection, schema, group[0].run_id), _classes(group[0]), schema)
+        for source, (group, schema) in zip(images, groups, strict=True)
     ]
-    for name, query in views(described, superseded=superseded):
+    ages = {"run_id": [run.run_id for run in runs], "_age": range(len(runs))}
+    connection.register(AGES, pa.table({name: list(values) for name, values in ages.items()}))
+    for name, query in views(rows, is_newest=len(runs) > 1 and not superseded):
         connection.execute(f"CREATE VIEW {name} AS {query}")
-    for name, some in reports.items():
-        parts = (f"SELECT {literal(run.run_id)} AS run_id, * FROM {s.relation(connection)}" for run, s in some)
-        connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+    for name, source in zip(names, reports, strict=True):
+        owner = next(run for run in runs if name in run.tables)
+        query = source.relation(connection, source.read_schema(), owner.run_id)
+        connection.execute(f"CREATE VIEW {identifier(name)} AS {query}")
     connection.register("runs", runs_table(runs))
     return connection
+
+
+def _alike(runs: Sequence[StoredRun]) -> list[tuple[list[StoredRun], pa.Schema]]:
+    """Group runs whose classes and columns are the same."""
+    schemas = in_order(lambda run: Source("", {run.folder: run.files}).read_schema().remove_metadata(), runs)
+    groups: list[tuple[list[StoredRun], pa.Schema]] = []
+    for run, schema in zip(runs, schemas, strict=True):
+        for group, common in groups:
+            if _classes(group[0]).names == _classes(run).names and common.equals(schema):
+                group.append(run)
+                break
+        else:
+            groups.append(([run], schema))
+    return groups
+
+
+def _classes(run: StoredRun) -> Classes:
+    return Classes.model_validate(run.about["classes"])
 
 
 def _friendly(compute: Callable[[], T]) -> T:

@@ -6,51 +6,70 @@ are those of every other command.
 """
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.dataset import Dataset, dataset, partitioning
 
 from pipeline import storage
-from pipeline.bulk.results import open_images
+from pipeline.bulk.results import exact_reads
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+_PARTITIONED = "hive_partitioning = true, hive_types_autocast = false"
 _GLOB = re.compile(r"[*?\[\]{}]")  # DuckDB takes paths with them for patterns
 
 
 class Source:
-    """The files of a table of a run.
+    """Files of one or several runs.
 
     Args:
         name: Name under which DuckDB may know the table.
-        folder: Folder of the run.
-        files: Files below that folder, all of the same schema.
+        files: Paths of files by the folder of their run. Several folders are named `run_id=…` and lie side by side.
+        differ: Whether the columns of the runs may differ: then DuckDB opens all files before it begins.
     """
 
-    def __init__(self, name: str, folder: str, files: Sequence[str]):
-        self._name, self._folder, self._files = name, folder, files
-        self._fs, path = storage.filesystem(folder)
-        self._paths = [f"{path}/{file}" for file in files]
-        self.local_paths = self._paths if self._is_plain() else []
-
-    def _is_plain(self) -> bool:
-        return storage.is_local_filesystem(self._fs) and not any(map(_GLOB.search, self._paths))
+    def __init__(self, name: str, files: dict[str, list[str]], *, differ: bool = False):
+        self._options = _PARTITIONED + (", union_by_name = true" if differ else "")
+        self._name, self._folder = name, next(iter(files))
+        self._is_partitioned = len(files) > 1
+        self._fs, _ = storage.filesystem(self._folder)
+        self._paths = [f"{storage.filesystem(folder)[1]}/{file}" for folder, some in files.items() for file in some]
+        is_plain = storage.is_local_filesystem(self._fs) and not any(map(_GLOB.search, self._paths))
+        self.local_paths = self._paths if is_plain else []
 
     def read_schema(self) -> pa.Schema:
-        """Return the schema of the files, from the first one."""
-        with storage.friendly_errors(self._folder, "cannot read"), self._fs.open(self._paths[0], "rb") as file:
+        """Return the schema of the files, from the last one."""
+        with storage.friendly_errors(self._folder, "cannot read"), self._fs.open(self._paths[-1], "rb") as file:
             return pq.read_schema(file)
 
-    def relation(self, connection: "DuckDBPyConnection") -> str:
-        """Return the relation for a FROM clause; files that DuckDB does not read itself are registered."""
+    def relation(self, connection: "DuckDBPyConnection", schema: pa.Schema, run_id: str) -> str:
+        """Return a SELECT of the columns and `run_id`; files that DuckDB does not read itself are registered.
+
+        Args:
+            connection: The connection.
+            schema: Columns of the files; those that a file lacks are null.
+            run_id: Name of the run, if there is one.
+        """
         if self.local_paths:
-            return f"read_parquet([{', '.join(map(literal, self._paths))}], hive_partitioning = false)"
-        with storage.friendly_errors(self._folder, "cannot read"):
-            connection.register(self._name, open_images(self._folder, self._files))
-        return identifier(self._name)
+            paths = ", ".join(map(literal, self._paths))
+            table = f"read_parquet([{paths}], {self._options if self._is_partitioned else 'hive_partitioning = false'})"
+        else:
+            with storage.friendly_errors(self._folder, "cannot read"):
+                connection.register(self._name, self._dataset(schema))
+            table = identifier(self._name)
+        run = "run_id" if self._is_partitioned else f"{literal(run_id)} AS run_id"
+        return f"SELECT {run}, {', '.join(map(identifier, schema.names))} FROM {table}"
+
+    def _dataset(self, schema: pa.Schema) -> Dataset:
+        files = {"source": self._paths, "filesystem": exact_reads(self._fs), "format": "parquet"}
+        if not self._is_partitioned:
+            return dataset(**files)
+        run_id = pa.field("run_id", pa.string())
+        by_run = partitioning(pa.schema([run_id]), flavor="hive")
+        return dataset(**files, schema=schema.append(run_id), partitioning=by_run)
 
 
 def literal(text: str) -> str:

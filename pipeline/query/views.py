@@ -10,34 +10,41 @@ from pipeline.query.runs import StoredRun
 from pipeline.query.sources import identifier, literal
 
 ALL = "_all"  # rows of all runs, with columns of our own that begin with an underscore
-CURRENT = "_current"  # without those that newer runs have superseded
+AGES = "_ages"  # table of the runs' names and places in time: run_id, _age
+CURRENT = "_current"  # rows without those that newer runs have superseded
 COUNTS = ("tp", "gt", "pred", "tp_raw", "pred_raw")
 
 
-class RunRows(NamedTuple):
-    """The rows of a run: the run, its relation in DuckDB, and their schema."""
+class Rows(NamedTuple):
+    """Rows of runs with the same classes and columns: a SELECT of them, their classes, and their schema."""
 
-    run: StoredRun
-    relation: str
+    select: str
+    classes: Classes
     schema: pa.Schema
 
+    @property
+    def counts_classes(self) -> bool:
+        """Whether the rows have the pixels of each class."""
+        return f"px_{self.classes.slugs[0]}" in self.schema.names
 
-def views(rows: Sequence[RunRows], *, superseded: bool) -> Iterator[tuple[str, str]]:
+
+def views(rows: Sequence[Rows], *, is_newest: bool) -> Iterator[tuple[str, str]]:
     """Yield the names of views and their SQL; those that begin with an underscore are helpers.
 
     Args:
-        rows: Rows of the runs, the oldest run first.
-        superseded: Whether rows that newer runs have superseded count, too.
+        rows: Rows of all runs.
+        is_newest: Whether only the row of the newest run counts for each image, by the table `AGES`.
     """
     columns = dict.fromkeys(name for one in rows for name in one.schema.names)
-    yield ALL, " UNION ALL BY NAME ".join(_with_own_columns(age, one) for age, one in enumerate(rows))
-    if superseded or len(rows) == 1:
-        yield CURRENT, f"SELECT * FROM {ALL}"
+    yield ALL, " UNION ALL BY NAME ".join(map(_with_classes, rows))
+    if is_newest:
+        aged = f"{ALL} JOIN {AGES} USING (run_id)"
+        newest = f"SELECT image_id, max(_age) AS _age FROM {aged} GROUP BY image_id"
+        yield CURRENT, f"SELECT {ALL}.* FROM {aged} JOIN ({newest}) USING (image_id, _age)"
     else:
-        newest = f"SELECT image_id, max(_age) AS _age FROM {ALL} GROUP BY image_id"
-        yield CURRENT, f"SELECT * FROM {ALL} JOIN ({newest}) USING (image_id, _age)"
-    has_counts = any("px_" + slug in columns for one in rows for slug in _classes(one.run).slugs)
-    yield "images", f"SELECT run_id, * EXCLUDE (run_id, _age{', _classes' if has_counts else ''}) FROM {CURRENT}"
+        yield CURRENT, f"SELECT * FROM {ALL}"
+    has_counts = any(one.counts_classes for one in rows)
+    yield "images", f"SELECT *{' EXCLUDE (_classes)' if has_counts else ''} FROM {CURRENT}"
     if has_counts:
         yield "classes", _classes_of_masks(columns)
     elif "detections" in columns:
@@ -91,19 +98,17 @@ FROM (SELECT run_id, image_id, c.class, c.probability, c.boxes
       FROM (SELECT run_id, image_id, unnest(classes) AS c FROM {CURRENT}))"""
 
 
-def _with_own_columns(age: int, one: RunRows) -> str:
-    """Return the rows of a run with its name, its place among the runs and, of masks, a list of the classes."""
-    own = [f"{literal(one.run.run_id)} AS run_id", f"{age} AS _age"]
-    slugs = _classes(one.run).slugs
-    if slugs and "px_" + slugs[0] in one.schema.names:
-        entries = ", ".join(_class_entry(k, name, one) for k, name in enumerate(_classes(one.run).names))
-        own.append(f"[{entries}] AS _classes")
-    return f"SELECT *, {', '.join(own)} FROM {one.relation}"
+def _with_classes(one: Rows) -> str:
+    """Return the rows, those of masks with a list of their classes."""
+    if not one.counts_classes:
+        return one.select
+    entries = ", ".join(_class_entry(k, name, one) for k, name in enumerate(one.classes.names))
+    return f"SELECT *, [{entries}] AS _classes FROM ({one.select})"
 
 
-def _class_entry(k: int, name: str, one: RunRows) -> str:
+def _class_entry(k: int, name: str, one: Rows) -> str:
     values: dict[str, Any] = {"class_index": k, "class": literal(name)}
-    values["px"] = identifier("px_" + _classes(one.run).slugs[k])
+    values["px"] = identifier(f"px_{one.classes.slugs[k]}")
     values |= {count: f"{count}[{k + 1}]" for count in COUNTS if count in one.schema.names}
     return "{" + ", ".join(f"{literal(key)}: {value}" for key, value in values.items()) + "}"
 
@@ -117,7 +122,3 @@ def _classes_of_masks(columns: dict[str, Any]) -> str:
 SELECT run_id, image_id, width, height, c.class_index, c.class, c.px, c.px / (width::BIGINT * height) AS share
 {counts}{scores}
 FROM (SELECT run_id, image_id, width, height, unnest(_classes) AS c FROM {CURRENT} WHERE status = 'ok')"""
-
-
-def _classes(run: StoredRun) -> Classes:
-    return Classes.model_validate(run.about["classes"])

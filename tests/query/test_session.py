@@ -282,6 +282,19 @@ def test_a_query_needs_neither_ray_nor_pytorch(queried):
     assert result.stdout == "54\n[]\n"
 
 
+def test_names_of_runs_and_folders_above_them_add_no_columns(queried, tmp_path):
+    names = ("2026", "a+b", "1.0-x")
+    for name in names:
+        shutil.copytree(queried / "masks" / NIGHT, tmp_path / "date=1" / f"run_id={name}")
+    run = open_run(tmp_path / "date=1", all_runs=True, superseded=True)
+    assert values(run, "SELECT run_id, count(*) FROM images GROUP BY ALL ORDER BY ALL") == [
+        (name, 14) for name in sorted(names)
+    ]
+    assert "date" not in [column.name for column in run.columns()["images"]]
+    assert values(run, "SELECT DISTINCT run_id FROM class_report ORDER BY ALL") == [(name,) for name in sorted(names)]
+    assert values(run, "SELECT run_id FROM runs ORDER BY ALL") == [(name,) for name in sorted(names)]
+
+
 # --- other stores
 
 
