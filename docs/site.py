@@ -17,6 +17,8 @@ PYTHON = """\
 
 ::: pipeline.api
 
+::: pipeline.query.session
+
 ::: pipeline.crf.dense.dense_crf
 
 ::: pipeline.data.images.decode_mask

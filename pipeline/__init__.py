@@ -1,7 +1,7 @@
 """segpipe: semantic segmentation of large image collections on Ray, from papers to nightly production.
 
-In Python, a trained model is `Segmenter.from_bundle(url)(picture)`, and so are `Classifier` and `Detector`. The names
-are imported on first use, so that `import pipeline` stays light.
+In Python, a trained model is `Segmenter.from_bundle(url)(picture)`, and so are `Classifier` and `Detector`; the results
+of a bulk run are `open_run(url)`. The names are imported on first use, so that `import pipeline` stays light.
 """
 
 from importlib import import_module
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.api import Classification, Classifier, Detection, Detector, Segmentation, Segmenter
     from pipeline.crf.dense import dense_crf
     from pipeline.data.images import decode_mask
+    from pipeline.query.session import QueriedRuns, open_run
 
 __version__ = "0.1.0"
 
@@ -19,10 +20,12 @@ __all__ = [
     "Classifier",
     "Detection",
     "Detector",
+    "QueriedRuns",
     "Segmentation",
     "Segmenter",
     "decode_mask",
     "dense_crf",
+    "open_run",
 ]
 
 _MODULES = {
@@ -30,10 +33,12 @@ _MODULES = {
     "Classifier": "pipeline.api",
     "Detection": "pipeline.api",
     "Detector": "pipeline.api",
+    "QueriedRuns": "pipeline.query.session",
     "Segmentation": "pipeline.api",
     "Segmenter": "pipeline.api",
     "dense_crf": "pipeline.crf.dense",
     "decode_mask": "pipeline.data.images",
+    "open_run": "pipeline.query.session",
 }
 
 

@@ -36,6 +36,7 @@ from pipeline.data.images import (
     decode_pillow,
     from_upright,
 )
+from pipeline.data.naming import LabelNames
 from pipeline.errors import UserError, first_problem
 from pipeline.report.box_sheet import LabelledBox, drawn
 from pipeline.report.map_sheet import PREDICTED, overlay, with_boxes
@@ -44,10 +45,8 @@ Picture = str | os.PathLike | bytes | NDArray[np.uint8] | Image.Image
 """A path or URL, an encoded file, a uint8 array [h, w] or [h, w, 3] of grey or RGB values, or a Pillow image."""
 
 # What the options of `segpipe segment` and `localize` decide beyond a single picture has no meaning here.
-_OF_RUNS = {*BulkConfig.model_fields, "labels", "label_suffix", "image_suffix", "classes", "truth", "foreground"} - {
-    "dtype",
-    "max_image_pixels",
-}
+_OF_TRUTH = {"labels", *LabelNames.model_fields, "classes", "truth", "foreground", "foreground_names"}
+_OF_RUNS = {*BulkConfig.model_fields, *_OF_TRUTH} - {"dtype", "max_image_pixels"}
 
 
 @dataclass(frozen=True)

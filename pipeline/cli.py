@@ -69,6 +69,8 @@ def parse(
     flags = ["--help", "--version", "--config", *([] if recipe_folder is None else ["--recipe"])]
     flags += [form for option in options for form in option.flags]
     arguments = _with_values(arguments, {option.name for option in options if not option.is_switch})
+    if any(option.is_argument for option in options):
+        arguments = _positional_first(arguments, {f for option in options if option.is_switch for f in option.flags})
 
     class Settings(config_type, BaseSettings):  # type: ignore[valid-type, misc]
         model_config = SettingsConfigDict(
@@ -198,6 +200,16 @@ def _with_values(arguments: list[str], flags: set[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
+
+
+def _positional_first(arguments: list[str], switches: set[str]) -> list[str]:
+    """Move arguments without a flag to the front; argparse does not take an optional one behind a flag."""
+    positional, rest = list[str](), list[str]()
+    for i, argument in enumerate(arguments):
+        before = arguments[i - 1] if i else ""
+        is_value = before.startswith("--") and "=" not in before and before not in switches
+        (rest if argument.startswith("--") or is_value else positional).append(argument)
+    return positional + rest
 
 
 def _located(recipe: str, folder: str) -> str:

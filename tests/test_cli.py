@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import CliPositionalArg
 
 from pipeline import __version__, cli
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -43,6 +44,14 @@ class Config(_Strict):
     slow: bool = True
     options: dict[str, str] = {}
     group: Group = Group(learning_rate=0.5)
+
+
+class Asked(_Strict):
+    place: CliPositionalArg[str]
+    question: CliPositionalArg[str | None] = None
+    every: bool = False
+    polite: bool = True
+    limit: int | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -467,3 +476,21 @@ def test_a_full_disk_is_a_line_that_says_how_to_go_on():
     text = find_user_error(RuntimeError("task failed: OSError: [Errno 28] No space left on device"))
     assert str(text) == "no space is left on a disk that the job writes to; make room, and the same command goes on"
     assert find_user_error(OSError(errno.EIO, "Input/output error")) is None
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["here", "why now?", "--every", "--no-polite", "--limit", "3"],
+        ["here", "--every", "why now?", "--limit", "3", "--no-polite"],
+        ["--limit=3", "--every", "here", "--no-polite", "why now?"],
+        ["--limit", "3", "--no-polite", "--every", "here", "why now?"],
+    ],
+)
+def test_arguments_without_a_flag_may_stand_anywhere(argv):
+    config = cli.parse(Asked, argv, description="")
+    assert config == Asked(place="here", question="why now?", every=True, polite=False, limit=3)
+    with pytest.raises(UserError, match="unexpected argument really"):
+        cli.parse(Asked, [*argv, "really"], description="")
+    with pytest.raises(UserError, match="unknown option --evry; did you mean --every"):
+        cli.parse(Asked, ["here", "--evry", "why now?"], description="")

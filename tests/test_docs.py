@@ -24,12 +24,24 @@ def blocks(*languages: str) -> Iterator[tuple[Path, str]]:
         yield from ((page, code) for language, code in BLOCK.findall(page.read_text()) if language in languages)
 
 
+def statements(code: str) -> Iterator[str]:
+    """Each statement of a shell block; a quote that is open continues it on the next line."""
+    statement = ""
+    for line in code.replace("\\\n", " ").splitlines():
+        statement += line
+        if statement.count('"') % 2:
+            statement += "\n"
+            continue
+        yield statement
+        statement = ""
+
+
 def segpipe_commands() -> Iterator[tuple[str, list[str]]]:
     """Each complete command of segpipe in a shell block, as page and words."""
     for page, code in blocks("sh"):
-        for line in code.replace("\\\n", " ").splitlines():
-            start = re.search(r"\bsegpipe (?=[a-z])", line.split("#")[0])
-            if start and "…" not in (command := re.sub(r"\s#.*|>>.*", "", line[start.start() :])):
+        for statement in statements(code):
+            start = re.search(r"\bsegpipe (?=[a-z])", statement.split("#")[0])
+            if start and "…" not in (command := re.sub(r"\s#.*|>>.*", "", statement[start.start() :])):
                 yield page.name, shlex.split(re.sub(r"\$\(.*?\)", "value", command))
 
 

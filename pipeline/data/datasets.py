@@ -133,11 +133,11 @@ def pair(
     image_urls, label_files = files_by_key(image_root), files_by_key(label_root)
     label_urls = by_image(label_files, names)
     if image_root == label_root:
-        if not names.label_suffix:
+        if not names.mark_labels:
             advice = proposal(image_urls, label_files, names=names, group=group)
             raise UserError(
-                f"{storage.redact(image_root)} holds images and label maps; tell them apart by --{group}label-suffix"
-                f"{advice}"
+                f"{storage.redact(image_root)} holds images and label maps; tell them apart by --{group}label-suffix "
+                f"or --{group}label-prefix{advice}"
             )
         image_urls = {key: url for key, url in image_urls.items() if names.image_key(key) is None}
     if keys is None:

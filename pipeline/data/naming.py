@@ -18,6 +18,16 @@ class LabelNames(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    label_prefix: str = Field(
+        default="",
+        description="beginning that the names of label maps have beyond those of their images, as gt_ in a.jpg and "
+        "gt_a.png; files without it are no label maps",
+    )
+    image_prefix: str = Field(
+        default="",
+        description="beginning of the images' names that the names of label maps lack, as image_ in image_1.jpg and "
+        "mask_1.png (whose --label-prefix is mask_)",
+    )
     label_suffix: str = Field(
         default="",
         description="ending that the names of label maps have beyond those of their images, as _mask in a.jpg and "
@@ -33,28 +43,56 @@ class LabelNames(BaseModel):
         """Return the key of the image that belongs to a label map; None for a file that is no label map."""
         if not label_key.endswith(self.label_suffix):
             return None
-        return label_key[: len(label_key) - len(self.label_suffix)] + self.image_suffix
+        stem = label_key[: len(label_key) - len(self.label_suffix)] + self.image_suffix
+        folder, name = _split(stem)
+        if not name.startswith(self.label_prefix):
+            return None
+        return folder + self.image_prefix + name.removeprefix(self.label_prefix)
+
+    @property
+    def mark_labels(self) -> bool:
+        """Whether the names tell label maps from images."""
+        return bool(self.label_prefix or self.label_suffix)
 
 
 def guess(images: Collection[str], labels: Iterable[str]) -> LabelNames | None:
-    """Return the endings under which most images have a label map, or None.
+    """Return the endings, or the beginnings, under which most images have a label map, or None.
 
     Args:
         images: Keys of images.
         labels: Keys of files in the folder of the label maps, which may be that of the images.
     """
     wanted, names = set(sorted(images)[:_MOST_GUESSED]), sorted(labels)[:_MOST_GUESSED]
-    is_one_folder = wanted.issuperset(names)
-    best: tuple[int, float, LabelNames] | None = None
-    for image_suffix in ["", *_common_endings(wanted)]:
-        stems = {key.removesuffix(image_suffix) for key in wanted}
-        for suffix, count in Counter(_endings(stems, names, least=int(is_one_folder))).items():
+    rules = list(_rules(wanted, names))
+    # A beginning is the ending of the names read backwards.
+    for count, rule in _rules(set(map(_backwards, wanted)), list(map(_backwards, names))):
+        prefixes = LabelNames(label_prefix=rule.label_suffix[::-1], image_prefix=rule.image_suffix[::-1])
+        rules.append((count, prefixes))
+    return max(rules, key=lambda counted: (counted[0], _likelihood(counted[1])))[1] if rules else None
+
+
+def _rules(images: set[str], labels: list[str]) -> Iterator[tuple[int, LabelNames]]:
+    """Yield pairs of endings, and the number of images that have a label map under each."""
+    is_one_folder = images.issuperset(labels)
+    for image_suffix in ["", *_common_endings(images)]:
+        stems = {key.removesuffix(image_suffix) for key in images}
+        for suffix, count in Counter(_endings(stems, labels, least=int(is_one_folder))).items():
             if suffix and not any(map(str.isalpha, suffix)):
                 continue  # 10 is not the label map of image 1
-            found = (count, _likelihood(suffix, image_suffix))
-            if (suffix or image_suffix) and (best is None or found > best[:2]):
-                best = (*found, LabelNames(label_suffix=suffix, image_suffix=image_suffix))
-    return None if best is None else best[2]
+            if suffix or image_suffix:
+                yield count, LabelNames(label_suffix=suffix, image_suffix=image_suffix)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return the folder of a key, with its slash, and the name."""
+    start = key.rfind("/") + 1
+    return key[:start], key[start:]
+
+
+def _backwards(key: str) -> str:
+    """Return a key with its name read backwards."""
+    folder, name = _split(key)
+    return folder + name[::-1]
 
 
 def _endings(stems: set[str], labels: Iterable[str], *, least: int) -> Iterator[str]:
@@ -75,9 +113,11 @@ def _common_endings(keys: set[str]) -> Iterator[str]:
     yield from (common[i:] for i in range(len(common) - 1, -1, -1) if common[i] in _SEPARATORS)
 
 
-def _likelihood(label_suffix: str, image_suffix: str) -> float:
-    rank = next((len(_LIKELY) - i for i, word in enumerate(_LIKELY) if word in label_suffix.lower()), 0)
-    return rank - 0.001 * (len(label_suffix) + 100 * len(image_suffix))
+def _likelihood(rule: LabelNames) -> float:
+    """Return how likely a rule is: by words such as "mask", then shorter ones, then endings before beginnings."""
+    label, image = rule.label_prefix + rule.label_suffix, rule.image_prefix + rule.image_suffix
+    rank = next((len(_LIKELY) - i for i, word in enumerate(_LIKELY) if word in label.lower()), 0)
+    return rank - 0.001 * (len(label) + 100 * len(image)) - 0.0001 * bool(rule.label_prefix or rule.image_prefix)
 
 
 def proposal(images: Collection[str], labels: Iterable[str], *, names: LabelNames, group: str = "") -> str:

@@ -18,6 +18,10 @@ STYLES = {
     "cityscapes": ("aachen/aachen_{}_leftImg8bit", "aachen/aachen_{}_gtFine_labelIds"),
     "images with an ending": ("{}_rgb", "{}"),
     "a dot": ("{}", "{}.mask"),
+    "a beginning": ("{}", "gt_{}"),
+    "a beginning in folders": ("seq-1/{}", "seq-1/mask-{}"),
+    "two beginnings": ("image_{}", "mask_{}"),
+    "images with a beginning": ("rgb_{}", "{}"),
 }
 OTHERS = ("color", "instanceIds")  # further files of Cityscapes for each image
 
@@ -32,7 +36,7 @@ def options_of(advice: str, group: str = "") -> LabelNames:
     """The options that an advice names, read as a user would copy them."""
     words = advice.removeprefix("; with ").split()
     values = {words[i]: words[i + 1] for i in range(0, len(words), 2) if words[i].startswith("--")}
-    names = {f"--{group}label-suffix": "label_suffix", f"--{group}image-suffix": "image_suffix"}
+    names = {f"--{group}{name.replace('_', '-')}": name for name in LabelNames.model_fields}
     return LabelNames(**{names[flag]: value for flag, value in values.items()})
 
 
@@ -62,7 +66,7 @@ def test_images_and_label_maps_in_one_folder(tmp_path):
         draw(tmp_path, f"{number}")
         draw(tmp_path, f"{number}_L")
     draw(tmp_path, "alone")
-    with pytest.raises(UserError, match=r"tell them apart by --label-suffix; with --label-suffix _L 3 of 4 have one"):
+    with pytest.raises(UserError, match=r"--label-suffix or --label-prefix; with --label-suffix _L 3 of 4 have one"):
         pair(str(tmp_path), str(tmp_path))
     paired = pair(str(tmp_path), str(tmp_path), names=LabelNames(label_suffix="_L"))
     assert [s.key for s in paired.samples] == ["0", "1", "2"]
@@ -98,3 +102,27 @@ def test_names_that_begin_alike_are_not_confused():
     numbers = [str(i) for i in range(120)]
     advice = proposal(numbers, [f"{n}_mask" for n in numbers], names=LabelNames())
     assert advice == "; with --label-suffix _mask 120 of 120 have one"
+
+
+def test_label_maps_with_a_beginning_in_the_folder_of_the_images(tmp_path):
+    for number in range(3):
+        draw(tmp_path, f"{number}")
+        draw(tmp_path, f"gt_{number}")
+    with pytest.raises(UserError, match=r"or --label-prefix; with --label-prefix gt_ 3 of 3 have one"):
+        pair(str(tmp_path), str(tmp_path))
+    paired = pair(str(tmp_path), str(tmp_path), names=LabelNames(label_prefix="gt_"))
+    assert [s.key for s in paired.samples] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "label", "image"),
+    [
+        ({"label_prefix": "gt_"}, "a/gt_b", "a/b"),
+        ({"label_prefix": "gt_"}, "gt_a/b", None),
+        ({"label_prefix": "gt_", "label_suffix": "_m"}, "gt_b_m", "b"),
+        ({"label_prefix": "gt_", "label_suffix": "_m"}, "gt_b", None),
+        ({"label_prefix": "mask_", "image_prefix": "image_", "image_suffix": "_x"}, "a/mask_1", "a/image_1_x"),
+    ],
+)
+def test_the_key_of_the_image_of_a_label_map(rule, label, image):
+    assert LabelNames(**rule).image_key(label) == image

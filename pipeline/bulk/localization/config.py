@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.bulk.config import BulkConfig, BulkScaling
 from pipeline.cam.options import IRN_CRF, BoxOptions, MapOptions
 from pipeline.crf.params import CRFParams
+from pipeline.data.naming import LabelNames
 from pipeline.data.preprocessing import View
 from pipeline.storage import Url
 
@@ -52,8 +53,11 @@ class LocalizeConfig(BulkConfig):
         "a folder of Pascal VOC .xml files; an image that it does not name contains nothing",
     )
     foreground: Url | None = Field(
-        default=None, description="folder of masks for PxAP: 0 background, 255 ignored, any other value the object"
+        default=None,
+        description="folder of masks for PxAP: 0 background, 255 ignored, any other value the object; "
+        "--foreground-names pairs names that differ from those of the images",
     )
+    foreground_names: LabelNames = Field(default=LabelNames(), description="names of the masks of --foreground")
     threshold_from: Url | None = Field(
         default=None, description="folder of a finished run with boxes: score at the best threshold of that run as well"
     )

@@ -25,6 +25,7 @@ from pipeline.data import datasets
 from pipeline.data.annotations import read_annotations
 from pipeline.data.classes import with_background
 from pipeline.data.images import changed_view, encode_heatmap, encode_mask, from_upright, resize
+from pipeline.data.naming import proposal
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,8 +146,10 @@ class LocalizationRun:
             return
         annotations = read_annotations(self.config.truth)
         index = {name: k for k, name in enumerate(self.classes.names)}
-        masks = datasets.files_by_key(self.config.foreground) if self.config.foreground else {}
-        first, named, unknown = None, 0, dict[str, None]()
+        files = datasets.files_by_key(self.config.foreground) if self.config.foreground else {}
+        masks = datasets.by_image(files, self.config.foreground_names)
+        keys: list[str] = []  # of the first images, for the advice on names of masks
+        first, named, masked, unknown = None, 0, 0, dict[str, None]()
         for some in ids:
             truths: list[str | None] = []
             for image_id in some:
@@ -159,14 +162,21 @@ class LocalizationRun:
                     boxes=[(index[box.label], *box[1:]) for box in boxes if box.label in index],
                     foreground=masks.get(truth_key(image_id, masks)),
                 )
+                masked += truth.foreground is not None
                 truths.append(truth.to_json())
-            first = first or some[0]
+            first, keys = first or some[0], keys or [truth_key(image_id, masks) for image_id in some]
             yield truths
         where = storage.redact(self.config.truth)
         if first and not named:
             raise UserError(
                 f"{where} names none of the images; the first image is '{first}', the first named "
                 f"'{min(annotations.by_key, default='–')}'"
+            )
+        if first and files and not masked:
+            advice = proposal(keys, files, names=self.config.foreground_names, group="foreground-names.")
+            raise UserError(
+                f"no mask in {storage.redact(self.config.foreground or '')} has the name of an image; the first image "
+                f"is '{first}', the first mask '{min(files)}'{advice}"
             )
         if unknown:
             print(f"{where}: classes that the model does not know are left out: {', '.join(list(unknown)[:5])}")
