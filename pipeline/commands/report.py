@@ -24,7 +24,8 @@ def main(argv: list[str]) -> None:
         from pipeline.bulk.comparison.page import write_comparison
 
         assert config.output is not None
-        print(f"comparison: {storage.redact(write_comparison(*config.runs, config.output))}")
+        earlier, later = config.runs
+        print(f"comparison: {storage.redact(write_comparison(earlier, later, config.output))}")
     else:
         from pipeline.bulk.rebuild import write_page
 

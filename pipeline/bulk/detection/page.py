@@ -23,8 +23,8 @@ _CLASSES_NOTE = (
     "recall at IoU 0.5, and the score from which on it is reached."
 )
 _TRUE_NOTE = (
-    "Detections from the score with the best F1 of their class: green is right, red wrong, grey not counted. True boxes "
-    "are blue. At most 18 pictures are shown, each in one group only."
+    "Detections from the score with the best F1 of their class: green is right, red wrong, grey not counted. True "
+    "boxes are blue. At most 18 pictures are shown, each in one group only."
 )
 _NOTE = "The best detections of each picture, at most 20. At most 6 pictures are shown."
 

@@ -13,8 +13,8 @@ from pyarrow.dataset import dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.bulk.detection.page import curve_charts, proposal_blocks
 from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.page import curve_charts, proposal_blocks
 from pipeline.bulk.detection.prepared import Detected
 from pipeline.bulk.detection.report import format_scores
 from pipeline.bulk.detection.run import DetectionRun
@@ -28,6 +28,7 @@ from pipeline.data.preprocessing import DetectorInput, ProposalOptions
 from pipeline.metrics.detection import DetectionCounts, count_detections, curve
 from pipeline.metrics.matching import Detections, Truth
 from pipeline.metrics.proposals import BUDGETS, IOUS, ProposalRecall, count_proposals
+from pipeline.report.blocks import Chart, Table
 from tests.support.boxes import random_boxes, random_image
 
 CLASSES = Classes(names=("cat", "dog", "newt", "owl"))  # no image shows an owl
@@ -209,6 +210,7 @@ def test_the_page_and_the_terminal_show_the_scores(tmp_path: Path) -> None:
     assert max(x for x, _ in charts[0].lines[0].points) <= 1
     chart, table = proposal_blocks(tables[PROPOSALS])
     assert isinstance(chart, Chart)
+    assert isinstance(table, Table)
     assert len(chart.lines) == len(table.headings) - 1
     assert set(best_thresholds(tables)) == set(CLASSES.names[:3])
 
