@@ -26,7 +26,20 @@ from tests.support.detections import FAST_RCNN, save_detector, write_pictures
 from tests.support.jobs import JOBS, REPO
 from tests.support.ray_head import RayHead
 
-HEAVY = ("torch", "torchvision", "ray", "numba", "scipy", "pandas", "pyarrow", "duckdb", "matplotlib", "cv2", "numpy", "jinja2")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "ray",
+    "numba",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "matplotlib",
+    "cv2",
+    "numpy",
+    "jinja2",
+)
 
 
 @pytest.fixture

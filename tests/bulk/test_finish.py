@@ -10,7 +10,7 @@ import pytest
 from pipeline.bulk.config import BulkConfig, Sharding
 from pipeline.bulk.finish import _compact, check_rows, finish
 from pipeline.bulk.listing import list_input
-from pipeline.bulk.plan import make_plan, store_plan
+from pipeline.bulk.plan import make_plan, run_identity, store_plan
 from pipeline.bulk.results import open_images, spread
 from pipeline.bulk.shards import PARTS_FOLDER, part_name, parts
 from tests.support.shards import compute_shard, planned_run
@@ -98,7 +98,13 @@ def test_a_shard_that_is_written_once_more_adds_nothing_to_a_finished_run(tmp_pa
     """A worker may outlive its driver, and write while or after another one finishes the run."""
     kind, run = planned_run(tmp_path, colours=[(0, 0, 0), (250, 0, 0)])
     compute_shard(kind, run)
-    finish(run, run_id="x", schema=kind.images_schema(run_identity(config, kind.card, kind.classes)), kind=kind, still_ours=lambda: None)
+    finish(
+        run,
+        run_id="x",
+        schema=kind.images_schema(run_identity(config, kind.card, kind.classes)),
+        kind=kind,
+        still_ours=lambda: None,
+    )
     assert not list(Path(run, PARTS_FOLDER).iterdir())
     compute_shard(kind, run)
     rows = duckdb.sql(f"SELECT image_id FROM read_parquet('{tmp_path}/runs/*/images/*.parquet') ORDER BY 1").fetchall()

@@ -16,9 +16,7 @@ from tests.support.finished import draw_images, segmented
 
 HOSTILE = ["<img src=x onerror=hit=1>", "\"'><svg onload=hit=1>", "{{ 7*7 }}<script>hit=1<!--"]
 CAR = (230, 190, 50)
-CLASSES = Classes(
-    names=("sky", "<script>hit=1</script>\"'&", "car"), colours=((100, 160, 220), (120, 120, 120), CAR)
-)
+CLASSES = Classes(names=("sky", "<script>hit=1</script>\"'&", "car"), colours=((100, 160, 220), (120, 120, 120), CAR))
 
 STILL = {"name": "prefers-reduced-motion", "value": "reduce"}  # screenshots do not wait for animations
 

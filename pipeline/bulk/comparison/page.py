@@ -187,7 +187,7 @@ def _pictures_note(pair: Pair) -> str:
     order = "the largest losses first, then the gains" if known else "the largest changes first"
     text = f"Images of the same name and content. The list has {order}, at most {PICTURES} of each."
     if pair.measure.factor == 0.5:
-        text += " Changes are computed from the pixels of each class, so they are lower bounds; the pictures have exact ones."
+        text += " Changes come from the pixels of each class: they are lower bounds. The pictures have exact ones."
     return text
 
 
