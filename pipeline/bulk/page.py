@@ -40,7 +40,7 @@ def bulk_page(run: str, manifest: dict[str, Any], images: "Dataset", report: Run
     headlines = [
         Headline("images", f"{total:,}", f"{total - errors:,} with a result"),
         *report.headlines,
-        Headline("errors", f"{errors:,}", f"{errors / total:.2%} of the images" if total else ""),
+        Headline("errors", f"{errors:,}", f"{errors / total:.2%} of the images" if errors else ""),
     ]
     if rate is not None:
         headlines.append(

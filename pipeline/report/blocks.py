@@ -56,6 +56,12 @@ class Table:
         return cls(table.column_names, [list(row.values()) for row in table.slice(0, MOST_ROWS + 1).to_pylist()])
 
     @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        columns = ([row[i] for row in self.shown if row[i] is not None] for i in range(len(self.headings)))
+        return [bool(some) and all(isinstance(value, int | float) for value in some) for some in columns]
+
+    @property
     def shown(self) -> Sequence[Sequence[Any]]:
         """The rows that the page shows."""
         return self.rows[:MOST_ROWS]

@@ -56,5 +56,4 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"format": format_value, "embed": embed, "drawn": draw_chart}
-    environment.tests["text"] = lambda value: isinstance(value, str)
     return environment

@@ -101,7 +101,7 @@ def test_a_shard_that_is_written_once_more_adds_nothing_to_a_finished_run(tmp_pa
     finish(
         run,
         run_id="x",
-        schema=kind.images_schema(run_identity(config, kind.card, kind.classes)),
+        schema=kind.images_schema(run_identity(kind.config, kind.card, kind.classes)),
         kind=kind,
         still_ours=lambda: None,
     )

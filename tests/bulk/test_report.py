@@ -425,8 +425,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path):
 def test_localization_and_detection_runs_are_compared(tmp_path):
     draw_images(tmp_path, NAMES)
     located = [localized(tmp_path, name, truth=True) for name in ("a", "b")]
-    write_comparison(*located, str(tmp_path / "located.html"))
+    write_comparison(located[0], located[1], str(tmp_path / "located.html"))
     assert "average precision earlier" in text_of((tmp_path / "located.html").read_text())
     found = [detected(tmp_path, name, truth=False, score=score) for name, score in {"c": 0.75, "d": 0.5}.items()]
-    write_comparison(*found, str(tmp_path / "found.html"))
+    write_comparison(found[0], found[1], str(tmp_path / "found.html"))
     assert "car 0.7500 0.5000 -0.2500" in text_of((tmp_path / "found.html").read_text()).replace("1.0000 0.6667 ", "")

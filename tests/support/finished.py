@@ -109,7 +109,7 @@ def draw_images(
     for part in (images, "labels"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    height, width = SIZE
+    width = SIZE[1]
     colours = np.array([(140, 190, 240), (90, 90, 90), (220, 180, 60)])
     for name in names:
         label = np.zeros(SIZE, np.uint8)
