@@ -33,11 +33,8 @@ def changed_pictures(pair: Pair) -> Gallery | None:
         found = dict(zip(sorted(wanted), take(side.run, side.files, sorted(wanted), columns), strict=True))
         rows.append([found[position] for position in wanted])
     classes, others = pair.earlier.classes, pair.later.classes
-    # Colours of the earlier run's classes for the later masks, by name.
-    palette = others.palette.copy()
-    for k, name in enumerate(others.names):
-        if name in classes.names:
-            palette[k] = classes.palette[classes.names.index(name)]
+    colours = others.colour_of | classes.colour_of  # the earlier run's, for the later masks too
+    palette = np.array([colours[name] for name in others.names], np.uint8)
     same = np.array([classes.names.index(name) if name in classes.names else -1 for name in others.names])
     cards = []
     for i, before, after in zip(chosen, *rows, strict=True):
@@ -53,12 +50,7 @@ def changed_pictures(pair: Pair) -> Gallery | None:
         cards.append(Card(before["image_id"], note, small_size(earlier), images, names=sorted(shown)))
     layers = {layer for card in cards for layer in card.images}
     names = {name for card in cards for name in card.names}
-    legend = {
-        name: (int(r), int(g), int(b))
-        for own, colours in ((classes, classes.palette), (others, palette))
-        for name, (r, g, b) in zip(own.names, colours, strict=True)
-        if name in names
-    }
+    legend = {name: colour for name, colour in colours.items() if name in names}
     views = [view for view in VIEWS if view.layers[0] in layers]
     views = sorted(views, key=lambda view: view.name != "Later")  # the first one is shown
     return Gallery({"Most changed": cards}, views, legend)

@@ -86,14 +86,13 @@ def _classes(pair: Pair) -> list[Block]:
     for k, name in enumerate(pair.names):
         a, b = float(means[0][k]), float(means[1][k])
         texts = [f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}"]
-        colour = pair.earlier.classes.palette[pair.earlier.classes.names.index(name)]
-        rgb = (int(colour[0]), int(colour[1]), int(colour[2]))
+        colour = pair.earlier.classes.colour_of[name]
         if all(scores):
             before, after = scores[0][name], scores[1][name]
             gain = "–" if before is None or after is None else f"{after - before:+.4f}"
-            bars.append(Bar(name, [before, after], [gain, *texts], rgb))
+            bars.append(Bar(name, [before, after], [gain, *texts], colour))
         else:
-            bars.append(Bar(name, [a / top, b / top], texts[2:] if top == 1.0 else texts, rgb))
+            bars.append(Bar(name, [a / top, b / top], texts[2:] if top == 1.0 else texts, colour))
     amounts = [f"{pair.measure.short} earlier", "later", "change"]
     if all(scores):
         what = pair.measure.class_score

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.bulk.detection.comparison import CORNERS
-from pipeline.bulk.results import take
+from pipeline.bulk.results import first_of_each, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
 from pipeline.data.images import decode_image, from_upright
@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         gallery: Gallery of its page.
-        sheet: The same images as a PNG; empty for none.
+        sheet: Some of these images as a PNG; empty for none.
     """
 
     gallery: Gallery
@@ -61,6 +61,7 @@ def draw_gallery(
     columns = ["image_id", "uri", "detections", "width", "height"]
     columns += [] if thresholds is None else ["truth", "image_ap"]
     groups = _choose(images, scored=thresholds is not None)
+    on_sheet = first_of_each(groups, SHEET_ROWS)
     positions = sorted(position for group in groups.values() for position in group)
     rows = dict(zip(positions, take(run, files, positions, columns), strict=True))
     cards: dict[str, list[Card]] = {}
@@ -71,18 +72,14 @@ def draw_gallery(
             layers = boxes_of(row, classes, thresholds)
             pixels = _pixels(row)
             cards.setdefault(group, []).append(_card(row, layers, pixels, scored=thresholds is not None))
-            if pixels is not None and len(sheet) < SHEET_ROWS:
+            if pixels is not None and position in on_sheet:
                 step = thinning(pixels)
                 title = f"{row['image_id']}: {_note(row, scored=thresholds is not None)}"
                 sheet.append(BoxPicture(title, thinned(pixels), [_thinned(boxes, step) for boxes in layers.values()]))
     views = [View("Detections", ["picture", "detections"]), View("Picture", ["picture"])]
     views[1:1] = [] if thresholds is None else [View("True boxes", ["picture", "true boxes"])]
     names = {name for group in cards.values() for card in group for name in card.names}
-    legend = {
-        name: (int(r), int(g), int(b))
-        for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)
-        if name in names
-    }
+    legend = {name: colour for name, colour in classes.colour_of.items() if name in names}
     headings = ["detections"] if thresholds is None else ["true boxes", "detections"]
     return Drawn(Gallery(cards, views, legend), draw_box_sheet(sheet, headings) if sheet else b"")
 
@@ -105,10 +102,7 @@ def _choose(images: "Dataset", *, scored: bool) -> dict[str, list[int]]:
 def boxes_of(row: Mapping[str, Any], classes: Classes, thresholds: dict[str, float] | None) -> dict[str, list[Boxes]]:
     """Return the boxes of a row by layer, those to be drawn last at the end."""
     if thresholds is None:
-        palette = {
-            name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)
-        }
-        found = [(box, palette[box["class"]]) for box in row["detections"][:MOST_BOXES]]
+        found = [(box, classes.colour_of[box["class"]]) for box in row["detections"][:MOST_BOXES]]
     else:
         colours = {True: RIGHT, False: WRONG, None: IGNORED}
         found = [

@@ -43,15 +43,14 @@ def run_page(
     """
     scored = SCORES in tables
     drawn = draw_gallery(run, files, images, classes, thresholds=best_thresholds(tables) if scored else None)
-    palette = {name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)}
     if scored:
-        headlines, sections = _headlines(tables), _scores(tables, images, palette)
+        headlines, sections = _headlines(tables), _scores(tables, images, classes)
     else:
         counts = class_counts(images, classes)
         total = sum(count for count, _ in counts.values())
         computed = images.count_rows(filter=pc.field("status") == "ok")
         headlines = [Headline("detections", f"{total:,}", f"{total / computed:.1f} in an image" if computed else "")]
-        sections = [Section("Classes", [_found(counts, palette)])]
+        sections = [Section("Classes", [_found(counts, classes)])]
     if drawn.gallery.groups:
         sections.append(Section("Pictures", [drawn.gallery], _TRUE_NOTE if scored else _NOTE))
     return RunReport(dict(tables), headlines, sections, drawn.sheet)
@@ -69,11 +68,11 @@ def class_counts(images: "Dataset", classes: Classes) -> dict[str, tuple[int, fl
     return {name: (int(counts[k]), float(scores[k])) for k, name in enumerate(classes.names)}
 
 
-def _found(counts: Mapping[str, tuple[int, float]], palette: Mapping[str, Any]) -> Bars:
+def _found(counts: Mapping[str, tuple[int, float]], classes: Classes) -> Bars:
     total = max(1, sum(count for count, _ in counts.values()))
     ranked = sorted(counts.items(), key=lambda item: -item[1][0])
     bars = [
-        Bar(name, [count / total], [f"{count:,}", f"{score / count:.3f}" if count else "–"], palette[name])
+        Bar(name, [count / total], [f"{count:,}", f"{score / count:.3f}" if count else "–"], classes.colour_of[name])
         for name, (count, score) in ranked
     ]
     return Bars("class", ["share of detections"], bars, ["detections", "mean score"])
@@ -93,14 +92,14 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _scores(tables: Mapping[str, pa.Table], images: "Dataset", palette: Mapping[str, Any]) -> list[Section]:
+def _scores(tables: Mapping[str, pa.Table], images: "Dataset", classes: Classes) -> list[Section]:
     *rows, total = tables[SCORES].to_pylist()
     bars = [
         Bar(
             row["class"],
             [row["voc10"], row["coco"]],
             [f"{row['boxes']:,}", f"{row['detections']:,}", _score(row["best_f1"]), _score(row["best_score"])],
-            palette.get(row["class"]),
+            classes.colour_of[row["class"]],
         )
         for row in rows
     ]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.plan import PLAN
-from pipeline.bulk.results import take
+from pipeline.bulk.results import first_of_each, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.cam import activation
 from pipeline.data.images import DecodedImage, decode_heatmap, decode_image, from_upright
@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         gallery: Gallery of its page.
-        sheet: The same images as a PNG; empty for none.
+        sheet: Some of these images as a PNG; empty for none.
     """
 
     gallery: Gallery
@@ -51,6 +51,7 @@ def draw_gallery(run: str, files: Sequence[str], images: "Dataset", *, threshold
     good = pc.equal(images.to_table(columns=["status"])["status"], "ok").to_numpy()
     ious = np.full(len(good), np.nan) if threshold is None else _ious(images, threshold)
     groups = _choose(good, ious)
+    on_sheet = first_of_each(groups, SHEET_ROWS)
     positions = sorted(position for group in groups.values() for position in group)
     rows = dict(zip(positions, take(run, files, positions, COLUMNS), strict=True))
     planned = dict(zip(positions, take(run, [PLAN], positions, ["truth"]), strict=True))
@@ -62,7 +63,7 @@ def draw_gallery(run: str, files: Sequence[str], images: "Dataset", *, threshold
             note = "" if np.isnan(ious[position]) else f" · IoU {ious[position]:.2f}"
             decoded = _decoded(rows[position])
             cards.setdefault(group, []).append(_card(rows[position], truth, note, decoded))
-            if decoded is not None and len(sheet) < SHEET_ROWS:
+            if decoded is not None and position in on_sheet:
                 sheet.append(_picture(rows[position], truth, note, decoded))
     layers = {layer for group in cards.values() for card in group for layer in (*card.images, *card.boxes)}
     views = [View("Boxes", ["picture", "boxes", "true boxes"]), View("Picture", ["picture"])]

@@ -71,9 +71,8 @@ def _classification(
         accuracy = sum(row["accuracy"] * row["images"] for row in labelled) / seen
         headlines.insert(0, Headline("accuracy", f"{accuracy:.4f}", f"over {seen:,} labels"))
     bars = []
-    for k, name in enumerate(classes.names):
+    for name, colour in classes.colour_of.items():
         count = found.get(name, (0, 0.0))[0]
-        colour = (int(classes.palette[k][0]), int(classes.palette[k][1]), int(classes.palette[k][2]))
         if labelled:
             row = rows[name]
             texts = [f"{row['images']:,}", _score(row["auc"]), f"{count:,}"]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.bulk.results import take
+from pipeline.bulk.results import first_of_each, take
 from pipeline.bulk.segmentation.ranking import Numbers, choose
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
@@ -30,7 +30,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         gallery: Gallery of its page.
-        sheet: The same images as a PNG, those without their picture left out; empty for none.
+        sheet: Some of these images as a PNG; empty for none.
     """
 
     gallery: Gallery
@@ -48,6 +48,7 @@ def draw_gallery(run: str, files: Sequence[str], names: Sequence[str], numbers: 
         classes: Classes of its masks and label maps.
     """
     groups = choose(numbers)
+    on_sheet = first_of_each(groups, SHEET_ROWS)
     positions = sorted(position for group in groups.values() for position in group)
     columns = [name for name in ("image_id", "uri", "mask", "label_uri", "label_error") if name in names]
     rows = dict(zip(positions, take(run, files, positions, columns), strict=True))
@@ -58,7 +59,7 @@ def draw_gallery(run: str, files: Sequence[str], names: Sequence[str], numbers: 
             pixels, mask, truth = read_picture(rows[position], classes)
             note = _note(numbers, position) + ("" if pixels is not None else " · the image cannot be read now")
             cards.setdefault(group, []).append(card(rows[position]["image_id"], note, pixels, mask, truth, classes))
-            if pixels is not None and len(sheet) < SHEET_ROWS:
+            if pixels is not None and position in on_sheet:
                 sheet.append(MaskPicture(f"{rows[position]['image_id']}   {note}", pixels, mask, truth))
     return Drawn(gallery_of(cards, classes), draw_mask_sheet(sheet, classes) if sheet else b"")
 
@@ -69,11 +70,7 @@ def gallery_of(cards: dict[str, list[Card]], classes: Classes) -> Gallery:
     layers = {layer for one in every for layer in one.images}
     views = [view for view in VIEWS.values() if set(view.layers) <= layers] or [VIEWS["Prediction"]]
     names = {name for one in every for name in one.names}
-    legend = {
-        name: (int(r), int(g), int(b))
-        for name, (r, g, b) in zip(classes.names, classes.palette, strict=True)
-        if name in names
-    }
+    legend = {name: colour for name, colour in classes.colour_of.items() if name in names}
     return Gallery(cards, views, legend)
 
 

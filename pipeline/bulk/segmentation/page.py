@@ -12,7 +12,7 @@ from pipeline.bulk.kind import RunReport
 from pipeline.bulk.segmentation.gallery import draw_gallery
 from pipeline.bulk.segmentation.ranking import read_numbers
 from pipeline.data.classes import Classes
-from pipeline.report.blocks import Bar, Bars, Beside, Block, Colour, Headline, Matrix, Section, Table, Text
+from pipeline.report.blocks import Bar, Bars, Beside, Block, Headline, Matrix, Section, Table, Text
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -89,11 +89,6 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def colours(classes: Classes) -> list[Colour]:
-    """Return the colours of the classes."""
-    return [(int(r), int(g), int(b)) for r, g, b in classes.palette]
-
-
 def _classes(
     classes: Classes,
     pixels: NDArray[np.int64],
@@ -103,7 +98,7 @@ def _classes(
 ) -> list[Block]:
     """Return a row of bars per class: IoU of each stage if there are label maps, otherwise shares of the pixels."""
     share = pixels / max(1, pixels.sum())
-    palette = colours(classes)
+    palette = list(classes.colour_of.values())
     if "class_report" not in tables:
         order = np.argsort(-share, kind="stable").tolist()
         bars = [
