@@ -282,6 +282,8 @@ def _share(which: NDArray[np.bool_]) -> str:
 
 
 def _page(config: LesionConfig, results: Results, claims: Sequence[Claim], figure: bytes) -> bytes:
+    from pipeline.report.render import render  # Jinja2
+
     facts = {
         "model": f"{storage.redact(config.model)} ({results.card.architecture})",
         "images": storage.redact(config.images),
@@ -291,8 +293,6 @@ def _page(config: LesionConfig, results: Results, claims: Sequence[Claim], figur
         "blocks": len(results.blocks),
         "variants": len(results.lesions),
     }
-    from pipeline.report.render import render  # Jinja2
-
     heads = ["claim", "paper", "rule", "measured here", "verdict"]
     worst = sorted(results.of_kind("single"), key=lambda i: -results.errors[i])[:10]
     single = [
