@@ -250,5 +250,7 @@ def test_the_installed_wheel_has_the_program_and_its_recipes(installed, tmp_path
     assert run(program, "recipes", "pspnet") == (REPO / "pipeline/recipes/pspnet.yaml").read_text()
     assert "classifiers" not in run(program, "recipes")
     assert "resnet110" in run(program, "recipes")
+    page = "from pipeline.report import blocks, render; print(render.render(blocks.Page('p', 'k')))"
+    assert "Content-Security-Policy" in run(sys.executable, "-c", page)  # the templates are in the wheel
     code = "import pipeline, pathlib; print(pathlib.Path(pipeline.__file__).parent)"
     assert run(sys.executable, "-c", code).strip() == str(installed / "pipeline")

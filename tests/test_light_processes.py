@@ -26,7 +26,20 @@ from tests.support.detections import FAST_RCNN, save_detector, write_pictures
 from tests.support.jobs import JOBS, REPO
 from tests.support.ray_head import RayHead
 
-HEAVY = ("torch", "torchvision", "ray", "numba", "scipy", "pandas", "pyarrow", "duckdb", "matplotlib", "cv2", "numpy")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "ray",
+    "numba",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "matplotlib",
+    "cv2",
+    "numpy",
+    "jinja2",
+)
 
 
 @pytest.fixture
@@ -105,6 +118,10 @@ with contextlib.suppress(SystemExit):
         ("pipeline.bulk.write", {"numpy", "pyarrow"}),
         ("pipeline.bulk.status", {"numpy", "pyarrow"}),
         ("pipeline.bulk.prune", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.finish", {"numpy", "pyarrow"}),
+        ("pipeline.bulk.rebuild", {"numpy", "pyarrow", "jinja2"}),
+        ("pipeline.bulk.comparison.pair", {"numpy", "pyarrow", "jinja2"}),
+        ("pipeline.report.blocks", set()),
         ("pipeline.training.examples", {"numpy", "pyarrow", "ray"}),
         ("pipeline.training.detection.examples", {"numpy", "pyarrow", "ray"}),
         ("pipeline.training.segmentation.crops", {"numpy", "pyarrow", "ray", "scipy"}),

@@ -7,10 +7,9 @@ outlives its driver, and writes a shard once more, adds nothing to a finished ru
 import json
 import posixpath
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,17 +18,17 @@ import pyarrow.parquet as pq
 from pipeline import parquet, storage
 from pipeline.bulk.attempts import MARKS
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.page import bulk_page
 from pipeline.bulk.plan import MANIFEST, read_plan
 from pipeline.bulk.results import footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
 from pipeline.bulk.shards import IMAGES, PARTS_FOLDER, part_name, parts
 from pipeline.bulk.table_stream import TableStream
+from pipeline.bulk.throughput import store_throughput
 from pipeline.bulk.write import ROW_GROUP, write_part
-from pipeline.report.page import draw_page
 from pipeline.threads import in_order
 
 TARGET_BYTES = 256 * 2**20  # of pictures in a file: the size that query engines like
-ERRORS_SHOWN = 50
 PAGE = "report.html"
 SHEET = "sheet.png"
 
@@ -44,46 +43,38 @@ def finish(run: str, *, run_id: str, schema: pa.Schema, kind: RunKind, still_our
         kind: Kind of the run.
         still_ours: Raises if another driver works on the run by now; called before the manifest is written.
     """
+    from pipeline.report.render import render  # Jinja2
+
     if not parts(run):  # a night without news: readers still find the columns
         write_part(run, part_name(0), schema.empty_table())
     shards = parts(run)
-    check_rows(run, list(shards))
+    written = check_rows(run, list(shards))
     files = check_rows(run, _compact(run, shards, schema))
     images = open_images(run, list(files))
+    store_throughput(run, shards, written)
     report = kind.report(run, list(files), images)
     store_tables(run, report.tables)
     if report.sheet:
         storage.write_bytes(storage.join(run, SHEET), report.sheet)
-    is_error = pc.field("status") == "error"
-    counts = {"images": images.count_rows(), "errors": images.count_rows(filter=is_error)}
-    columns = ["image_id", "error_stage", "error_class", "error_message"]
-    page = draw_page(
-        run_id=run_id,
-        facts=_facts(counts, kind),
-        tables=report.page_tables,
-        errors=images.scanner(columns=columns, filter=is_error).head(ERRORS_SHOWN).to_pylist(),
-        sheet=report.sheet,
-        caption=report.caption,
-        charts=report.charts,
-    )
-    storage.write_bytes(storage.join(run, PAGE), page)
     manifest = {
         "run_id": run_id,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **counts,
+        "images": images.count_rows(),
+        "errors": images.count_rows(filter=pc.field("status") == "error"),
         "files": [{"path": name, "rows": rows} for name, rows in files.items()],
         "tables": [f"{name}/{name}.parquet" for name in report.tables],
         "report": PAGE,
         "sheet": SHEET if report.sheet else None,
         **{k: v for k, v in metadata_of(schema).items() if k != "run_id"},
     }
+    storage.write_bytes(storage.join(run, PAGE), render(bulk_page(run, manifest, images, report)))
     still_ours()
     storage.write_bytes(storage.join(run, MANIFEST), json.dumps(manifest, indent=2).encode())
     _remove_all(run, PARTS_FOLDER)
     _remove_all(run, MARKS)
 
 
-def store_tables(folder: str, tables: dict[str, pa.Table]) -> None:
+def store_tables(folder: str, tables: Mapping[str, pa.Table]) -> None:
     """Write each table as `<folder>/<name>/<name>.parquet`."""
     for name, table in tables.items():
         parquet.write_table(storage.join(folder, name, f"{name}.parquet"), table)
@@ -173,13 +164,3 @@ def _remove_all(run: str, folder: str) -> None:
     fs, _ = storage.filesystem(run)
     for _ in in_order(fs.rm_file, [file.path for file in storage.list_files(storage.join(run, folder))]):
         pass
-
-
-def _facts(counts: dict[str, int], kind: RunKind) -> dict[str, Any]:
-    card = kind.card
-    return {
-        "images": f"{counts['images']:,} from {storage.redact(kind.config.images)}",
-        "errors": f"{counts['errors']:,}",
-        "model": f"{card.architecture}, fingerprint {card.fingerprint[:16]}",
-        "trained": card.created,
-    }

@@ -12,6 +12,7 @@ from pipeline.bulk.config import BulkConfig
 from pipeline.bulk.fetch import Fetched, NetworkInput
 from pipeline.card import Card
 from pipeline.data.classes import Classes
+from pipeline.report.blocks import Headline, Section
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -45,17 +46,15 @@ class RunReport(NamedTuple):
 
     Attributes:
         tables: Report tables by name, as they are stored.
-        page_tables: Tables of the page by heading.
+        headlines: Numbers at the top of the page.
+        sections: Sections of the page.
         sheet: PNG of some rows as pictures; empty for none.
-        caption: Caption of the sheet.
-        charts: PNGs of the page by heading.
     """
 
-    tables: dict[str, pa.Table]
-    page_tables: dict[str, pa.Table]
-    sheet: bytes
-    caption: str
-    charts: Mapping[str, bytes] = MappingProxyType({})
+    tables: Mapping[str, pa.Table] = MappingProxyType({})
+    headlines: Sequence[Headline] = ()
+    sections: Sequence[Section] = ()
+    sheet: bytes = b""
 
 
 class RunKind(Protocol):

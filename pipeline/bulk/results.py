@@ -1,11 +1,9 @@
 """Reading a run's rows: whole columns for numbers, single row groups for masks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -105,15 +103,9 @@ def take(run: str, files: Sequence[str], positions: Sequence[int], columns: list
     return found
 
 
-def spread(images: "Dataset", count: int) -> list[int]:
-    """Return the positions of up to `count` images without an error, evenly spaced over the run."""
-    total = images.count_rows(filter=pc.field("status") == "ok")
-    wanted = sorted({round(rank) for rank in np.linspace(0, total - 1, min(count, total))})
-    found: list[int] = []
-    first = before = 0  # images, and those without an error, in the batches before
-    for batch in images.to_batches(columns=["status"]):
-        good = np.flatnonzero(pc.equal(batch["status"], "ok"))
-        found += [first + int(good[rank - before]) for rank in wanted if before <= rank < before + len(good)]
-        first += batch.num_rows
-        before += len(good)
-    return found
+def first_of_each(groups: Mapping[str, Sequence[int]], count: int) -> set[int]:
+    """Return up to `count` positions: the first one of each group, then the second ones, and so on."""
+    ranked = sorted(
+        (rank, place, position) for place, group in enumerate(groups.values()) for rank, position in enumerate(group)
+    )
+    return {position for _, _, position in ranked[:count]}

@@ -50,6 +50,7 @@ COMMANDS = {
     "localize": Command(BULK, "find out what images show and where, by a classifier's maps", is_resumable=True),
     "detect": Command(BULK, "find objects in a collection of images, as boxes", is_resumable=True),
     "query": Command(RESULTS, "query the rows and reports of a run in SQL"),
+    "report": Command(RESULTS, "write the page of a finished run again, or compare two runs"),
     "evaluate": Command(RESULTS, "score the masks of a finished run against label maps"),
     "tune-crf": Command(RESULTS, "search the parameters of the dense CRF on validation images"),
     "study": Command(RESULTS, "compare variants over seeds, and say whether a paper's claim holds on your data"),

@@ -100,6 +100,11 @@ class Classes(BaseModel):
         return np.array(self.colours, np.uint8) if self.colours else default_palette(len(self))
 
     @cached_property
+    def colour_of(self) -> dict[str, Colour]:
+        """The colour of each class by its name."""
+        return {name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(self.names, self.palette, strict=True)}
+
+    @cached_property
     def _table(self) -> dict[int, int]:
         """Class index or ignore index of each stored value."""
         index = {name: i for i, name in enumerate(self.names)} | {"ignore": self.ignore_index}

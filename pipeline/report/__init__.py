@@ -1,1 +1,1 @@
-"""Charts, picture sheets and HTML pages that report on a run."""
+"""HTML pages, picture sheets and thumbnails that report on a run."""

@@ -57,7 +57,7 @@ def draw_box_sheet(pictures: list[BoxPicture], headings: Sequence[str]) -> bytes
         for column, boxes in enumerate(picture.columns):
             sheet.paste(drawn(picture.pixels, boxes), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -46,7 +46,7 @@ def draw_map_sheet(pictures: list[MapPicture]) -> bytes:
         for column, cell in enumerate(cells):
             sheet.paste(fit(cell, *CELL), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

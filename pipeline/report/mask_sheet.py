@@ -78,7 +78,7 @@ def draw_mask_sheet(pictures: list[MaskPicture], classes: Classes, *, last: str 
         for column, cell in enumerate(cells):
             sheet.paste(fit(cell, *CELL, smooth=column == 0), (MARGIN + column * (CELL[0] + MARGIN), y + TEXT))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

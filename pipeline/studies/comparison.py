@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind
 from pipeline import parquet, storage
 from pipeline.card import read_card
 from pipeline.models import configure, count_parameters
-from pipeline.report.page import format_cell, page, picture, table
+from pipeline.report.blocks import Facts, Headline, Page, Picture, Section, Table
 from pipeline.studies.claims import Claim, verdict
 from pipeline.studies.description import Description
 from pipeline.studies.trials import Outcome
@@ -156,6 +156,7 @@ def _summary_row(name: str, trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def write_comparison(folder: str, name: str, description: Description, comparison: Comparison) -> None:
     """Write tables, figure, page and, last, `study.json`."""
+    from pipeline.report.render import render  # Jinja2
     from pipeline.studies.comparison_figure import draw_comparison  # matplotlib
 
     parquet.write_rows(storage.join(folder, "trials.parquet"), comparison.trials, TRIALS)
@@ -164,20 +165,26 @@ def write_comparison(folder: str, name: str, description: Description, compariso
     storage.write_bytes(storage.join(folder, "figure.png"), png)
     storage.write_bytes(storage.join(folder, "figure.svg"), svg)
     claim = comparison.claim
-    heads = list(SUMMARY.names)
-    rows = [[format_cell(row[key]) for key in heads] for row in comparison.summary]
     failed = [row for row in comparison.trials if row["problem"] is not None]
-    parts = [
-        f"<h1>{name}</h1>",
-        table(["", ""], [[key, value] for key, value in claim._asdict().items()]),
-        "<h2>Variants</h2>",
-        table(heads, rows),
-        picture(png, f"{description.score.title} of each trial and mean of each variant"),
+    sections = [
+        Section("Claim", [Facts(claim._asdict())]),
+        Section(
+            "Variants",
+            [
+                Table(SUMMARY.names, [[row[key] for key in SUMMARY.names] for row in comparison.summary]),
+                Picture(png, f"{description.score.title} of each trial and mean of each variant"),
+            ],
+        ),
     ]
     if failed:
-        cells = [[row["variant"], row["seed"], row["problem"]] for row in failed]
-        parts += ["<h2>Failed trials</h2>", table(["variant", "seed", "problem"], cells)]
-    storage.write_bytes(storage.join(folder, "report.html"), page(name, parts))
+        rows = [[row["variant"], row["seed"], row["problem"]] for row in failed]
+        sections.append(Section("Failed trials", [Table(["variant", "seed", "problem"], rows)]))
+    headlines = [
+        Headline("verdict", claim.verdict),
+        Headline("trials", f"{len(comparison.trials):,}", f"{len(failed):,} failed"),
+    ]
+    page = Page(name, "Comparative study", claim.claim, headlines, sections)
+    storage.write_bytes(storage.join(folder, "report.html"), render(page))
     about = {"study": name, "description": description.model_dump(mode="json"), "claims": [claim._asdict()]}
     storage.write_bytes(storage.join(folder, "study.json"), json.dumps(about, indent=2).encode())
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from scipy.stats import ConstantInputWarning, binom, spearmanr
 
 from pipeline import parquet, storage
 from pipeline.card import Card
-from pipeline.report.page import format_cell, page, picture, table
+from pipeline.report.blocks import Facts, Headline, Page, Picture, Section, Table
 from pipeline.studies.claims import Claim, verdict
 from pipeline.studies.config import LesionConfig
 from pipeline.studies.examples import Scorer
@@ -281,6 +282,8 @@ def _share(which: NDArray[np.bool_]) -> str:
 
 
 def _page(config: LesionConfig, results: Results, claims: Sequence[Claim], figure: bytes) -> bytes:
+    from pipeline.report.render import render  # Jinja2
+
     facts = {
         "model": f"{storage.redact(config.model)} ({results.card.architecture})",
         "images": storage.redact(config.images),
@@ -293,21 +296,18 @@ def _page(config: LesionConfig, results: Results, claims: Sequence[Claim], figur
     heads = ["claim", "paper", "rule", "measured here", "verdict"]
     worst = sorted(results.of_kind("single"), key=lambda i: -results.errors[i])[:10]
     single = [
-        [", ".join(row["removed"]), row["transition"], format_cell(row["error"]), format_cell(row["damage"])]
+        [", ".join(row["removed"]), row["transition"], row["error"], row["damage"]]
         for row in (variant_rows(results)[i] for i in worst)
     ]
-    return page(
-        f"Lesions of {results.card.architecture}",
-        [
-            f"<h1>Lesions of {results.card.architecture}</h1>",
-            table(["", ""], [[key, format_cell(value)] for key, value in facts.items()]),
-            "<h2>Claims</h2>",
-            table(heads, [list(claim) for claim in claims]),
-            picture(figure, "errors of the variants, and the gradient along paths"),
-            "<h2>Blocks that matter most</h2>",
-            table(["removed", "changes the shape", "error", "damage"], single),
-        ],
-    )
+    verdicts = Counter(claim.verdict for claim in claims)
+    headlines = [Headline(verdict, f"{count}", f"of {len(claims)} claims") for verdict, count in verdicts.items()]
+    sections = [
+        Section("Claims", [Table(heads, [list(claim) for claim in claims])]),
+        Section("Errors", [Picture(figure, "errors of the variants, and the gradient along paths")]),
+        Section("Blocks that matter most", [Table(["removed", "changes the shape", "error", "damage"], single)]),
+        Section("Study", [Facts(facts)]),
+    ]
+    return render(Page(f"Lesions of {results.card.architecture}", "Lesion study", PAPER, headlines, sections))
 
 
 def format_claims(folder: str) -> str:

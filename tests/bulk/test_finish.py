@@ -10,8 +10,8 @@ import pytest
 from pipeline.bulk.config import BulkConfig, Sharding
 from pipeline.bulk.finish import _compact, check_rows, finish
 from pipeline.bulk.listing import list_input
-from pipeline.bulk.plan import make_plan, store_plan
-from pipeline.bulk.results import open_images, spread
+from pipeline.bulk.plan import make_plan, run_identity, store_plan
+from pipeline.bulk.results import first_of_each
 from pipeline.bulk.shards import PARTS_FOLDER, part_name, parts
 from tests.support.shards import compute_shard, planned_run
 
@@ -98,26 +98,22 @@ def test_a_shard_that_is_written_once_more_adds_nothing_to_a_finished_run(tmp_pa
     """A worker may outlive its driver, and write while or after another one finishes the run."""
     kind, run = planned_run(tmp_path, colours=[(0, 0, 0), (250, 0, 0)])
     compute_shard(kind, run)
-    finish(run, run_id="x", schema=kind.images_schema({}), kind=kind, still_ours=lambda: None)
+    finish(
+        run,
+        run_id="x",
+        schema=kind.images_schema(run_identity(kind.config, kind.card, kind.classes)),
+        kind=kind,
+        still_ours=lambda: None,
+    )
     assert not list(Path(run, PARTS_FOLDER).iterdir())
     compute_shard(kind, run)
     rows = duckdb.sql(f"SELECT image_id FROM read_parquet('{tmp_path}/runs/*/images/*.parquet') ORDER BY 1").fetchall()
     assert rows == [("0.png",), ("1.png",)]
 
 
-@pytest.mark.parametrize("good", [[], [5], [3, 7], list(range(20)), [0, 1, 2, 9, 10, 11, 12, 18, 19]])
-def test_pictures_are_spread_over_the_images_without_an_error(tmp_path, good):
-    (tmp_path / "images").mkdir()
-    names = []
-    for i, rows in enumerate([range(7), range(7, 8), range(8, 20)]):
-        names.append(f"images/{part_name(i)}")
-        table = pa.table({"status": ["ok" if row in good else "error" for row in rows]})
-        pq.write_table(table, tmp_path / names[-1], row_group_size=3)
-    images = open_images(str(tmp_path), names)
-    for count in (1, 2, 4, 30):
-        chosen = spread(images, count)
-        assert len(chosen) == min(count, len(good))
-        assert set(chosen) <= set(good)
-        assert chosen == sorted(chosen)
-        if len(chosen) > 1:
-            assert (chosen[0], chosen[-1]) == (good[0], good[-1])
+def test_the_sheet_shows_the_first_of_each_group():
+    groups = {"worst": [5, 1, 7], "best": [2], "random": [9, 3]}
+    assert first_of_each(groups, 3) == {5, 2, 9}
+    assert first_of_each(groups, 5) == {5, 2, 9, 1, 3}
+    assert first_of_each(groups, 9) == {5, 2, 9, 1, 3, 7}
+    assert first_of_each({}, 9) == set()

@@ -63,7 +63,8 @@ def test_trained_bundle_on_s3(trained_on_s3: str, scenes_on_s3: str) -> None:
     images = read_validation(trained_on_s3)
     assert sorted(image["key"] for image in images) == sorted(sample.key for sample in samples)
     page = storage.read_bytes(f"{trained_on_s3}/report.html").decode()
-    assert page.count("data:image/png;base64,") == 3  # curves, worst and best images
+    assert page.count("data:image/png;base64,") == 2  # worst and best images
+    assert page.count('<figure class="chart">') == 5
     assert f"{best['miou']:.4f}" in page
     worst = min(images, key=lambda image: image["miou"])
     assert storage.exists(f"{scenes_on_s3}/val/images/{worst['key']}.jpg")

@@ -59,7 +59,7 @@ class PlainRun:
         raise NotImplementedError
 
     def report(self, run: str, files: Sequence[str], images: Any) -> RunReport:
-        return RunReport({}, {}, b"", "")
+        return RunReport()
 
 
 def rows_of_shard(images: list[dict[str, Any]]) -> Iterator[tuple[int, Described]]:

@@ -147,23 +147,12 @@ class DetectionRun:
         return row
 
     def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
-        """Draw the gallery, and derive the score tables and their charts if there are true boxes."""
-        from pipeline.bulk.detection.gallery import draw_gallery
+        """Draw the pictures, and derive the score tables if there are true boxes."""
+        from pipeline.bulk.detection.page import run_page
+        from pipeline.bulk.detection.tables import run_tables
 
-        if not self.config.truth:
-            sheet = draw_gallery(run, files, images, self.classes, thresholds=None)
-            return RunReport({}, {}, sheet, "images with their detections")
-        from pipeline.bulk.detection.charts import draw_charts
-        from pipeline.bulk.detection.report import page_tables
-        from pipeline.bulk.detection.tables import best_thresholds, run_tables
-
-        tables = run_tables(images, self.classes)
-        sheet = draw_gallery(run, files, images, self.classes, thresholds=best_thresholds(tables))
-        caption = (
-            "the best and the worst images: true boxes (left), detections (right) above the score with the largest F1 "
-            "of their class, green if right, red if wrong, grey if ignored"
-        )
-        return RunReport(tables, page_tables(tables, images), sheet, caption, draw_charts(tables))
+        tables = run_tables(images, self.classes) if self.config.truth else {}
+        return run_page(run, files, images, self.classes, tables)
 
 
 def _on_stored_pixels(

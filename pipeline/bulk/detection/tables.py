@@ -1,5 +1,6 @@
 """The score tables of a detection run, from the rows of its images; see `comparison` for the columns."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -228,7 +229,7 @@ def _proposal_table(covered: NDArray[np.int64], boxes: int, *, most: int) -> pa.
     return pa.Table.from_pylist(rows, schema=PROPOSALS_SCHEMA)
 
 
-def best_thresholds(tables: dict[str, pa.Table]) -> dict[str, float]:
+def best_thresholds(tables: Mapping[str, pa.Table]) -> dict[str, float]:
     """Return the score with the largest F1 of each class that has one."""
     rows = tables[SCORES].to_pylist()
     return {row["class"]: row["best_score"] for row in rows if row["best_score"] is not None}

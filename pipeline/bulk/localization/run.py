@@ -286,17 +286,11 @@ class LocalizationRun:
         return from_upright(indices[labels], fetched.orientation)
 
     def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
-        """Draw the gallery, and derive the score tables if there is ground truth."""
-        from pipeline.bulk.localization.gallery import draw_gallery
-        from pipeline.bulk.localization.tables import SCORES, page_tables, run_tables
+        """Draw the pictures, and derive the score tables if there is ground truth."""
+        from pipeline.bulk.localization.page import run_page
+        from pipeline.bulk.localization.tables import run_tables
 
-        caption = "image with boxes (red; true ones green), map"
-        if not self.config.truth:
-            return RunReport({}, {}, draw_gallery(run, files, images, threshold=None), caption)
-        step = self.config.score_step
-        tables = run_tables(images, self.classes, step=step, threshold=self._threshold)
-        best = None
-        if SCORES in tables:
-            best = round(tables[SCORES]["threshold"][0].as_py() / step)
-        sheet = draw_gallery(run, files, images, threshold=best)
-        return RunReport(tables, page_tables(tables), sheet, caption)
+        tables: dict[str, pa.Table] = {}
+        if self.config.truth:
+            tables = run_tables(images, self.classes, step=self.config.score_step, threshold=self._threshold)
+        return run_page(run, files, images, self.classes, tables)

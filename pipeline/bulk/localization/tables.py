@@ -1,6 +1,5 @@
 """The score tables of a localization run: classifier, map boxes, and a box at the image's centre as the baseline."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -193,9 +192,3 @@ def format_scores(tables: dict[str, pa.Table]) -> str:
 
 def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def page_tables(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """Return the tables of the page by heading."""
-    headings: Sequence[tuple[str, str]] = (("Localization", SCORES), ("Classification", CLASSIFICATION))
-    return {heading: tables[name] for heading, name in headings if name in tables}

@@ -214,14 +214,9 @@ class SegmentationRun:
         return columns
 
     def report(self, run: str, files: Sequence[str], images: "Dataset") -> RunReport:
-        """Draw the gallery, and derive the mIoU tables if there are label maps."""
-        from pipeline.bulk.segmentation.gallery import draw_gallery
+        """Draw the pictures, and derive the mIoU tables if there are label maps."""
+        from pipeline.bulk.segmentation.page import run_page
         from pipeline.bulk.segmentation.tables import run_tables
 
-        sheet = draw_gallery(run, files, self.classes)
-        caption = "image, ground truth, prediction"
-        if self.config.labels is None:
-            return RunReport({}, {}, sheet, caption)
-        tables = run_tables(images, self.classes)
-        by_class = tables["class_report"].sort_by("class_index").drop_columns(["class_index"])
-        return RunReport(tables, {"Scores": tables["dataset_report"], "Classes": by_class}, sheet, caption)
+        tables = {} if self.config.labels is None else run_tables(images, self.classes)
+        return run_page(run, files, images, self.classes, tables)

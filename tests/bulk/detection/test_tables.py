@@ -13,10 +13,10 @@ from pyarrow.dataset import dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.bulk.detection.charts import draw_charts
 from pipeline.bulk.detection.config import DetectConfig
+from pipeline.bulk.detection.page import curve_charts, proposal_blocks
 from pipeline.bulk.detection.prepared import Detected
-from pipeline.bulk.detection.report import format_scores, page_tables
+from pipeline.bulk.detection.report import format_scores
 from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bulk.detection.tables import CURVES, PROPOSALS, SCORES, best_thresholds, run_tables
 from pipeline.bulk.detection.truth import boxes_to_json
@@ -28,6 +28,7 @@ from pipeline.data.preprocessing import DetectorInput, ProposalOptions
 from pipeline.metrics.detection import DetectionCounts, count_detections, curve
 from pipeline.metrics.matching import Detections, Truth
 from pipeline.metrics.proposals import BUDGETS, IOUS, ProposalRecall, count_proposals
+from pipeline.report.blocks import Chart, Table
 from tests.support.boxes import random_boxes, random_image
 
 CLASSES = Classes(names=("cat", "dog", "newt", "owl"))  # no image shows an owl
@@ -202,10 +203,15 @@ def test_the_page_and_the_terminal_show_the_scores(tmp_path: Path) -> None:
     mean = tables[SCORES].to_pylist()[-1]
     assert f"{mean['voc07']:.4f}" in text
     assert "recall of the proposals at IoU 0.7" in text
-    pages = page_tables(tables, images)
-    assert pages["Classes"]["class"].to_pylist() == list(CLASSES.names)
-    assert f"{mean['coco']:.4f}" in pages["Scores"][" "].to_pylist()
-    assert all(png.startswith(b"\x89PNG") for png in draw_charts(tables).values())
+    charts = curve_charts(tables)
+    assert [chart.title.partition(":")[0] for chart in charts] == sorted(
+        CLASSES.names[:3], key=lambda name: -next(r["boxes"] for r in tables[SCORES].to_pylist() if r["class"] == name)
+    )
+    assert max(x for x, _ in charts[0].lines[0].points) <= 1
+    chart, table = proposal_blocks(tables[PROPOSALS])
+    assert isinstance(chart, Chart)
+    assert isinstance(table, Table)
+    assert len(chart.lines) == len(table.headings) - 1
     assert set(best_thresholds(tables)) == set(CLASSES.names[:3])
 
 
@@ -216,6 +222,6 @@ def test_a_run_without_any_box_has_tables_without_scores(tmp_path: Path) -> None
     tables = run_tables(images, CLASSES)
     assert tables[SCORES].to_pylist()[-1]["voc10"] is None
     assert len(tables[CURVES]) == 0
-    assert draw_charts(tables) == {}
+    assert curve_charts(tables) == []
+    assert isinstance(proposal_blocks(tables[PROPOSALS])[0], Table)
     assert "0 images scored" not in format_scores(tables)
-    page_tables(tables, images)

@@ -1,0 +1,1 @@
+"""The comparison of two finished runs: classes, pictures, and the drift of what the pictures show."""
