@@ -54,6 +54,7 @@ COMMANDS = {
     "study": Command(RESULTS, "compare variants over seeds, and say whether a paper's claim holds on your data"),
     "study-lesions": Command(RESULTS, "remove and reorder the residual blocks of a trained network"),
     "check-detector": Command(RESULTS, "measure how well a target detector tells unseen images apart"),
+    "export": Command(RESULTS, "write the masks or boxes of a run in the format of another tool"),
     "status": Command(UPKEEP, "show how far a run is, and what to do next"),
     "prune": Command(UPKEEP, "remove old runs that no other run needs"),
 }
