@@ -9,6 +9,7 @@ Examples:
 """
 
 from pipeline import cli
+from pipeline.data import presets
 from pipeline.training.segmentation.config import InspectConfig
 
 CONFIG = InspectConfig
@@ -18,6 +19,7 @@ COMMON = ("label_suffix", "list", "preview", "recipe", "show")
 def main(argv: list[str]) -> int:
     """Inspect a data set, and print what was found."""
     config = cli.parse(CONFIG, argv, description=__doc__ or "", common=COMMON)
+    presets.require_places(config.dataset, config.model_dump(), split=config.split)
     from pipeline.training.segmentation.inspection import format_inspection, inspect
 
     found, classes = inspect(config)

@@ -1,6 +1,6 @@
 """Exports of bulk runs to the formats of other tools. A format is a module of this folder and a line of `FORMATS`.
 
-A module has a class `Writer`; see `pipeline.export.writer`. This module imports nothing heavy, because `--help` reads it.
+A module has a class `Writer`; see `pipeline.export.writer`. It imports nothing heavy, because `--help` reads it.
 """
 
 from importlib import import_module
