@@ -5,7 +5,6 @@ labels  int64   [batch, height, width], class indices
 scores  float32 [batch, classes, height, width], logits at the resolution of the image
 """
 
-import io
 import json
 import logging
 import tempfile
@@ -54,6 +53,9 @@ class Deployed(nn.Module):
         network: The network.
         card: Its card.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, card: Card):
         super().__init__()
@@ -129,23 +131,21 @@ def to_onnx(model: nn.Module, *, size: tuple[int, int] | None, name: str) -> byt
     batch, *example_size = TRACED if size is None else (TRACED[0], *size)
     example = torch.zeros(batch, *example_size, 3, dtype=torch.uint8)
     axes = range(3) if size is None else range(1)
-    buffer = io.BytesIO()
     try:
         with _quietly():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 model,
                 (example,),
-                buffer,
                 input_names=["image"],
                 output_names=["labels", "scores"],
                 dynamic_shapes={"image": dict.fromkeys(axes, torch.export.Dim.DYNAMIC)},
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+        assert program is not None
+        return program.model_proto.SerializeToString()
     except Exception as error:  # the exporter raises whatever a network provokes
         raise UserError(f"{name} cannot be exported to ONNX: {_reason(error)}. {_advice(size)}") from None
-    return buffer.getvalue()
 
 
 @contextmanager
