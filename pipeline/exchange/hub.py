@@ -61,7 +61,6 @@ def push(bundle: str, repository: str, *, private: bool = False) -> str:
     """
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HFValidationError
     except ImportError:
         raise UserError("--hub needs the package huggingface_hub: pip install 'segpipe[hub]'") from None
     with tempfile.TemporaryDirectory(prefix="segpipe-hub-") as folder:
@@ -75,7 +74,7 @@ def push(bundle: str, repository: str, *, private: bool = False) -> str:
                 commit_message=f"segpipe: {card.architecture}, {card.weights_sha256[:16]}",
                 delete_patterns="weights-*.safetensors",  # those of the bundle before this one
             )
-        except (OSError, HFValidationError, ValueError) as error:  # errors of its HTTP client are OSErrors
+        except Exception as error:  # besides its own classes, it raises those of its HTTP client
             raise UserError(f"cannot push to {repository}: {one_line(error)}; is HF_TOKEN set?") from None
     return f"hf://{repository}"
 

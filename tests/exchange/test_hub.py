@@ -82,6 +82,11 @@ def test_the_hub_s_refusals_are_one_line(hub, tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: cannot push to team/roads: ")
     assert "Traceback" not in refused.stderr
+    offline = python(
+        segpipe("export-model", bundle, "--hub", "team/roads"), hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9"
+    )
+    assert offline.returncode == 2
+    assert offline.stderr.splitlines()[-1].startswith("error: cannot push to team/roads: ")
     missing = python(segpipe("export-model", "hf://team/none", "--folder", str(tmp_path / "x")), hub, tmp_path)
     assert missing.returncode == 2
     assert missing.stderr == "error: cannot read the bundle's card hf://team/none/card.json: it does not exist\n"
