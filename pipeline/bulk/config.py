@@ -24,6 +24,10 @@ _INCIDENTAL = {
     "on_end",
     "allow_local_files",
     "allow_queries",
+    # What these name is in the options for images, label maps and classes.
+    "dataset",
+    "root",
+    "split",
 }
 
 LAST = "last"

@@ -45,6 +45,7 @@ COMMANDS = {
     "train-classifier": Command(TRAIN, "train a classifier with activation maps on image labels"),
     "train-detector": Command(TRAIN, "train a detector on images and boxes"),
     "pseudo-labels": Command(TRAIN, "turn the maps of a localization run into label maps for training"),
+    "label-maps": Command(TRAIN, "turn the polygons and masks of a COCO file into label maps for training"),
     "ensemble": Command(TRAIN, "join a DeconvNet and an FCN-8s into one model"),
     "segment": Command(BULK, "segment a collection of images", is_resumable=True),
     "localize": Command(BULK, "find out what images show and where, by a classifier's maps", is_resumable=True),
@@ -56,6 +57,8 @@ COMMANDS = {
     "study": Command(RESULTS, "compare variants over seeds, and say whether a paper's claim holds on your data"),
     "study-lesions": Command(RESULTS, "remove and reorder the residual blocks of a trained network"),
     "check-detector": Command(RESULTS, "measure how well a target detector tells unseen images apart"),
+    "export": Command(RESULTS, "write the masks or boxes of a run in the format of another tool"),
+    "export-model": Command(RESULTS, "write a model as an ONNX file, or for the Hugging Face Hub"),
     "status": Command(UPKEEP, "show how far a run is, and what to do next"),
     "prune": Command(UPKEEP, "remove old runs that no other run needs"),
 }

@@ -7,6 +7,7 @@ Examples:
 
 from pipeline import cli
 from pipeline.bulk.segmentation.config import EvaluateConfig
+from pipeline.data import presets
 
 CONFIG = EvaluateConfig
 
@@ -14,6 +15,7 @@ CONFIG = EvaluateConfig
 def main(argv: list[str]) -> None:
     """Score a run, and print the tables."""
     config = cli.parse(CONFIG, argv, description=__doc__ or "")
+    presets.require_places(config.dataset, {"labels": config.labels}, split=config.split)
     from pipeline.bulk.segmentation.evaluate import evaluate
     from pipeline.bulk.segmentation.tables import format_report
 

@@ -13,6 +13,7 @@ Exit code 0: done. 1: failed. 2: a mistake in the options or the input. 3: incom
 
 from pipeline import cli
 from pipeline.bulk.segmentation.config import SegmentConfig
+from pipeline.data import presets
 
 CONFIG = SegmentConfig
 COMMON = ("labels", "label_suffix", "crf", "run_id", "since", "dry_run")
@@ -21,6 +22,7 @@ COMMON = ("labels", "label_suffix", "crf", "run_id", "since", "dry_run")
 def main(argv: list[str]) -> None:
     """Segment in bulk."""
     config = cli.parse(CONFIG, argv, description=__doc__ or "", common=COMMON)
+    presets.require_places(config.dataset, {"images": config.images, "labels": config.labels}, split=config.split)
     from pipeline.bulk.job import run_job
     from pipeline.bulk.segmentation.run import segment
     from pipeline.bulk.segmentation.tables import format_report

@@ -11,6 +11,7 @@ Examples:
 """
 
 from pipeline import cli
+from pipeline.data import presets
 from pipeline.training.segmentation.config import TrainConfig
 
 CONFIG = TrainConfig
@@ -31,6 +32,8 @@ COMMON = (
 def main(argv: list[str]) -> None:
     """Train a segmentation network."""
     config = cli.parse(CONFIG, argv, description=__doc__ or "", common=COMMON, recipe_folder=RECIPES)
+    for split, places in (("train", config.train), ("val", config.val)):
+        presets.require_places(config.dataset, places.model_dump(), split=split)
     from pipeline.training.display import format_training
     from pipeline.training.run import train
     from pipeline.training.segmentation.task import segmentation_task

@@ -10,6 +10,7 @@ Examples:
 """
 
 from pipeline import cli
+from pipeline.data import presets
 from pipeline.training.segmentation.config import InspectConfig
 
 CONFIG = InspectConfig
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> int:
         boxes = inspect_boxes(config)
         print(format_box_inspection(boxes, show=config.show))
         return 1 if boxes.problems else 0
+    presets.require_places(config.dataset, config.model_dump(), split=config.split)
     from pipeline.training.segmentation.inspection import format_inspection, inspect
 
     found, classes = inspect(config)

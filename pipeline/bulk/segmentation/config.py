@@ -1,19 +1,21 @@
 """The options of `segpipe segment`, `segpipe evaluate` and `segpipe tune-crf`."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.bulk.config import BulkConfig
 from pipeline.crf.params import CRFParams, Mode
+from pipeline.data import presets
 from pipeline.data.naming import LabelNames
 from pipeline.data.preprocessing import DType, Instances, TTAOptions, Windows
+from pipeline.data.presets import DatasetSplit
 from pipeline.storage import Url
 
 CRFDevice = Literal["auto", "cpu", "gpu"]
 
 
-class SegmentConfig(BulkConfig, LabelNames):
+class SegmentConfig(BulkConfig, LabelNames, DatasetSplit):
     """The options of `segpipe segment`."""
 
     job: ClassVar[str] = "segment"
@@ -45,6 +47,12 @@ class SegmentConfig(BulkConfig, LabelNames):
     )
     crf_params: CRFParams = CRFParams()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_dataset(cls, values: Any) -> Any:
+        """Set what is not given and `dataset` knows."""
+        return presets.with_dataset(values, takes_list=False)
+
     @model_validator(mode="after")
     def _crf_is_on(self) -> "SegmentConfig":
         if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "cpu", CRFParams()):
@@ -61,7 +69,7 @@ class SegmentConfig(BulkConfig, LabelNames):
         return self
 
 
-class EvaluateConfig(LabelNames):
+class EvaluateConfig(LabelNames, DatasetSplit):
     """The options of `segpipe evaluate`."""
 
     run: Url = Field(description="folder of a finished run: OUTPUT/run_id=…")
@@ -70,6 +78,13 @@ class EvaluateConfig(LabelNames):
     output: Url | None = Field(
         default=None, description="folder to which the tables are written (default: they are only printed)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_dataset(cls, values: Any) -> Any:
+        """Set what is not given and `dataset` knows; the images are those of the run."""
+        filled = presets.with_dataset({"images": "of the run", "list": None} | values)
+        return {name: value for name, value in filled.items() if name not in ("images", "list")}
 
 
 class TuneConfig(LabelNames):

@@ -1,10 +1,12 @@
 """The options of `segpipe train` and `segpipe validate`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from pipeline.data import presets
 from pipeline.data.naming import LabelNames
+from pipeline.data.presets import DatasetOptions, DatasetSplit
 from pipeline.data.transforms.config import Augmentation
 from pipeline.recipes import Recipe
 from pipeline.storage import Url
@@ -80,7 +82,7 @@ class SegmentationLoss(OptionGroup):
         return self
 
 
-class TrainConfig(TrainerConfig):
+class TrainConfig(TrainerConfig, DatasetOptions):
     """The options of `segpipe train`."""
 
     train: Split
@@ -94,8 +96,29 @@ class TrainConfig(TrainerConfig):
     augmentation: Augmentation = Augmentation()
     loss: SegmentationLoss = SegmentationLoss()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_dataset(cls, values: Any) -> Any:
+        """Set what is not given and `dataset` knows."""
+        named = presets.named_dataset(values)
+        if named is None:
+            return values
+        splits = {split: presets.split_options(*named, split) | _given(values, split) for split in ("train", "val")}
+        return {"classes": presets.class_file(named[0])} | values | splits
 
-class InspectConfig(LabelNames):
+    def deciding_options(self) -> dict[str, Any]:
+        """Return the options that decide the result; what `dataset` names is in those of the splits."""
+        options = super().deciding_options()
+        return {name: value for name, value in options.items() if name not in ("dataset", "root")}
+
+
+def _given(values: dict[str, Any], group: str) -> dict[str, Any]:
+    """Return the options of a group that are given, before or after they have been checked."""
+    given = values.get(group) or {}
+    return given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else given
+
+
+class InspectConfig(LabelNames, DatasetSplit):
     """The options of `segpipe validate`."""
 
     images: Url = Field(description="folder of images, any fsspec URL")
@@ -120,6 +143,12 @@ class InspectConfig(LabelNames):
     )
     augmentation: Augmentation = Augmentation()
     seed: int = Field(default=0, ge=0, description="seed of the preview's crops")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_dataset(cls, values: Any) -> Any:
+        """Set what is not given and `dataset` knows."""
+        return presets.with_dataset(values)
 
     @model_validator(mode="after")
     def _one_kind(self) -> "InspectConfig":

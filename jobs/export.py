@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""The file of `segpipe export` for `ray job submit`."""
+
+from pipeline.__main__ import run_command
+
+if __name__ == "__main__":
+    run_command("export")
