@@ -37,6 +37,7 @@ from pipeline.data.images import (
     from_upright,
 )
 from pipeline.data.naming import LabelNames
+from pipeline.data.presets import DatasetSplit
 from pipeline.errors import UserError, first_problem
 from pipeline.report.box_sheet import LabelledBox, drawn
 from pipeline.report.map_sheet import PREDICTED, overlay, with_boxes
@@ -45,7 +46,8 @@ Picture = str | os.PathLike | bytes | NDArray[np.uint8] | Image.Image
 """A path or URL, an encoded file, a uint8 array [h, w] or [h, w, 3] of grey or RGB values, or a Pillow image."""
 
 # What the options of `segpipe segment` and `localize` decide beyond a single picture has no meaning here.
-_OF_TRUTH = {"labels", *LabelNames.model_fields, "classes", "truth", "foreground", "foreground_names"}
+_OF_TRUTH = {"labels", *LabelNames.model_fields, *DatasetSplit.model_fields, "classes", "truth"}
+_OF_TRUTH |= {"foreground", "foreground_names"}
 _OF_RUNS = {*BulkConfig.model_fields, *_OF_TRUTH} - {"dtype", "max_image_pixels"}
 
 

@@ -233,8 +233,9 @@ def _explain_arguments(message: str, flags: list[str]) -> str:
     message = message.removeprefix("error parsing CLI: ")
     unknown = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
     if unknown:
-        close = difflib.get_close_matches(unknown[1], flags, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see --help"
+        in_groups = [known for known in flags if known.endswith(f".{unknown[1].removeprefix('--')}")]
+        close = in_groups[:3] or difflib.get_close_matches(unknown[1], flags, n=1)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see --help"
         return f"unknown option {unknown[1]}; {hint}"
     stray = message.removeprefix("unrecognized arguments: ")
     if stray != message:

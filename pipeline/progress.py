@@ -100,7 +100,8 @@ class Progress:
     def _line(self, *, is_last: bool = False) -> None:
         """Write a line; its rate leaves out the time that was waited, if more than the first units are done."""
         self._last = time.monotonic()
-        is_under_way = self._first is not None and self._first[1] < self.done
+        # Units that come all at once say nothing about the speed.
+        is_under_way = self._first is not None and self._first[1] < self.done and self._last - self._first[0] >= 1
         began, before = self._first if self._first is not None and is_under_way else (self._began, 0)
         rate = (self.done - before) / max(1e-9, self._last - began)
         if self._waiting_for is not None and not is_under_way and not is_last:

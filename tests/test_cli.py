@@ -242,8 +242,16 @@ def test_a_wrong_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_rules_between_options_have_their_own_messages() -> None:
-    places = ["--model", "m", "--images", "i", "--output", "o", "--since", "a", "--retry-errors", "b"]
-    assert refusal(*places, kind=SegmentConfig) == "--since and --retry-errors exclude each other"
+    places = ["--model", "m", "--images", "i", "--output", "o"]
+    message = refusal(*places, "--since", "a", "--retry-errors", "b", kind=SegmentConfig)
+    assert message == "--since and --retry-errors exclude each other"
+    message = refusal(*places, "--labels", "i/", "--label-prefix", "gt_", kind=SegmentConfig)
+    assert message.startswith("--images and --labels are one folder")
+
+
+def test_an_option_without_its_group_is_found_in_all_of_them() -> None:
+    message = refusal("--images", "i", kind=TrainConfig)
+    assert message == "unknown option --images; did you mean --train.images or --val.images?"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_readme_stays_short():
     assert len((REPO / "README.md").read_text().splitlines()) <= 250
 
 
-@pytest.mark.parametrize(("page", "words"), segpipe_commands())
+@pytest.mark.parametrize(("page", "words"), list(segpipe_commands()))
 def test_commands_are_accepted(page, words):
     """The options of each command in a shell block exist and allow its values; nothing is run."""
     _, name, *options = words

@@ -1,5 +1,6 @@
 """The page of a bulk run of any kind: the frame around what the kind reports, from the run's stored tables alone."""
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = {"segment": "Segmentation run", "localize": "Localization run", "detect": "Detection run"}
 CAUSES, SAMPLES = 30, 3
+MESSAGES = 1000
 STEPS = {
     "t_fetch_ms": "fetch",
     "t_decode_ms": "decode",
@@ -62,20 +64,26 @@ def bulk_page(run: str, manifest: dict[str, Any], images: "Dataset", report: Run
 
 
 def error_causes(images: "Dataset") -> Table:
-    """Return the errors by cause, the most frequent first, with the names of some images."""
-    counts: Counter[Cause] = Counter()
-    samples: dict[Cause, list[tuple[str, str]]] = {}
+    """Return the errors by cause and message, the most frequent first, with the names of some images.
+
+    Numbers and the image's own name do not tell messages apart; beyond `MESSAGES` of them, causes alone do.
+    """
+    counts: Counter[tuple[Cause, str]] = Counter()
+    samples: dict[tuple[Cause, str], list[tuple[str, str]]] = {}
     columns = ["image_id", "error_stage", "error_class", "error_message"]
     for batch in images.to_batches(columns=columns, filter=pc.field("status") == "error"):
         for row in batch.to_pylist():
-            cause = Cause(row["error_stage"], row["error_class"])
-            counts[cause] += 1
-            some = samples.setdefault(cause, [])
+            pattern = re.sub(r"\d+", "0", row["error_message"].replace(row["image_id"], ""))
+            key = (Cause(row["error_stage"], row["error_class"]), pattern)
+            if key not in counts and len(counts) >= MESSAGES:
+                key = (key[0], "")
+            counts[key] += 1
+            some = samples.setdefault(key, [])
             if len(some) < SAMPLES:
                 some.append((row["image_id"], row["error_message"]))
     rows = [
-        [cause.stage, cause.error_class, count, samples[cause][0][1], ", ".join(name for name, _ in samples[cause])]
-        for cause, count in counts.most_common(CAUSES)
+        [key[0].stage, key[0].error_class, count, samples[key][0][1], ", ".join(name for name, _ in samples[key])]
+        for key, count in counts.most_common(CAUSES)
     ]
     return Table(["stage", "class", "images", "message of the first", "for example"], rows)
 

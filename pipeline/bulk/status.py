@@ -218,7 +218,8 @@ def _advise(status: Status) -> None:
     command = f"segpipe {status.job}" if status.job else "the job"
     match status.state:
         case "finished" if status.errors:
-            status.next = f"{command} --retry-errors {status.run} --run-id NAME computes the images that failed again"
+            retry = f"--retry-errors {status.run} --run-id NAME"
+            status.next = f"{command} with this run's options and {retry} computes the images that failed again"
         case "finished":
             status.next = "nothing: the run is complete"
         case "stopped":

@@ -79,7 +79,7 @@ def _rules(images: set[str], labels: list[str]) -> Iterator[tuple[int, LabelName
         for suffix, count in Counter(_endings(stems, labels, least=int(is_one_folder))).items():
             if suffix and not any(map(str.isalpha, suffix)):
                 continue  # 10 is not the label map of image 1
-            if suffix or image_suffix:
+            if suffix != image_suffix:  # otherwise a picture would be its own label map
                 yield count, LabelNames(label_suffix=suffix, image_suffix=image_suffix)
 
 
@@ -131,7 +131,7 @@ def proposal(images: Collection[str], labels: Iterable[str], *, names: LabelName
     """
     wanted, labels = set(images), list(labels)
     rule = guess(wanted, labels)
-    if rule is None:
+    if rule is None or rule == names:
         return ""
     count = len(wanted & {rule.image_key(key) for key in labels})
     is_one_folder = wanted.issuperset(labels)

@@ -129,9 +129,8 @@ def _write(
             else:
                 errors += 1
     if written == 0:
-        reason = (
-            f"--where {config.where!r} chose none of them" if deselected else "all its images failed or cannot be read"
-        )
+        reason = "all its images failed or cannot be read" if errors else "it has no images"
+        reason = f"--where {config.where!r} chose none of its images" if deselected else reason
         raise UserError(f"{storage.redact(config.run)}: nothing to export; {reason}")
     writer.finish()
     return Exported(written, errors, deselected)

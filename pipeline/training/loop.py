@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline import cluster, storage
 from pipeline.errors import UserError, find_user_error
+from pipeline.predict.device import NotFiniteError
 from pipeline.training import distributed
 from pipeline.training.checkpoints import restore, store
 from pipeline.training.config import TrainerConfig
@@ -192,10 +193,20 @@ def check_finite(loss: Tensor, batch: Batch, *, step: int, learner: Learner) -> 
 
 
 def validate_together(learner: Learner, evaluator: Any, job: WorkerJob) -> Validated:
-    """Validate on all workers, each with its share, and return the whole result on each."""
+    """Validate on all workers, each with its share, and return the whole result on each.
+
+    Raises:
+        UserError: The network's scores are not finite.
+    """
     task = job.task
     distributed.broadcast_buffers(learner.evaluated)
-    share = task.validate(evaluator, task.validation[distributed.rank() :: distributed.world_size()])
+    try:
+        share = task.validate(evaluator, task.validation[distributed.rank() :: distributed.world_size()])
+    except NotFiniteError as error:
+        raise UserError(
+            f"{error} in validation, so training has diverged. Train into another --output with a lower --optimiser.lr "
+            f"than {learner.config.optimiser.lr:g}; --schedule.warmup or --optimiser.clip may help as well"
+        ) from None
     for reason in share.unread:
         job.monitor.report_skipped.remote(reason)
     return share.over_workers(learner.device)

@@ -99,7 +99,10 @@ def test_a_finished_run(tmp_path, monkeypatch):
     status = StatusReader(run).read()
     assert (status.state, status.written, status.errors, status.shards_written) == ("finished", 12, 3, 4)
     assert status.causes[0]["count"] == 3
-    assert status.next == f"segpipe plain --retry-errors {run} --run-id NAME computes the images that failed again"
+    assert status.next == (
+        f"segpipe plain with this run's options and --retry-errors {run} --run-id NAME computes the images that failed "
+        "again"
+    )
     assert json.loads(to_json(status))["state"] == "finished"
     assert f"state:   finished at {status.finished}" in format_status(status, causes=10)
 

@@ -97,6 +97,27 @@ def test_nothing_is_proposed_that_pairs_no_more(images, labels):
     assert proposal(images, labels, names=LabelNames()) == ""
 
 
+@pytest.mark.parametrize(
+    ("label", "option"),
+    [
+        ("IMG {}_mask", "--label-suffix _mask"),
+        ("gt_IMG {}", "--label-prefix gt_"),
+        ("IMG {} seg", "--label-suffix ' seg'"),
+    ],
+)
+def test_a_beginning_that_all_files_share_makes_no_image_its_own_label_map(label, option):
+    """Cameras begin all names alike, and one folder has images and label maps; one image has no label map."""
+    images, labels = [f"IMG {i}" for i in range(9)], [label.format(i) for i in range(8)]
+    for files in (images + labels, labels):
+        advice = proposal(images if files is labels else files, files, names=LabelNames())
+        assert advice == f"; with {option} 8 of 9 have one"
+
+
+def test_advice_that_is_followed_is_not_given_again():
+    images, names = [f"IMG {i}" for i in range(9)], LabelNames(label_prefix="gt_")
+    assert proposal(images, [*images, *(f"gt_IMG {i}" for i in range(8))], names=names) == ""
+
+
 def test_names_that_begin_alike_are_not_confused():
     """Image 1 is not that of label map 10_mask."""
     numbers = [str(i) for i in range(120)]

@@ -54,6 +54,15 @@ class SegmentConfig(BulkConfig, LabelNames, DatasetSplit):
         return presets.with_dataset(values, takes_list=False)
 
     @model_validator(mode="after")
+    def _two_folders(self) -> "SegmentConfig":
+        if self.labels is not None and self.labels.rstrip("/") == self.images.rstrip("/"):
+            raise ValueError(
+                "--images and --labels are one folder, so label maps would be segmented, too; name the images by a "
+                "glob, as in --images 'photos/*.jpg'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _crf_is_on(self) -> "SegmentConfig":
         if not self.crf and (self.crf_mode, self.crf_device, self.crf_params) != ("pruned", "cpu", CRFParams()):
             raise ValueError("--crf-mode, --crf-device and --crf-params need --crf")
