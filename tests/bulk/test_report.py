@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
 from pipeline import storage
 from pipeline.bulk.comparison.page import write_comparison
@@ -20,6 +21,7 @@ from pipeline.bulk.detection.prepared import Detected
 from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import LocalizationRun, Located
+from pipeline.bulk.page import error_causes
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.rebuild import require_run, write_page
 from pipeline.bulk.results import read_file
@@ -143,6 +145,23 @@ def test_without_labels_the_page_has_shares(tmp_path):
     pixels = [sum(rows[f"px_{name}"].to_pylist()) for name in CLASSES.names]
     for name, count in zip(CLASSES.names, pixels, strict=True):
         assert f"{name} {count / sum(pixels):.4f} 14 100.0%" in text_of(page)
+
+
+def test_errors_of_one_class_are_told_apart_by_their_messages():
+    """Numbers and the image's own name differ from image to image, and make no cause of their own."""
+    messages = ["the file is empty", "truncated at byte {}", "no such key: {}.jpg"]
+    rows = [
+        {"image_id": f"{i}", "status": "error", "error_stage": "decode", "error_class": "ImageError"}
+        | {"error_message": messages[i % 3].format(i)}
+        for i in range(11)
+    ]
+    table = error_causes(dataset.dataset(pa.Table.from_pylist(rows)))
+    assert sorted((row[2], row[3]) for row in table.rows) == [
+        (3, "no such key: 2.jpg"),
+        (4, "the file is empty"),
+        (4, "truncated at byte 1"),
+    ]
+    assert {row[4] for row in table.rows} == {"0, 3, 6", "1, 4, 7", "2, 5, 8"}
 
 
 def test_a_run_without_a_single_result_has_a_page(tmp_path):

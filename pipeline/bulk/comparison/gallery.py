@@ -36,11 +36,12 @@ def changed_pictures(pair: Pair) -> Gallery | None:
     colours = others.colour_of | classes.colour_of  # the earlier run's, for the later masks too
     palette = np.array([colours[name] for name in others.names], np.uint8)
     same = np.array([classes.names.index(name) if name in classes.names else -1 for name in others.names])
-    cards = []
+    changes, cards = list[float](), list[Card]()
     for i, before, after in zip(chosen, *rows, strict=True):
         pixels, earlier, _ = read_picture(before, classes)
         _, later, truth = read_picture(after, others)
         changed = float((same[decode_mask(after["mask"]["bytes"])] != decode_mask(before["mask"]["bytes"])).mean())
+        changes.append(changed)
         note = f"{changed:.1%} of the pixels changed class"
         note += "" if np.isnan(pair.gain[i]) else f" · {pair.measure.score} {pair.gain[i]:+.3f}"
         images = {} if pixels is None else {"picture": photograph(pixels)}
@@ -48,6 +49,7 @@ def changed_pictures(pair: Pair) -> Gallery | None:
         images |= {} if truth is None else {"truth": painted(truth, palette)}
         shown = {classes.names[k] for k in np.unique(earlier)} | {others.names[k] for k in np.unique(later)}
         cards.append(Card(before["image_id"], note, small_size(earlier), images, names=sorted(shown)))
+    cards = [cards[i] for i in np.argsort(-np.array(changes), kind="stable")]  # the choice was by a lower bound
     layers = {layer for card in cards for layer in card.images}
     names = {name for card in cards for name in card.names}
     legend = {name: colour for name, colour in colours.items() if name in names}

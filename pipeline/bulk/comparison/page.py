@@ -123,8 +123,8 @@ def _drift_section(pair: Pair, drift: list[Drift] | None) -> Section:
     if drift is None:
         text = (
             f"Not tested: {len(earlier):,} pictures are only in the earlier run and {len(later):,} only in the later "
-            f"one, and the test needs {FEWEST} of each. Pictures that both runs have say nothing about what changed "
-            "between two nights."
+            f"one, and the test needs {FEWEST} of each. Pictures that both runs have are left out: they are the same "
+            "sample twice."
         )
         return Section("Drift", [Text(text)])
     rows = [
@@ -156,7 +156,7 @@ def _pictures(pair: Pair) -> list[Block]:
     if pair.measure.factor == 0.5:
         for step in STEPS:
             more = int((pair.change > step).sum())
-            facts[f"changed by more than {step:.0%}"] = f"{more:,} ({more / count:.1%})"
+            facts[f"surely changed by more than {step:.0%}"] = f"{more:,} ({more / count:.1%})"
     blocks: list[Block] = [Facts(facts)]
     gallery = changed_pictures(pair) if pair.measure.table == "class_report" else None
     blocks += [] if gallery is None else [gallery]
