@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.bulk.detection.comparison import CORNERS
+from pipeline.bulk.drawn import EACH, SEED, SHEET_ROWS, Drawn
 from pipeline.bulk.results import first_of_each, take
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.classes import Classes
@@ -20,23 +21,8 @@ from pipeline.report.thumbnails import photograph, small_size
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-EACH = 6  # pictures in a group
-SHEET_ROWS = 8
-SEED = 0  # of the random group, so that a page that is built again shows the same images
 MOST_BOXES = 20  # detections drawn in an image whose true boxes are not known
 TRUTH, RIGHT, WRONG, IGNORED = (40, 120, 255), (0, 160, 0), (230, 30, 30), (128, 128, 128)
-
-
-class Drawn(NamedTuple):
-    """The pictures of a run.
-
-    Attributes:
-        gallery: Gallery of its page.
-        sheet: Some of these images as a PNG; empty for none.
-    """
-
-    gallery: Gallery
-    sheet: bytes
 
 
 class Boxes(NamedTuple):

@@ -1,12 +1,13 @@
 """Pictures of a localization run: best and worst images if boxes are known, and a draw from the others."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.bulk.drawn import EACH, SEED, SHEET_ROWS, Drawn
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.plan import PLAN
 from pipeline.bulk.results import first_of_each, take
@@ -21,22 +22,7 @@ from pipeline.report.thumbnails import heat, photograph, small_size
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-EACH = 6  # pictures in a group
-SHEET_ROWS = 8
-SEED = 0  # of the random group, so that a page that is built again shows the same images
 COLUMNS = ["image_id", "uri", "classes", "width", "height"]
-
-
-class Drawn(NamedTuple):
-    """The pictures of a run.
-
-    Attributes:
-        gallery: Gallery of its page.
-        sheet: Some of these images as a PNG; empty for none.
-    """
-
-    gallery: Gallery
-    sheet: bytes
 
 
 def draw_gallery(run: str, files: Sequence[str], images: "Dataset", *, threshold: int | None) -> Drawn:

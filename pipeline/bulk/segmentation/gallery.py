@@ -1,12 +1,13 @@
 """Pictures of a segmentation run: some of its images, fetched again, with their masks and label maps."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.bulk.drawn import SHEET_ROWS, Drawn
 from pipeline.bulk.results import first_of_each, take
 from pipeline.bulk.segmentation.ranking import Numbers, choose
 from pipeline.bulk.table_input import read_image_bytes
@@ -16,25 +17,12 @@ from pipeline.report.blocks import Card, Gallery, View
 from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet, thinned
 from pipeline.report.thumbnails import painted, photograph, small_size
 
-SHEET_ROWS = 8
 VIEWS = {
     "Overlay": View("Overlay", ["picture", "prediction"], 0.6),
     "Picture": View("Picture", ["picture"]),
     "Truth": View("Truth", ["truth"]),
     "Prediction": View("Prediction", ["prediction"]),
 }
-
-
-class Drawn(NamedTuple):
-    """The pictures of a run.
-
-    Attributes:
-        gallery: Gallery of its page.
-        sheet: Some of these images as a PNG; empty for none.
-    """
-
-    gallery: Gallery
-    sheet: bytes
 
 
 def draw_gallery(run: str, files: Sequence[str], names: Sequence[str], numbers: Numbers, classes: Classes) -> Drawn:

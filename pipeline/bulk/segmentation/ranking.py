@@ -7,11 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.bulk.drawn import EACH, SEED
+
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
-
-EACH = 6  # images in a group
-SEED = 0  # of the random group, so that a page that is built again shows the same images
 
 
 class Numbers(NamedTuple):
