@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 EARLIER = f"{RUN_FOLDER}/earlier.json"
 LISTING = f"{RUN_FOLDER}/listing.parquet"
 REMOVED = f"{RUN_FOLDER}/removed.parquet"
+_OF_INPUT = {"images", "since", "retry_errors", "sharding", "batch_pixels"}  # options that change no result
 COMPARED = ["image_id", "bytes", "etag", "mtime"]
 
 Config = TypeVar("Config", bound=BulkConfig)
@@ -81,6 +82,20 @@ def require_whole(run: str) -> None:
             f"--since: {storage.redact(run)} was begun with --retry-errors and knows only the images that it retried; "
             "name the run before it"
         )
+
+
+def changed_options(run: str, identity: dict[str, Any]) -> list[str]:
+    """Return the options, and "--model", in which an earlier run differs from this one and that decide its results.
+
+    Args:
+        run: Folder of the earlier run.
+        identity: Identity of this run, as `plan.run_identity` has it.
+    """
+    stored = read_json(storage.join(run, CONFIG)) or {}
+    before, now = stored.get("config", {}), identity["config"]
+    names = [name for name in now if name in before and name not in _OF_INPUT and before[name] != now[name]]
+    is_other = stored.get("model_fingerprint") != identity["model_fingerprint"]
+    return ["--model"] * is_other + [f"--{name.replace('_', '-')}" for name in names]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline import retry, storage
 from pipeline.bulk import plan as planning
 from pipeline.bulk.config import LAST
-from pipeline.bulk.earlier import Earlier, find_earlier, read_earlier, with_earlier
+from pipeline.bulk.earlier import Earlier, changed_options, find_earlier, read_earlier, with_earlier
 from pipeline.bulk.finish import finish
 from pipeline.bulk.kind import PlacedByDevice, RunKind
 from pipeline.bulk.lease import lease
@@ -111,6 +111,7 @@ def _print_plan(kind: RunKind, run: str, plan: planning.PlanSummary | None, earl
         images = Selection(with_earlier(kind.config, earlier))
         plan = planning.summarize(planning.make_plan(kind.config, images, kind.truth, refines=kind.refines))
         _print(kind, run, plan, Earlier(earlier, images.removed))
+        _print_changes(kind, earlier)
     else:
         _print(kind, run, plan, read_earlier(run))
     if isinstance(kind, PlacedByDevice):
@@ -128,6 +129,7 @@ def _planned(
         rows = planning.make_plan(kind.config, images, kind.truth, refines=kind.refines)
         plan = _store_beside_ray(kind, run, rows, identity, began=began)
         _print(kind, run, plan, Earlier(earlier, images.removed))
+        _print_changes(kind, earlier)
     else:
         _print(kind, run, plan, read_earlier(run))
     if plan.images == 0:
@@ -139,6 +141,18 @@ def _print(kind: RunKind, run: str, plan: planning.PlanSummary, continued: Earli
     if kind.config.since == LAST and continued.run is None:
         print("--since last: the output has no finished run of this job over these images, so all are processed")
     print(format_plan(plan, run, continued, retries=kind.config.retry_errors is not None))
+
+
+def _print_changes(kind: RunKind, earlier: str | None) -> None:
+    """Say in which options an update differs from the run that it continues."""
+    if earlier is None or kind.config.since is None:
+        return
+    changed = changed_options(earlier, planning.run_identity(kind.config, kind.card, kind.classes))
+    if changed:
+        print(
+            f"other than in the earlier run: {', '.join(changed)}. Images that it has computed keep their results; "
+            "without --since, all are computed"
+        )
 
 
 def _compute_shards(

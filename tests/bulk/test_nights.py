@@ -13,7 +13,7 @@ from pipeline.bulk.lease import Lease, lease
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
 from pipeline.errors import UserError
-from tests.support.nights import Killed, compute, config_of, draw, without_ray
+from tests.support.nights import CARD, Killed, PlainRun, compute, config_of, draw, without_ray
 from tests.support.runs import rows_of
 
 
@@ -62,6 +62,17 @@ def test_each_night_does_what_is_new_since_all_nights_before(nights, capsys):
     finished_at(nights, "3", "2026-11-03T00:00:00+00:00")
     assert night(nights, since="last", run_id="4") == []
     assert read_earlier(f"{nights}/runs/run_id=4").removed == 0  # b.png was reported in the third night
+
+
+def test_a_night_with_another_model_or_option_says_what_its_images_keep(nights, capsys, monkeypatch):
+    night(nights, since="last", run_id="1")
+    finished_at(nights, "1", "2026-11-01T00:00:00+00:00")
+    night(nights, since="last", run_id="2", sharding={"max_images": 7})
+    assert "other than in the earlier run" not in capsys.readouterr().out
+    finished_at(nights, "2", "2026-11-02T00:00:00+00:00")
+    monkeypatch.setattr(PlainRun, "card", CARD.model_copy(update={"weights_sha256": "another"}))
+    assert night(nights, since="last", run_id="3", dtype="bfloat16") == []
+    assert "other than in the earlier run: --model, --dtype. Images that" in capsys.readouterr().out
 
 
 def test_a_crash_in_the_same_night_resumes_the_same_run_although_last_is_another_by_then(tmp_path, monkeypatch):
