@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.bulk.transport import Closed, receive, send
 from pipeline.errors import IncompleteError, one_line
@@ -54,6 +54,18 @@ class HelperDied(Exception):
 class _Call:
     answer: Future
     seconds: float
+
+
+class Booking(NamedTuple):
+    """A call that a helper process will get.
+
+    Attributes:
+        number: Number of the call.
+        answer: Its future answer.
+    """
+
+    number: int
+    answer: Future
 
 
 class Helper:
@@ -106,18 +118,26 @@ class Helper:
         Returns:
             The result, what the method raised, or `HelperDied`.
         """
+        return self.deliver(self.book(seconds), method, *arguments)
+
+    def book(self, seconds: float) -> "Booking":
+        """Count a call, which `deliver` sends; for `seconds` see `call`."""
         answer: Future = Future()
         with self._lock:
             if self._death is not None:
                 answer.set_exception(HelperDied(self._death))
-                return answer
             if not self._calls:
                 self._answered = time.monotonic()
             self._count += 1
-            number = self._count
-            self._calls[number] = _Call(answer, seconds)
-        self._send((number, method, arguments))
-        return answer
+            if self._death is None:
+                self._calls[self._count] = _Call(answer, seconds)
+            return Booking(self._count, answer)
+
+    def deliver(self, booking: "Booking", method: str, *arguments: Any) -> Future:
+        """Send a call that is booked; see `call`."""
+        if not booking.answer.done():
+            self._send((booking.number, method, arguments))
+        return booking.answer
 
     def close(self) -> None:
         """End the process."""
@@ -225,7 +245,8 @@ class HelperPool:
                 if not helper.alive:
                     self._helpers[i] = self._fresh()
             helper = min(self._helpers, key=lambda h: h.load)
-            first = helper.call(method, list(items), seconds=seconds)
+            booking = helper.book(seconds)
+        first = helper.deliver(booking, method, list(items))  # copies the arrays, while others choose their helpers
         answer: Future[list[Any]] = Future()
 
         def done(result: Future) -> None:

@@ -67,7 +67,7 @@ def stream(
             # cores that Ray itself needs, and the first row would come later.
             min_size=layout.actors if layout.use_gpu else max(1, layout.actors // 2),
             max_size=layout.actors,
-            # An actor loads one shard and writes another while it computes a third; a GPU is done with one soon.
+            # An actor loads one shard and writes another while it computes a third.
             max_concurrent_calls_per_actor=layout.shards_per_actor,
             enable_true_multi_threading=True,
         ),
@@ -104,8 +104,8 @@ class Layout(NamedTuple):
 
     @property
     def shards_per_actor(self) -> int:
-        """Shards that a predictor has at a time."""
-        return 4 if self.use_gpu else 2
+        """Shards that a predictor has at a time: a GPU is done with one soon, so that more are loaded and written."""
+        return 8 if self.use_gpu else 2
 
 
 def _layout(kind: RunKind, *, shards: int) -> Layout:

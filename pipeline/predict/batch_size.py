@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 CPU_PIXELS = 1_000_000  # a larger batch computes no faster on a CPU
 WORTHWHILE = 1.05  # gain in images per second for which a batch is doubled
-MEMORY_SHARE = 0.4  # of the device's free memory, so that another batch and larger images fit too
+MEMORY_SHARE = 0.2  # of the device's free memory: there are four batches at a time, see `device.streams`
 
 
 def measure_batch_pixels(

@@ -36,8 +36,8 @@ def set_threads(device: torch.device, cpus: int | None) -> None:
 
 
 def streams(device: torch.device) -> int:
-    """Return how many batches a device computes at a time: one is copied while a GPU computes another."""
-    return 2 if device.type == "cuda" else 1
+    """Return how many batches a device has at a time: while a GPU computes one, others are copied to it and from it."""
+    return 4 if device.type == "cuda" else 1
 
 
 def free_memory(device: torch.device) -> None:

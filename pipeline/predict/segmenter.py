@@ -18,6 +18,7 @@ from pipeline.predict.compiled import Compiled
 from pipeline.predict.crf import DeviceCRF
 from pipeline.predict.device import autocast, normalise, place, upload
 from pipeline.predict.fitting import FittingBatches
+from pipeline.predict.graphs import Function, Graphed
 from pipeline.predict.instances import choose, instance_scores
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.windows import Mosaic, Span, lay_out
@@ -43,7 +44,8 @@ class Segmenter:
         batch_pixels: Largest number of pixels in a batch of windows; a batch of images with so many is full.
         keep_scores: Return the score maps as well.
         crf: Dense CRF that refines the labels on the device; None for none.
-        compile: Compile the network for the shapes of full batches; see `compiled.Compiled`.
+        compile: Compile the network for the shapes of full batches; see `compiled.Compiled`. On a GPU they are recorded
+            as graphs in any case; see `graphs.Graphed`.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Segmenter:
         self.keep_scores = keep_scores
         self.crf = crf
         self._fit = FittingBatches()
-        self._compiled = Compiled(self._outputs) if compile else None
+        self._full_outputs: Function = Compiled(self._outputs) if compile else self._outputs
+        if device.type == "cuda":
+            self._full_outputs = Graphed(self._full_outputs)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
@@ -106,7 +110,7 @@ class Segmenter:
             stride = self.model.output_stride
             height, width = images[0].shape[:2]
             full = (len(images) + 1) * height * width > self.batch_pixels
-            outputs = self._compiled if self._compiled is not None and full else self._outputs
+            outputs = self._full_outputs if full else self._outputs
             labels, confidence, entropy, logits = outputs(batch)
         check_finite(entropy)
         scores = compact_scores(logits).cpu().numpy() if self.keep_scores else [None] * len(images)

@@ -1,5 +1,6 @@
 """The segmentation network in a predictor's process."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,8 @@ class SegmentationPredictor:
             compile=worth_compiling(images, device) if config.compile is None else config.compile,
         )
         self.device_name = device_name(device)
-        self.streams = streams(device)
+        # A CRF takes much memory, and launching its many operations keeps the host busy.
+        self.streams = min(2, streams(device)) if on_device else streams(device)
 
     @property
     def batch_pixels(self) -> int:
@@ -56,6 +58,7 @@ class SegmentationPredictor:
         """Measure batches of 512x512 pixels; instance-wise inference computes one image after the other anyway."""
         if self._segmenter.instances.proposals:
             return CPU_PIXELS
+        self.batch_pixels = sys.maxsize  # no batch is full, so none is compiled
         return measure_batch_pixels(self._segmenter, self._segmenter.device)
 
     def free_memory(self) -> None:

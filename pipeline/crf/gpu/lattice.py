@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.crf.gpu.sums import Lists, by_length
 from pipeline.crf.lattice import axis_scale, packing, steps
 
 PIECE = 128  # samples that one thread adds to a point; the sums of these pieces are added in a second pass
@@ -41,9 +42,9 @@ class Lattice(NamedTuple):
         vertices: int32 [samples, d + 1], lattice points around each sample.
         weights: float32 [samples, d + 1], barycentric weights, which sum to 1.
         splat_order: int64 [samples · (d + 1)], places in `vertices` and `weights`, sorted by point and then by sample.
-        pieces: int32 [pieces + 1], first place in `splat_order` of each piece, and the end. A piece is a part of at
-            most `PIECE` places of one point.
-        point_pieces: int32 [points + 2], first piece of each point, and the end twice.
+        pieces: for each piece its samples, in the order of `splat_order`. A piece is a part of at most `PIECE` places
+            of one point.
+        point_pieces: for each point its pieces.
         neighbours: for each of the d + 1 directions int32 [points + 1, 3], the points before, here and after.
     """
 
@@ -51,8 +52,8 @@ class Lattice(NamedTuple):
     vertices: Tensor
     weights: Tensor
     splat_order: Tensor
-    pieces: Tensor
-    point_pieces: Tensor
+    pieces: Lists
+    point_pieces: Lists
     neighbours: tuple[Tensor, ...]
 
     @property
@@ -87,8 +88,8 @@ def build_lattice(features: Features) -> Lattice:
         vertices=vertices.reshape(-1, d + 1),
         weights=weights.reshape(-1, d + 1),
         splat_order=order,
-        pieces=pieces,
-        point_pieces=point_pieces,
+        pieces=Lists(torch.div(order, d + 1, rounding_mode="floor").int(), None, pieces, by_length(pieces)),
+        point_pieces=Lists(None, None, point_pieces, by_length(point_pieces)),
         neighbours=tuple(_neighbours(point_keys, int(step)) for step in steps(radix)),
     )
 
@@ -161,7 +162,7 @@ def _descending_rank(values: Tensor) -> Tensor:
 
 
 def _pieces(starts: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut the runs of equal points into pieces; see `Lattice`.
+    """Return the offsets of the pieces of points, and of each point's pieces; see `Lattice`.
 
     Args:
         starts: int64 [points], first place of each point.

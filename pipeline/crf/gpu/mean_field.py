@@ -29,11 +29,8 @@ class Kernels(NamedTuple):
 
     def messages(self, q: Tensor) -> Tensor:
         """Return the sum of both filters' outputs, float32 [images, samples, lanes] like the input."""
-        images, samples, lanes = q.shape
-        filtered = self.bilateral(q.reshape(-1, lanes)).reshape(q.shape)
-        # The images lie side by side, as further lanes: so one small lattice serves them all.
-        beside = self.spatial(q.transpose(0, 1).reshape(samples, images * lanes))
-        return filtered.add_(beside.reshape(samples, images, lanes).transpose(0, 1))
+        filtered = self.bilateral(q.reshape(1, -1, q.shape[2])).reshape(q.shape)
+        return filtered.add_(self.spatial(q))
 
 
 class Compatibility(NamedTuple):
