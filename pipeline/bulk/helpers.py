@@ -6,6 +6,7 @@ lost, repeats them one picture at a time in a fresh process, and convicts a pict
 was alone.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from pipeline.bulk.transport import Closed, receive, send
+from pipeline.bulk import arena
+from pipeline.bulk.transport import Channel, Closed
 from pipeline.errors import IncompleteError, one_line
 
 DEATHS_TO_CONVICT = 2
@@ -28,6 +30,8 @@ DEATHS_TO_CONVICT = 2
 # each time is believed after so many.
 KILLS_TO_CONVICT = 4
 SECONDS_TO_START = 300.0  # on a busy machine
+# Shared memory of a process; larger messages travel by a file each. Pages that are never used cost nothing.
+ARGUMENT_BYTES, RESULT_BYTES = 32 * 2**20, 64 * 2**20
 _READY = 0  # number of a process's first message, which answers no call
 
 
@@ -78,17 +82,19 @@ class Helper:
 
     def __init__(self, target: bytes, *, threads: int):
         ours, theirs = socket.socketpair()
+        shared = [d for d in (arena.create(ARGUMENT_BYTES), arena.create(RESULT_BYTES)) if d is not None]
+        descriptors = [theirs.fileno(), *shared]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from pipeline.bulk.helpers import serve; serve({theirs.fileno()}, {threads})"],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", f"from pipeline.bulk.helpers import serve; serve({threads}, *{descriptors})"],
+                pass_fds=descriptors,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                 stdin=subprocess.DEVNULL,
             )
         self._connection = ours
+        self._channel = _channel(ours, shared)
         self._calls: dict[int, _Call] = {}
         self._lock = threading.Lock()
-        self._sending = threading.Lock()
         self._answered = time.monotonic()
         self._overdue = 0.0
         self._ready = False
@@ -144,11 +150,8 @@ class Helper:
         self._process.kill()
 
     def _send(self, value: Any) -> None:
-        try:
-            with self._sending:
-                send(self._connection, value)
-        except Closed:
-            pass  # the reading thread finds out why
+        with contextlib.suppress(Closed):  # the reading thread finds out why
+            self._channel.send(value)
 
     def _read(self) -> None:
         fault: Exception | None = None
@@ -156,7 +159,7 @@ class Helper:
             try:
                 while not wait([self._connection], timeout=1.0):
                     self._kill_if_overdue()
-                number, failed, value = receive(self._connection)
+                number, failed, value = self._channel.receive()
             except Closed:
                 break
             except Exception as error:  # out of memory or descriptors, for example: no item is to blame, and none waits
@@ -312,33 +315,42 @@ class HelperPool:
             return death
 
 
-def serve(descriptor: int, threads: int) -> None:
+def serve(threads: int, descriptor: int, *shared: int) -> None:
     """Answer calls until the other end of a socket closes; the main function of a helper process.
 
     Args:
-        descriptor: Descriptor of the socket.
         threads: Calls to run at a time.
+        descriptor: Descriptor of the socket.
+        *shared: Descriptors of the memory for arguments and of that for results.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when its helpers end
-    connection = socket.socket(fileno=descriptor)
-    sending = threading.Lock()
+    channel = _channel(socket.socket(fileno=descriptor), list(reversed(shared)))
 
     def answer(number: int, method: str, arguments: tuple[Any, ...]) -> None:
         try:
             result = (number, False, getattr(target, method)(*arguments))
         except BaseException as error:  # the worker raises it again
             result = (number, True, _portable(error))
-        with sending:
-            send(connection, result)
+        channel.send(result)
 
     try:
-        target = pickle.loads(receive(connection))
+        target = pickle.loads(channel.receive())
         pool = ThreadPoolExecutor(threads)
-        send(connection, (_READY, False, None))
+        channel.send((_READY, False, None))
         while True:
-            pool.submit(answer, *receive(connection))
+            pool.submit(answer, *channel.receive())
     except Closed:
         os._exit(0)
+
+
+def _channel(connection: socket.socket, shared: list[int]) -> Channel:
+    """Return the end of a connection that sends through the first memory and receives through the second, if any."""
+    if not shared:
+        return Channel(connection)
+    outgoing, incoming = (arena.attach(descriptor) for descriptor in shared)
+    for descriptor in shared:
+        os.close(descriptor)
+    return Channel(connection, outbox=arena.Outbox(outgoing), inbox=arena.Inbox(incoming))
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """Messages between two processes of one machine, whose arrays travel in shared memory.
 
-A message is any picklable value. Its arrays are written once into an anonymous file in memory, and only the file's
-descriptor crosses the socket: the receiver maps the file and its arrays lie there. Nothing has a name, so nothing is
-left behind by a process that dies.
+A message is any picklable value. Its arrays are copied once, into memory that both processes have mapped (`arena`), and
+the receiver finds them there. Where there is no room, they are written to an anonymous file in memory, whose descriptor
+crosses the socket. Nothing has a name, so nothing is left behind by a process that dies.
 """
 
 import mmap
@@ -11,10 +11,14 @@ import pickle
 import socket
 import struct
 import tempfile
+import threading
 from typing import Any
 
-_HEADER = struct.Struct("<QI")  # bytes of the pickle, number of buffers
+from pipeline.bulk.arena import Inbox, Outbox, Piece
+
+_HEADER = struct.Struct("<QIqI")  # bytes of the pickle, number of buffers, start and number of the piece
 _SIZE = struct.Struct("<Q")
+_NO_PIECE = Piece(0, -1)
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # maps all pages at once, where the system can
 
 
@@ -22,52 +26,74 @@ class Closed(Exception):
     """The other process has closed the connection, as it does when it ends."""
 
 
-def send(connection: socket.socket, value: Any) -> None:
-    """Send a value.
+class Channel:
+    """One end of a connection. Several threads may send at a time, and one may receive.
 
     Args:
-        connection: Stream socket of the family AF_UNIX; one thread at a time may send.
-        value: Any picklable value; contiguous NumPy arrays within it are sent in shared memory.
-
-    Raises:
-        Closed: The receiver has ended.
+        connection: Stream socket of the family AF_UNIX.
+        outbox: Memory for the arrays of messages that are sent; None for a file each.
+        inbox: Memory in which the other end has its outbox.
     """
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    sizes = b"".join(_SIZE.pack(view.nbytes) for view in views)
-    header = _HEADER.pack(len(data), len(views))
-    try:
-        if any(view.nbytes for view in views):
-            descriptor = _in_memory(views)
-            try:
-                socket.send_fds(connection, [header], [descriptor])
-            finally:
+
+    def __init__(self, connection: socket.socket, *, outbox: Outbox | None = None, inbox: Inbox | None = None):
+        self.connection = connection
+        self._outbox = outbox
+        self._inbox = inbox
+        self._sending = threading.Lock()
+
+    def send(self, value: Any) -> None:
+        """Send a value.
+
+        Args:
+            value: Any picklable value; contiguous NumPy arrays within it are sent in shared memory.
+
+        Raises:
+            Closed: The receiver has ended.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        views = [buffer.raw() for buffer in buffers]
+        sizes = b"".join(_SIZE.pack(view.nbytes) for view in views)
+        has_bytes = any(view.nbytes for view in views)
+        piece = self._outbox.put(views) if self._outbox and has_bytes else None
+        descriptor = _in_memory(views) if has_bytes and piece is None else None
+        number, start = piece or _NO_PIECE
+        header = _HEADER.pack(len(data), len(views), start, number)
+        try:
+            with self._sending:
+                if descriptor is not None:
+                    socket.send_fds(self.connection, [header], [descriptor])
+                else:
+                    self.connection.sendall(header)
+                self.connection.sendall(sizes + data)
+        except (BrokenPipeError, ConnectionResetError):
+            raise Closed from None
+        finally:
+            if descriptor is not None:
                 os.close(descriptor)
+
+    def receive(self) -> Any:
+        """Receive a value; its arrays lie in shared memory and are writable.
+
+        Raises:
+            Closed: The sender has ended.
+        """
+        try:
+            header, descriptors, _, _ = socket.recv_fds(self.connection, _HEADER.size, 1)
+        except ConnectionResetError:
+            raise Closed from None
+        if not header:
+            raise Closed
+        header += _exactly(self.connection, _HEADER.size - len(header))
+        length, count, start, number = _HEADER.unpack(header)
+        rest = _exactly(self.connection, count * _SIZE.size + length)
+        sizes = [_SIZE.unpack_from(rest, i * _SIZE.size)[0] for i in range(count)]
+        if start >= 0:
+            assert self._inbox is not None
+            whole = self._inbox.view(Piece(number, start), sum(sizes))
         else:
-            connection.sendall(header)
-        connection.sendall(sizes + data)
-    except (BrokenPipeError, ConnectionResetError):
-        raise Closed from None
-
-
-def receive(connection: socket.socket) -> Any:
-    """Receive a value; its arrays are mapped from shared memory and are writable.
-
-    Raises:
-        Closed: The sender has ended.
-    """
-    try:
-        header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
-    except ConnectionResetError:
-        raise Closed from None
-    if not header:
-        raise Closed
-    header += _exactly(connection, _HEADER.size - len(header))
-    length, count = _HEADER.unpack(header)
-    rest = _exactly(connection, count * _SIZE.size + length)
-    sizes = [_SIZE.unpack_from(rest, i * _SIZE.size)[0] for i in range(count)]
-    return pickle.loads(rest[count * _SIZE.size :], buffers=_views(sizes, descriptors))
+            whole = _mapped(sum(sizes), descriptors)
+        return pickle.loads(rest[count * _SIZE.size :], buffers=_cut(whole, sizes))
 
 
 def _in_memory(views: list[memoryview]) -> int:
@@ -88,17 +114,20 @@ def _in_memory(views: list[memoryview]) -> int:
     return descriptor
 
 
-def _views(sizes: list[int], descriptors: list[int]) -> list[memoryview]:
-    """Map the buffers of a message; the mapping lives as long as one of them is used."""
+def _mapped(size: int, descriptors: list[int]) -> memoryview:
+    """Map the file of a message; the mapping lives as long as one of its buffers is used."""
     if not descriptors:
-        return [memoryview(bytearray()) for _ in sizes]
+        return memoryview(bytearray())
     (descriptor,) = descriptors
     try:
-        whole = memoryview(mmap.mmap(descriptor, sum(sizes), flags=mmap.MAP_SHARED | _POPULATE))
+        return memoryview(mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | _POPULATE))
     finally:
         os.close(descriptor)
-    views = []
-    start = 0
+
+
+def _cut(whole: memoryview, sizes: list[int]) -> list[memoryview]:
+    """Return the buffers of a message, which lie one after the other."""
+    views, start = [], 0
     for size in sizes:
         views.append(whole[start : start + size])
         start += size
