@@ -4,7 +4,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most like `name`; empty if none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
     """Return "did you mean X?" for the known name that is most like `name`, or `otherwise` if none is like it."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else otherwise
+    close = closest(name, known)
+    return f"did you mean {close}?" if close else otherwise
