@@ -157,8 +157,7 @@ class StatusReader:
         self._causes |= {name: causes for name, causes in zip(new, found, strict=True) if causes is not None}
         total = Causes()
         for name in files:
-            for cause in self._causes.get(name, ()):
-                total.add(cause["stage"], cause["class"], cause["count"], cause["example"])
+            total.add_all(self._causes.get(name, ()))
         status.causes = total.most_common()
         status.errors = total.counts.total()
 
