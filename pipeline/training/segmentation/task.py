@@ -121,6 +121,7 @@ class SegmentationTask(Task):
         by_class="iou",
         class_title="IoU",
         of_image="miou",
+        variants=("miou_gt_only",),
     )
 
     def __init__(self, config: TrainConfig, classes: Classes, validation: list[Sample]):
