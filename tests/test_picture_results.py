@@ -24,7 +24,9 @@ def test_a_segmentation_is_described_by_its_classes() -> None:
 
 
 def test_a_classification_is_described_by_what_is_found() -> None:
-    result = Classification({"cat": 0.9, "dog": 0.05}, ("cat",), {"cat": PIXELS[..., 0]}, {}, None, (), PIXELS)
+    result = Classification(
+        {"cat": 0.9, "dog": 0.05}, ("cat",), {"cat": np.zeros((4, 10), np.float32)}, {}, None, (), PIXELS
+    )
     assert repr(result) == "<Classification of 10x4 pixels: cat 0.90>"
     assert repr(Classification({"cat": 0.1}, (), {}, {}, None, (), PIXELS)).endswith(": nothing found>")
 

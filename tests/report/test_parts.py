@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.report.svg import HEIGHT, MOST_POINTS, WIDTH, draw_chart, nice_tic
 from pipeline.report.thumbnails import SIDE, heat, painted, photograph
 from pipeline.training.display import format_training
 from pipeline.training.report import curve_charts
-from pipeline.training.segmentation.config import TrainConfig
+from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.task import Measures
 
 POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=40)
@@ -130,12 +131,12 @@ def test_another_form_of_the_headline_score_is_shown_only_where_it_differs():
     same = {"miou": 1.0, "miou_gt_only": 1.0, "accuracy": 1.0}
     assert list(measures.titles_of([same])) == ["miou", "accuracy"]
     assert list(measures.titles_of([same, same | {"miou": 0.5}])) == ["miou", "miou_gt_only", "accuracy"]
-    records = [
-        {"epoch": epoch, "loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "iou": {}} | same for epoch in (1, 2)
-    ]
+    other: dict[str, Any] = {"loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "iou": {}}
+    records = [{"epoch": epoch} | other | same for epoch in (1, 2)]
     charts = {chart.title: chart for chart in curve_charts(records, measures)}
     assert [line.name for line in charts["Validation"].lines] == ["mIoU", "accuracy"]
     assert all(chart.whole for chart in charts.values())
     best = {"iou": {"a": 0.5}} | same | {"epoch": 1}
-    config = TrainConfig.model_construct(output="out")
+    split = Split(images="i", labels="l")
+    config = TrainConfig(model="unet", train=split, val=split, classes="c", output="out")
     assert format_training(config, measures, [best]).splitlines()[1] == "best: epoch 1, mIoU 1.0000, accuracy 1.0000"
