@@ -57,7 +57,7 @@ class Selection:
                 require_finished(self._earlier)
             except UserError as error:
                 option = "--since" if config.since else "--retry-errors"
-                error.args = (f"{option}: {error}, or '{LAST}' for the newest finished one",)
+                error.args = (f"{option}: {error}; '{LAST}' stands for the newest finished run",)
                 raise
         if config.since:
             require_whole(config.since)
