@@ -17,6 +17,8 @@ PYTHON = """\
 
 ::: pipeline.api
 
+::: pipeline.picture_results
+
 ::: pipeline.query.session
 
 ::: pipeline.crf.dense.dense_crf

@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api import Classification, Classifier, Detection, Detector, Segmentation, Segmenter
+    from pipeline.api import Classifier, Detector, Segmenter
     from pipeline.crf.dense import dense_crf
     from pipeline.data.images import decode_mask
+    from pipeline.picture_results import Classification, Detection, Segmentation
     from pipeline.query.session import QueriedRuns, open_run
 
 __version__ = "0.1.0"
@@ -29,12 +30,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Classification": "pipeline.api",
+    "Classification": "pipeline.picture_results",
     "Classifier": "pipeline.api",
-    "Detection": "pipeline.api",
+    "Detection": "pipeline.picture_results",
     "Detector": "pipeline.api",
     "QueriedRuns": "pipeline.query.session",
-    "Segmentation": "pipeline.api",
+    "Segmentation": "pipeline.picture_results",
     "Segmenter": "pipeline.api",
     "dense_crf": "pipeline.crf.dense",
     "decode_mask": "pipeline.data.images",

@@ -1,11 +1,11 @@
 """The program `segpipe`, which is also `python -m pipeline`: finds the command and runs it."""
 
-import difflib
 import sys
 from typing import NoReturn
 
 from pipeline import __version__
 from pipeline.commands import COMMANDS, load
+from pipeline.suggestions import did_you_mean
 
 USAGE = """\
 usage: segpipe COMMAND [OPTIONS]
@@ -61,8 +61,7 @@ def overview() -> str:
 
 def _unknown(name: str) -> str:
     kind = "option" if name.startswith("-") else "command"
-    close = difflib.get_close_matches(name, ["--help", "--version", *COMMANDS], n=1)
-    hint = f"did you mean {close[0]}?" if close else "segpipe --help lists the commands"
+    hint = did_you_mean(name, ["--help", "--version", *COMMANDS], otherwise="segpipe --help lists the commands")
     return f"error: unknown {kind} {name}; {hint}"
 
 

@@ -7,7 +7,6 @@ batch with others, or with another number of PyTorch's threads.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,7 +29,6 @@ from pipeline.bulk.segmentation.run import SegmentationRun, segmentation_run
 from pipeline.data.images import (
     DecodedImage,
     ImageError,
-    colourize,
     decode_image,
     decode_mask,
     decode_pillow,
@@ -39,8 +37,8 @@ from pipeline.data.images import (
 from pipeline.data.naming import LabelNames
 from pipeline.data.presets import DatasetSplit
 from pipeline.errors import UserError, first_problem
-from pipeline.report.box_sheet import LabelledBox, drawn
-from pipeline.report.map_sheet import PREDICTED, overlay, with_boxes
+from pipeline.picture_results import Classification, Detection, Segmentation
+from pipeline.suggestions import did_you_mean
 
 Picture = str | os.PathLike | bytes | NDArray[np.uint8] | Image.Image
 """A path or URL, an encoded file, a uint8 array [h, w] or [h, w, 3] of grey or RGB values, or a Pillow image."""
@@ -49,73 +47,6 @@ Picture = str | os.PathLike | bytes | NDArray[np.uint8] | Image.Image
 _OF_TRUTH = {"labels", *LabelNames.model_fields, *DatasetSplit.model_fields, "classes", "truth"}
 _OF_TRUTH |= {"foreground", "foreground_names"}
 _OF_RUNS = {*BulkConfig.model_fields, *_OF_TRUTH} - {"dtype", "max_image_pixels"}
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The segmentation of a picture.
-
-    Attributes:
-        labels: Class indices on the stored pixels, uint8 [height, width] (uint16 for more than 256 classes).
-        confidence: Mean over the pixels of the largest class probability, before a CRF; column `mean_confidence`.
-        entropy: Mean over the pixels of the entropy of the class probabilities; column `mean_entropy`.
-        names: Names of the classes.
-        palette: Colours of the classes, uint8 [classes, 3].
-        pixels: The stored pixels, uint8 [height, width, 3].
-        mask: The labels as PNG, byte for byte that of the column `mask`.
-    """
-
-    labels: NDArray[np.uint8] | NDArray[np.uint16]
-    confidence: float
-    entropy: float
-    names: tuple[str, ...]
-    palette: NDArray[np.uint8]
-    pixels: NDArray[np.uint8]
-    mask: bytes
-
-    def shares(self) -> dict[str, float]:
-        """Return the share of the pixels that each class covers."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
-        return {name: float(n) / self.labels.size for name, n in zip(self.names, counts, strict=True)}
-
-    def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """Return the picture, blended with the colours of the classes."""
-        painted = colourize(self.labels, self.palette)
-        return Image.blend(Image.fromarray(self.pixels), Image.fromarray(painted), opacity)
-
-    def save(self, url: str | os.PathLike) -> None:
-        """Write the labels as an indexed PNG to a path or URL."""
-        storage.write_bytes(os.fspath(url), self.mask)
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The classes of a picture, and where they are.
-
-    Attributes:
-        probabilities: Probability of each class, by name.
-        found: Classes that count as found, the most probable first.
-        maps: Where the classes found are, by name: float32 [height, width] on the stored pixels, at most 1.
-        boxes: Boxes of the classes found, by name: int32 [n, 4] of left, top, right, bottom; the last two exclusive.
-        labels: Class indices of `mask_names`, uint8 [height, width]; None without the option `mask`.
-        mask_names: Names of the classes of `labels`: background, then the model's.
-        pixels: The stored pixels, uint8 [height, width, 3].
-    """
-
-    probabilities: dict[str, float]
-    found: tuple[str, ...]
-    maps: dict[str, NDArray[np.float32]]
-    boxes: dict[str, NDArray[np.int32]]
-    labels: NDArray[np.uint8] | NDArray[np.uint16] | None
-    mask_names: tuple[str, ...]
-    pixels: NDArray[np.uint8]
-
-    def overlay(self, name: str | None = None) -> Image.Image:
-        """Return the picture, blended with the map of a class and with its boxes; by default the most probable one."""
-        if not self.found:
-            return Image.fromarray(self.pixels)
-        name = name or self.found[0]
-        return Image.fromarray(with_boxes(overlay(self.pixels, self.maps[name]), self.boxes[name], PREDICTED))
 
 
 class Segmenter:
@@ -212,31 +143,6 @@ class Classifier:
         )
 
 
-@dataclass(frozen=True)
-class Detection:
-    """The objects in a picture, those with the highest scores first.
-
-    Attributes:
-        boxes: Left, top, right, bottom in pixels of the stored picture, the last two exclusive, float32 [n, 4].
-        classes: Name of the class of each object.
-        scores: Confidence of each object, float32 [n].
-        palette: Colour of each class by name.
-        pixels: The stored pixels, uint8 [height, width, 3].
-    """
-
-    boxes: NDArray[np.float32]
-    classes: tuple[str, ...]
-    scores: NDArray[np.float32]
-    palette: dict[str, tuple[int, int, int]]
-    pixels: NDArray[np.uint8]
-
-    def overlay(self) -> Image.Image:
-        """Return the picture with boxes, classes and scores."""
-        found = list(zip(self.boxes.tolist(), self.classes, self.scores.tolist(), strict=True))
-        texts = [LabelledBox(box, self.palette[name], f"{name} {score:.2f}") for box, name, score in found]
-        return drawn(self.pixels, texts[::-1], factor=1.0)
-
-
 class Detector:
     """A detector that finds objects in pictures as `segpipe detect` does.
 
@@ -288,7 +194,8 @@ def _config(kind: type[Config], url: str | os.PathLike, options: Mapping[str, An
     known = sorted(set(kind.model_fields) - _OF_RUNS)
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise UserError(f"unknown option {unknown[0]}; there are {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known, otherwise=f"there are {', '.join(known)}")
+        raise UserError(f"unknown option {unknown[0]}; {hint}")
     threads = {"cpus_per_actor": torch.get_num_threads()}  # as the caller has set them
     try:
         return kind(model=os.fspath(url), images="-", output="-", scaling=threads, **options)

@@ -12,6 +12,7 @@ from pipeline.data.preprocessing import ClassifierInput, DetectorInput, Preproce
 from pipeline.errors import UserError, first_problem
 
 CARD = "card.json"
+TRAINING = "training.json"  # options of the training run that writes the bundle; there from the start of the run
 
 
 class Card(BaseModel):
@@ -48,7 +49,21 @@ def read_card(url: str) -> Card:
         UserError: There is no bundle, or its card is not valid.
     """
     place = storage.join(url, CARD)
+    with storage.friendly_errors(place, "cannot read the bundle's card"):
+        try:
+            data = storage.read_bytes(place)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(_why_no_bundle(url)) from None
     try:
-        return Card.model_validate_json(storage.read_text(place, noun="bundle's card"))
+        return Card.model_validate_json(data)
     except ValidationError as error:
         raise UserError(f"bundle {storage.redact(url)}: its {CARD} is not valid ({first_problem(error)})") from None
+
+
+def _why_no_bundle(url: str) -> str:
+    """Return why a place without a card is no bundle, in one line."""
+    place = storage.redact(url)
+    if storage.exists(storage.join(url, TRAINING)):
+        return f"{place} has no bundle yet: the training there has not finished an epoch; its command goes on with it"
+    problem = "is not a bundle" if storage.exists(url) else "does not exist"
+    return f"{place} {problem}; a bundle is the output folder of segpipe train, train-classifier or train-detector"

@@ -1,6 +1,5 @@
 """Command lines: a pydantic model becomes the options; a mistake ends in one line and exit code 2."""
 
-import difflib
 import os
 import re
 import select
@@ -18,15 +17,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pipeline import __version__, recipes
+from pipeline import __version__, environment, recipes
 from pipeline.errors import UserError, find_user_error, one_line
 from pipeline.help import format_help
+from pipeline.mistakes import explain_arguments, explain_values
 from pipeline.options import flag, list_options
 from pipeline.secrets import redact, without_secrets
 from pipeline.storage import read_text
 from pipeline.supervisor import supervise
 
-ENV_PREFIX = "SEGPIPE_"
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -66,6 +65,7 @@ def parse(
     files += [] if config_file is None else [config_file]
     defaults = merged(*map(read_options, files))
     options = list_options(config_type)
+    environment.warn_of_unknown(options)
     flags = ["--help", "--version", "--config", *([] if recipe_folder is None else ["--recipe"])]
     flags += [form for option in options for form in option.flags]
     arguments = _with_values(arguments, {option.name for option in options if not option.is_switch})
@@ -74,7 +74,7 @@ def parse(
 
     class Settings(config_type, BaseSettings):  # type: ignore[valid-type, misc]
         model_config = SettingsConfigDict(
-            env_prefix=ENV_PREFIX,
+            env_prefix=environment.PREFIX,
             env_nested_delimiter="__",
             nested_model_default_partial_update=True,
             cli_prog_name=program,
@@ -96,9 +96,9 @@ def parse(
     try:
         settings = Settings(**defaults)
     except SettingsError as error:
-        raise UserError(_explain_arguments(str(error), flags)) from None
+        raise UserError(explain_arguments(str(error), flags)) from None
     except ValidationError as error:
-        raise UserError(_explain_values(error)) from None
+        raise UserError(explain_values(error, options, flags)) from None
     values = {name: getattr(settings, name) for name in config_type.model_fields}
     return config_type.model_construct(_fields_set=settings.model_fields_set, **values)
 
@@ -227,35 +227,3 @@ def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(result.get(name), dict)
             result[name] = merged(result[name], value) if both else value
     return result
-
-
-def _explain_arguments(message: str, flags: list[str]) -> str:
-    message = message.removeprefix("error parsing CLI: ")
-    unknown = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
-    if unknown:
-        in_groups = [known for known in flags if known.endswith(f".{unknown[1].removeprefix('--')}")]
-        close = in_groups[:3] or difflib.get_close_matches(unknown[1], flags, n=1)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see --help"
-        return f"unknown option {unknown[1]}; {hint}"
-    stray = message.removeprefix("unrecognized arguments: ")
-    if stray != message:
-        return f"unexpected argument {without_secrets(stray)}; quote values with spaces or wildcards (see --help)"
-    return f"{without_secrets(message)} (see --help)"
-
-
-def _explain_values(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        option = flag(*problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            lines.append(f"{option} is required")
-        elif problem["type"] == "extra_forbidden":
-            lines.append(f"unknown option {option}")
-        elif option == "--":
-            lines.append(message)
-        elif problem["type"] in ("model_type", "dict_type"):  # a group; what stands in its place may be a secret
-            lines.append(f"{option}: {message}")
-        else:
-            lines.append(f"{option}: {message} (got {without_secrets(repr(problem['input']))})")
-    return "; ".join(lines)

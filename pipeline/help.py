@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
 
+from pipeline.environment import variable
 from pipeline.options import Option, list_options
 
 INDENT = 26  # columns before the descriptions
@@ -36,9 +37,8 @@ def format_help(
         lines += _entry("--recipe NAME", "take defaults from a recipe (segpipe recipes lists them), a file or a URL")
     example = next((option for option in options if not option.is_argument), None)
     if example is not None:
-        variable = "SEGPIPE_" + "__".join(example.path).upper()
         lines += _entry(
-            variable,
+            variable(example),
             f"environment variable for {example.name}; all options have one. Flags precede "
             "variables, and these the file and the recipe",
         )

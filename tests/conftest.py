@@ -30,7 +30,7 @@ from tests.support.ray_head import ray_head as start_ray_head
 BUCKET = "test-bucket"
 # Logical CPUs of the head: enough for the runs of two tests at a time, which would otherwise wait for each other.
 HEAD_CPUS = 6
-SERVERS = "SEGPIPE_TEST_SERVERS"  # environment variable with the servers that the controlling process started
+SERVERS = "TEST_SERVERS_OF_SEGPIPE"  # environment variable with the servers that the controlling process started
 _STARTED = pytest.StashKey[ExitStack]()
 
 

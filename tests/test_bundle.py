@@ -170,7 +170,15 @@ def test_the_fingerprint_depends_on_each_weight(url: str) -> None:
 def test_a_missing_bundle_is_reported(url: str) -> None:
     with pytest.raises(UserError) as caught:
         load_bundle(url)
-    assert_one_line(caught.value, "cannot read the bundle's card", url, "does not exist")
+    assert_one_line(caught.value, url, "does not exist; a bundle is the output folder of segpipe train")
+
+
+def test_what_is_no_bundle_is_described_in_the_words_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text("{}")
+    with pytest.raises(UserError, match="has no bundle yet: the training there has not finished an epoch"):
+        read_card(str(tmp_path))
+    with pytest.raises(UserError, match=r"training\.json is not a bundle; a bundle is the output folder of segpipe"):
+        read_card(str(tmp_path / "training.json"))
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from pipeline import __version__, cli
+from pipeline import __version__, cli, environment
 from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bulk.upkeep_config import StatusConfig
 from pipeline.errors import IncompleteError, UserError, find_user_error
@@ -27,7 +27,7 @@ class Group(_Strict):
     learning_rate: float = 0.1
     steps: int = Field(default=5, ge=1, description="number of steps")
     use_gpu: bool = True
-    size: tuple[int, int] = (1, 2)
+    size: tuple[int, int] = Field(default=(1, 2), description="height and width; smaller things are padded")
 
     @model_validator(mode="after")
     def _square(self) -> "Group":
@@ -42,6 +42,7 @@ class Config(_Strict):
     place: str | None = None
     fast: bool = False
     slow: bool = True
+    speed: Literal["slow", "fast"] = "slow"
     options: dict[str, str] = {}
     group: Group = Group(learning_rate=0.5)
 
@@ -57,7 +58,7 @@ class Asked(_Strict):
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.upper().startswith(cli.ENV_PREFIX):
+        if name.upper().startswith(environment.PREFIX):
             monkeypatch.delenv(name)
 
 
@@ -206,8 +207,10 @@ def test_an_unknown_option_is_refused_with_the_most_similar_one(arguments: list[
 def test_all_missing_options_are_reported() -> None:
     assert refusal() == "--name is required"
     message = refusal("--model", "m", "--train.images", "x", kind=TrainConfig)
-    missing = ["--output", "--train.labels", "--val", "--classes"]
-    assert message == "; ".join(f"{option} is required" for option in missing)
+    assert message == "--output, --train.labels, --val.images, --val.labels and --classes are required"
+    assert refusal("--model", "m", "--classes", "c", kind=TrainConfig) == (
+        "--output, --train.images, --train.labels, --val.images and --val.labels are required"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,11 @@ def test_all_missing_options_are_reported() -> None:
         (["--batch-size", "many"], r"--batch-size: Input should be a valid integer.* \(got 'many'\)"),
         (["--group.steps", "0"], r"--group.steps: Input should be greater than or equal to 1 \(got '0'\)"),
         (["--group.size", "5,4"], r"--group: size: wider than high"),
-        (["--group.size", "5"], r"--group.size"),
+        (["--group.size", "5"], r"--group.size needs N,N: height and width \(got 5\)"),
+        (["--group.size", "5,6,7"], r"--group.size needs N,N: height and width \(got 5,6,7\)"),
+        (["--group.size", "5,x"], r"--group.size: Input should be a valid integer.* \(got 'x'\)"),
+        (["--speed", "fsat"], r"--speed: Input should be 'slow' or 'fast' \(got 'fsat'; did you mean fast\?\)"),
+        (["--speed", "x"], r"--speed: Input should be 'slow' or 'fast' \(got 'x'\)"),
         (["--batch-size"], r"--batch-size: expected one argument \(see --help\)"),
         (["stray"], r"unexpected argument stray; quote values with spaces or wildcards \(see --help\)"),
         (["--config"], r"--config needs a file"),
@@ -241,6 +248,24 @@ def test_a_wrong_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyP
     assert "--group.steps: Input should be a valid integer" in refusal("--name", "x")
 
 
+def test_a_variable_that_no_command_knows_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--model", "m", "--images", "i", "--output", "o"]
+    for name in ("LABEL_PREFIX", "EPOCHS", "SCALING", "MODEL_OPTIONS__WIDTH", "END_RUN", "RAY_LOGS", "label_suffix"):
+        monkeypatch.setenv(f"SEGPIPE_{name}", "{}")
+    parse(*places, kind=SegmentConfig)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("SEGPIPE_LABEL_PREFX", "gt_")
+    monkeypatch.setenv("SEGPIPE_ZZZZ", "1")
+    assert parse(*places, kind=SegmentConfig).label_prefix == "{}"
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: SEGPIPE_LABEL_PREFX is ignored, because no command has such an option; did you mean "
+        "SEGPIPE_LABEL_PREFIX?",
+        "warning: SEGPIPE_ZZZZ is ignored, because no command has such an option; --help lists the options",
+    ]
+
+
 def test_rules_between_options_have_their_own_messages() -> None:
     places = ["--model", "m", "--images", "i", "--output", "o"]
     message = refusal(*places, "--since", "a", "--retry-errors", "b", kind=SegmentConfig)
@@ -257,7 +282,8 @@ def test_an_option_without_its_group_is_found_in_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nnope: 3\n", "unknown option --nope"),
+        ("name: x\nnope: 3\n", "unknown option --nope; did you mean --name?"),
+        ("name: x\nzzzz: 3\n", "unknown option --zzzz; see --help"),
         ("name: x\ngroup: {nope: 3}\n", "unknown option --group.nope"),
         ("name: x\ngroup: 5\n", "--group: Input should be a valid dictionary"),
         ("name: x\nbatch_size: [1\n", "job.yaml: no valid YAML"),

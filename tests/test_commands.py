@@ -154,6 +154,7 @@ def test_the_recipes_are_listed_and_printed():
         assert re.search(rf"^  {path.stem} +\S", text, re.MULTILINE)
     assert yaml.safe_load(segpipe("recipes", "resnet50").stdout)["model"].startswith("resnet50")
     assert segpipe("recipes", "nope").stderr == "error: no recipe 'nope'; segpipe recipes lists them\n"
+    assert segpipe("recipes", "unett").stderr == "error: no recipe 'unett'; did you mean unet?\n"
 
 
 # --- schemas
@@ -173,7 +174,7 @@ def test_the_schema_is_printed_and_accepts_durations_as_people_write_them():
     schema = json.loads(segpipe("schema", "segment").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate({"deadline": "6h", "scaling": {"actors": 2}, "labels": None}, schema)
-    assert segpipe("schema", "sgment").stderr == "error: unknown command sgment; segpipe --help lists the commands\n"
+    assert segpipe("schema", "sgment").stderr == "error: unknown command sgment; did you mean segment?\n"
 
 
 # --- completion

@@ -4,8 +4,8 @@ import json
 import re
 
 from pipeline import storage
+from pipeline.bulk.catalogue import RUN_FOLDER
 from pipeline.bulk.kind import ImagePredictor
-from pipeline.bulk.plan import RUN_FOLDER
 
 
 def agreed_batch_pixels(run: str, predictor: ImagePredictor) -> int:

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import storage
-from pipeline.bulk.catalogue import read_json
-from pipeline.bulk.plan import RUN_FOLDER
+from pipeline.bulk.catalogue import RUN_FOLDER, read_json
 
 LEASE = f"{RUN_FOLDER}/lease.json"
 STALE_SECONDS = 90.0  # without renewal

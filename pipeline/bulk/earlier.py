@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.bulk.catalogue import read_each, read_json, run_folders
+from pipeline.bulk.catalogue import CONFIG, MANIFEST, RUN_FOLDER, read_each, read_json, run_folders
 from pipeline.bulk.config import LAST, BulkConfig
-from pipeline.bulk.plan import CONFIG, MANIFEST, PLAN, ROW_GROUP, RUN_FOLDER, SCHEMA, read_row_groups
+from pipeline.bulk.plan import PLAN, ROW_GROUP, SCHEMA, read_row_groups
 from pipeline.errors import UserError
 
 EARLIER = f"{RUN_FOLDER}/earlier.json"

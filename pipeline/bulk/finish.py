@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from pipeline import parquet, storage
 from pipeline.bulk.attempts import MARKS
+from pipeline.bulk.catalogue import MANIFEST
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.page import bulk_page
-from pipeline.bulk.plan import MANIFEST, read_plan
+from pipeline.bulk.plan import read_plan
 from pipeline.bulk.results import footers, open_images, read_file
 from pipeline.bulk.schema import compression, metadata_of
 from pipeline.bulk.shards import IMAGES, PARTS_FOLDER, part_name, parts

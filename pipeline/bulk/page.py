@@ -1,14 +1,12 @@
 """The page of a bulk run of any kind: the frame around what the kind reports, from the run's stored tables alone."""
 
-import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.bulk.kind import RunReport
-from pipeline.bulk.outcome import Cause
+from pipeline.bulk.outcome import Cause, Causes
 from pipeline.bulk.throughput import format_time, read_rate
 from pipeline.report.blocks import Block, Chart, Facts, Headline, Line, Page, Section, Table, flattened
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
 KINDS = {"segment": "Segmentation run", "localize": "Localization run", "detect": "Detection run"}
 CAUSES, SAMPLES = 30, 3
-MESSAGES = 1000
 STEPS = {
     "t_fetch_ms": "fetch",
     "t_decode_ms": "decode",
@@ -64,27 +61,18 @@ def bulk_page(run: str, manifest: dict[str, Any], images: "Dataset", report: Run
 
 
 def error_causes(images: "Dataset") -> Table:
-    """Return the errors by cause and message, the most frequent first, with the names of some images.
-
-    Numbers and the image's own name do not tell messages apart; beyond `MESSAGES` of them, causes alone do.
-    """
-    counts: Counter[tuple[Cause, str]] = Counter()
-    samples: dict[tuple[Cause, str], list[tuple[str, str]]] = {}
+    """Return the errors by cause, the most frequent first, with the names of some images."""
+    causes, names = Causes(), dict[Cause, list[str]]()
     columns = ["image_id", "error_stage", "error_class", "error_message"]
     for batch in images.to_batches(columns=columns, filter=pc.field("status") == "error"):
         for row in batch.to_pylist():
-            pattern = re.sub(r"\d+", "0", row["error_message"].replace(row["image_id"], ""))
-            key = (Cause(row["error_stage"], row["error_class"]), pattern)
-            if key not in counts and len(counts) >= MESSAGES:
-                key = (key[0], "")
-            counts[key] += 1
-            some = samples.setdefault(key, [])
+            some = names.setdefault(causes.add_row(row), [])
             if len(some) < SAMPLES:
-                some.append((row["image_id"], row["error_message"]))
-    rows = [
-        [key[0].stage, key[0].error_class, count, samples[key][0][1], ", ".join(name for name, _ in samples[key])]
-        for key, count in counts.most_common(CAUSES)
-    ]
+                some.append(row["image_id"])
+    rows = []
+    for cause, count in causes.counts.most_common(CAUSES):
+        message = causes.examples[cause].removeprefix(f"{names[cause][0]}: ")
+        rows.append([cause.stage, cause.error_class, count, message, ", ".join(names[cause])])
     return Table(["stage", "class", "images", "message of the first", "for example"], rows)
 
 

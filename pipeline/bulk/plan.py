@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import __version__, retry, storage
+from pipeline.bulk.catalogue import CONFIG, MANIFEST, RUN_FOLDER, why_no_run
 from pipeline.bulk.config import LAST, BulkConfig
 from pipeline.bulk.listing import IMAGE_FIELDS
 from pipeline.bulk.shards import cut_shards
@@ -26,11 +27,8 @@ from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 from pipeline.secrets import redact_all
 
-RUN_FOLDER = "_run"
 PLAN = f"{RUN_FOLDER}/plan.parquet"
 SUMMARY = f"{RUN_FOLDER}/plan.json"
-CONFIG = f"{RUN_FOLDER}/config.json"
-MANIFEST = "manifest.json"
 PLANNED = "planned"  # metadata of the plan: the time at which its listing began, in seconds since the epoch
 ROW_GROUP = 8192  # rows of the plan that a worker reads at a time
 
@@ -266,19 +264,23 @@ def read_manifest(run: str) -> dict[str, Any]:
     """Read the manifest of a finished run.
 
     Raises:
-        UserError: The run is not finished.
+        UserError: It is no run, or not finished.
     """
     require_finished(run)
     return json.loads(storage.read_text(storage.join(run, MANIFEST), noun="manifest"))
 
 
 def require_finished(run: str) -> None:
-    """Refuse a run that is not finished.
+    """Refuse a folder that is not a finished run.
 
     Raises:
-        UserError: It has no manifest.
+        UserError: It is no run, or not finished.
     """
-    if not storage.exists(storage.join(run, MANIFEST)):
+    with storage.friendly_errors(run, "cannot read"):
+        if storage.exists(storage.join(run, MANIFEST)):
+            return
+        place = storage.redact(run)
+        is_begun = storage.exists(storage.join(run, CONFIG))
         raise UserError(
-            f"{storage.redact(run)} is not a finished run: it has no {MANIFEST}; its own command finishes it"
+            f"{place} is not finished; segpipe status {place} says what to do" if is_begun else why_no_run(run)
         )

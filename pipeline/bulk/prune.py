@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import storage
-from pipeline.bulk.catalogue import PREFIX, read_each, run_folders, written_at
+from pipeline.bulk.catalogue import CONFIG, MANIFEST, PREFIX, read_each, run_folders, written_at
 from pipeline.bulk.config import LAST
 from pipeline.bulk.driver import LEASE, is_live, read_lease
 from pipeline.bulk.earlier import EARLIER
-from pipeline.bulk.plan import CONFIG, MANIFEST
 from pipeline.bulk.upkeep_config import PruneConfig
 from pipeline.errors import UserError
 from pipeline.threads import in_order
@@ -91,7 +90,7 @@ def read_runs(output: str) -> list[StoredRun]:
     folders = run_folders(output)
     identities = read_each(folders, CONFIG)
     if not identities:
-        raise UserError(f"{place} holds no run: no folder {PREFIX}… with {CONFIG}")
+        raise UserError(f"{place} holds no run: no folder {PREFIX}… into which a run has written")
     runs = list(identities)
     manifests, earlier, leases = (read_each(runs, path) for path in (MANIFEST, EARLIER, LEASE))
     found = in_order(

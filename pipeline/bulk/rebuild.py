@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.bulk.catalogue import PREFIX, read_json, run_folders
 from pipeline.bulk.finish import PAGE
 from pipeline.bulk.kind import RunReport
 from pipeline.bulk.page import bulk_page
-from pipeline.bulk.plan import CONFIG, MANIFEST
+from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import open_images, read_file
 from pipeline.data.classes import Classes
-from pipeline.errors import UserError
 from pipeline.report.blocks import Section, Table
 from pipeline.report.render import render
 
@@ -39,35 +37,12 @@ def write_page(run: str, output: str | None = None) -> str:
     Raises:
         UserError: The run is not there or not finished, or the page cannot be written.
     """
-    manifest = require_run(run)
+    manifest = read_manifest(run)
     page = render(bulk_page(run, manifest, open_run(run, manifest), report_of(run, manifest)))
     url = output or storage.join(run, PAGE)
     with storage.friendly_errors(url, "cannot write the page"):
         storage.write_bytes(url, page)
     return url
-
-
-def require_run(run: str) -> dict[str, Any]:
-    """Read the manifest of a finished run.
-
-    Raises:
-        UserError: There is no run, or it is not finished.
-    """
-    place = storage.redact(run)
-    fs, path = storage.filesystem(run)
-    if storage.is_local_filesystem(fs) and fs.isfile(path):
-        raise UserError(f"{place} is a file; name the folder of a run, OUTPUT/{PREFIX}…")
-    manifest = read_json(storage.join(run, MANIFEST))
-    if manifest is not None:
-        return manifest
-    if storage.exists(storage.join(run, CONFIG)):
-        raise UserError(f"{place} is not finished; segpipe status {place} says what to do")
-    if not storage.exists(run):
-        raise UserError(f"{place} does not exist; name the folder of a run, OUTPUT/{PREFIX}…")
-    below = run_folders(run)
-    if below:
-        raise UserError(f"{place} holds {len(below)} runs; name one of them, such as {storage.redact(below[-1])}")
-    raise UserError(f"{place} is no run: it has no {MANIFEST}; name the folder of a run, OUTPUT/{PREFIX}…")
 
 
 def open_run(run: str, manifest: dict[str, Any]) -> "Dataset":

@@ -268,11 +268,11 @@ def format_run(run: str, format_tables: Callable[[dict[str, pa.Table]], str]) ->
 
     Args:
         run: Folder of the run.
-        format_tables: Formats the report tables, by name; called if there are any.
+        format_tables: Formats the report tables, by name; called if there are any, and any images.
     """
     manifest = planning.read_manifest(run)
     lines = []
-    if manifest["tables"]:
+    if manifest["tables"] and manifest["images"]:
         tables = {path.split("/")[0]: read_file(run, path) for path in manifest["tables"]}
         lines += ["", format_tables(tables)]
     lines += ["", f"{manifest['images']:,} images, {manifest['errors']:,} errors"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.bulk.config import BulkConfig
+from pipeline.bulk.config import LAST, BulkConfig
 from pipeline.bulk.earlier import (
     COMPARED,
     LISTING,
@@ -26,6 +26,7 @@ from pipeline.bulk.named_places import Rules
 from pipeline.bulk.plan import SCHEMA, read_manifest, require_finished
 from pipeline.bulk.results import read_file
 from pipeline.bulk.table_stream import TableStream
+from pipeline.errors import UserError
 
 ROWS = 10_000  # of the earlier run that are read at a time after the last image
 
@@ -52,7 +53,12 @@ class Selection:
         self._run = run
         self._earlier = config.since or config.retry_errors
         if self._earlier:
-            require_finished(self._earlier)
+            try:
+                require_finished(self._earlier)
+            except UserError as error:
+                option = "--since" if config.since else "--retry-errors"
+                error.args = (f"{option}: {error}; '{LAST}' stands for the newest finished run",)
+                raise
         if config.since:
             require_whole(config.since)
         rules = Rules(local_files=config.allow_local_files, queries=config.allow_queries)

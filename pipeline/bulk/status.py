@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.bulk.catalogue import PREFIX, read_json, written_at
+from pipeline.bulk.catalogue import CONFIG, MANIFEST, name_of, read_json, why_no_run, written_at
 from pipeline.bulk.driver import is_live, read_lease
 from pipeline.bulk.earlier import read_earlier
 from pipeline.bulk.outcome import Causes, causes_of
-from pipeline.bulk.plan import CONFIG, MANIFEST, SUMMARY, PlanSummary
+from pipeline.bulk.plan import SUMMARY, PlanSummary
 from pipeline.bulk.shards import parts
 from pipeline.errors import UserError
 from pipeline.threads import in_order
@@ -109,10 +109,10 @@ class StatusReader:
         """
         with storage.friendly_errors(self._run, "cannot read"):
             place = storage.redact(self._run)
-            status = Status(place, posixpath.basename(place).removeprefix(PREFIX), driver=read_lease(self._run))
+            status = Status(place, name_of(place), driver=read_lease(self._run))
             if not storage.exists(storage.join(self._run, CONFIG)):
                 if status.driver is None:
-                    raise UserError(f"{place} is no run: it has no {CONFIG}")
+                    raise UserError(why_no_run(self._run))
                 if is_live(status.driver):
                     status.next = AT_WORK
                 else:
@@ -157,8 +157,7 @@ class StatusReader:
         self._causes |= {name: causes for name, causes in zip(new, found, strict=True) if causes is not None}
         total = Causes()
         for name in files:
-            for cause in self._causes.get(name, ()):
-                total.add(cause["stage"], cause["class"], cause["count"], cause["example"])
+            total.add_all(self._causes.get(name, ()))
         status.causes = total.most_common()
         status.errors = total.counts.total()
 

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import parquet, storage
-from pipeline.bulk.catalogue import written_at
-from pipeline.bulk.plan import RUN_FOLDER
+from pipeline.bulk.catalogue import RUN_FOLDER, written_at
 from pipeline.bulk.shards import PARTS_FOLDER
 
 THROUGHPUT = f"{RUN_FOLDER}/throughput.parquet"

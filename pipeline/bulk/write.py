@@ -17,7 +17,15 @@ ROW_GROUP = 1000  # rows: looking up one image reads a few MB, and a scan still 
 
 # What the driver learns of a shard: its number, its images, the errors among them and their causes, the milliseconds
 # that the network and the description took in all, and the reason if it is left undone.
-CAUSE = pa.struct([("stage", pa.string()), ("class", pa.string()), ("count", pa.int64()), ("example", pa.string())])
+CAUSE = pa.struct(
+    [
+        ("stage", pa.string()),
+        ("class", pa.string()),
+        ("pattern", pa.string()),
+        ("count", pa.int64()),
+        ("example", pa.string()),
+    ]
+)
 COUNTS = pa.schema(
     [
         ("shard", pa.int64()),

@@ -6,12 +6,16 @@ parameters are listed.
 
 Examples:
     segpipe models
+    segpipe models unet rcnn
     segpipe models --size 1024,2048 --num-classes 19 --markdown
 """
 
 from pydantic import BaseModel, Field
+from pydantic_settings import CliPositionalArg
 
 from pipeline import cli
+from pipeline.errors import UserError
+from pipeline.suggestions import did_you_mean
 
 HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
 
@@ -19,21 +23,34 @@ HEADER = ("name", "paper", "parameters", "GMACs", "stride", "memory")
 class ModelsConfig(BaseModel):
     """The options of `segpipe models`."""
 
+    names: CliPositionalArg[list[str]] = Field(
+        default=[], description="names of models, or parts of names as in rcnn (default: all models)"
+    )
     num_classes: int = Field(default=21, ge=2, description="number of classes")
     size: tuple[int, int] = Field(default=(512, 512), description="height,width of the image in pixels")
     markdown: bool = Field(default=False, description="print a Markdown table")
 
 
 def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
-    """Return a row of texts for each architecture."""
+    """Return a row of texts for each model that the configuration names.
+
+    Raises:
+        UserError: No model has such a name.
+    """
     import torch
 
-    from pipeline.models import ARCHITECTURES, CLASSIFIERS, count_parameters
-    from pipeline.models.detection import DETECTORS
+    from pipeline.models import all_models, count_parameters
     from pipeline.models.profile import profile
 
     table: list[tuple[str, ...]] = []
-    for name, architecture in (ARCHITECTURES | CLASSIFIERS).items():
+    models = all_models()
+    for name in _chosen(list(models), config.names):
+        architecture = models[name]
+        if architecture.task == "detection":
+            with torch.device("meta"):
+                parameters = count_parameters(architecture.build(config.num_classes))
+            table.append((name, architecture.paper, f"{parameters / 1e6:.2f} M", "–", "–", "–"))
+            continue
         cost = profile(architecture, num_classes=config.num_classes, size=config.size)
         table.append(
             (
@@ -45,11 +62,16 @@ def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
                 f"{cost.activation_bytes / 2**20:,.0f} MiB",
             )
         )
-    for name, detector in DETECTORS.items():
-        with torch.device("meta"):
-            parameters = count_parameters(detector.build(config.num_classes))
-        table.append((name, detector.paper, f"{parameters / 1e6:.2f} M", "–", "–", "–"))
     return table
+
+
+def _chosen(models: list[str], names: list[str]) -> list[str]:
+    """Return the models of which a name is given, or that have a part of a name."""
+    for name in names:
+        if not any(name in model for model in models):
+            hint = did_you_mean(name, models, otherwise="segpipe models lists all")
+            raise UserError(f"no model is named '{name}'; {hint}")
+    return [model for model in models if not names or any(name in model for name in names)]
 
 
 CONFIG = ModelsConfig

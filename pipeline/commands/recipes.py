@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 from pipeline import cli, recipes
 from pipeline.commands import COMMANDS, load
 from pipeline.errors import UserError
+from pipeline.suggestions import did_you_mean
 
 
 class RecipesConfig(BaseModel):
@@ -33,7 +34,9 @@ def main(argv: list[str]) -> None:
         paths = [recipes.FOLDER / folder / f"{config.name}.yaml" for folder in folders.values()]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
-            raise UserError(f"no recipe '{config.name}'; segpipe recipes lists them")
+            known = [name for folder in folders.values() for name in recipes.names(folder)]
+            hint = did_you_mean(config.name, known, otherwise="segpipe recipes lists them")
+            raise UserError(f"no recipe '{config.name}'; {hint}")
         print(Path(path).read_text(encoding="utf-8"), end="")
         return
     for command, folder in folders.items():

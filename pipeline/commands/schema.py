@@ -18,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 from pipeline import cli
 from pipeline.commands import COMMANDS, load
 from pipeline.errors import UserError
+from pipeline.suggestions import did_you_mean
 
 
 class SchemaConfig(BaseModel):
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> None:
     config = cli.parse(CONFIG, argv, description=__doc__ or "")
     name = config.command.replace("_", "-")
     if name not in COMMANDS:
-        raise UserError(f"unknown command {config.command}; segpipe --help lists the commands")
+        hint = did_you_mean(name, COMMANDS, otherwise="segpipe --help lists the commands")
+        raise UserError(f"unknown command {config.command}; {hint}")
     print(json.dumps(schema_of(load(name).CONFIG), indent=2, ensure_ascii=False))
 
 

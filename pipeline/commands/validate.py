@@ -9,8 +9,12 @@ Examples:
     segpipe validate --images photos --boxes annotations --preview boxes.png
 """
 
+from collections.abc import Sequence
+
 from pipeline import cli
 from pipeline.data import presets
+from pipeline.storage import redact
+from pipeline.training.problems import Problem
 from pipeline.training.segmentation.config import InspectConfig
 
 CONFIG = InspectConfig
@@ -24,11 +28,21 @@ def main(argv: list[str]) -> int:
         from pipeline.training.detection.inspection import format_box_inspection, inspect_boxes
 
         boxes = inspect_boxes(config)
+        _print_places(config, boxes.problems)
         print(format_box_inspection(boxes, show=config.show))
         return 1 if boxes.problems else 0
     presets.require_places(config.dataset, config.model_dump(), split=config.split)
     from pipeline.training.segmentation.inspection import format_inspection, inspect
 
     found, classes = inspect(config)
+    _print_places(config, found.problems)
     print(format_inspection(found, classes, show=config.show))
     return 1 if found.problems else 0
+
+
+def _print_places(config: InspectConfig, problems: Sequence[Problem]) -> None:
+    """Print where the preview and the report are, before the text, which ends with the line that sums up."""
+    if config.preview and not any(problem.kind == "no_preview" for problem in problems):
+        print(f"preview: {redact(config.preview)}")
+    if config.report:
+        print(f"report: {redact(config.report)}")

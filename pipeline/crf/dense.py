@@ -101,7 +101,8 @@ def image_array(image: ArrayLike) -> NDArray:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise ValueError(f"image: expected [height, width] or [height, width, channels], not {np.shape(image)}")
-    pixels = np.ascontiguousarray(pixels, None if pixels.dtype == np.uint8 else np.float32)
+    # An image that another process has sent may be read-only, for which Numba would compile its loops once more.
+    pixels = np.require(pixels, None if pixels.dtype == np.uint8 else np.float32, ["C", "W"])
     if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
         raise ValueError("image: NaN or infinity")
     return pixels

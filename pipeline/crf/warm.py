@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.crf import filtering
+from pipeline.crf.hashing import insert_all
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.crf.score_map import crf_of_scores
 
@@ -23,7 +24,8 @@ def warm(*, classes: int, params: CRFParams, mode: Mode, folder: Path | None = N
     While one process compiles, other processes on the machine wait. In each process only the first call does anything.
 
     Args:
-        classes: number of classes of the run. With pruning, rows of every width up to that of all classes can occur.
+        classes: number of classes of the run. With pruning, rows of every width up to that of all classes can occur,
+            with a rest lane for the classes that an image does not contain, and without.
         params: parameters of the CRF.
         mode: mode of the CRF.
         folder: folder for the lock and the markers of what is compiled; by default Numba's cache folder.
@@ -38,8 +40,10 @@ def warm(*, classes: int, params: CRFParams, mode: Mode, folder: Path | None = N
         marker = folder / f"warm-{_version()}-{mode}-{classes}-{params.normalisation}"
         if not marker.exists():
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-        for kept in [classes] if mode == "exact" else [*range(7, classes, 8), classes]:
+        pruned = [] if mode == "exact" else range(7, classes + 7, 8)  # and the rest lane: rows of 8, 16, … lanes
+        for kept in [*(min(count, classes - 1) for count in pruned if classes > 1), classes]:
             _run(classes, kept, params, mode)
+        insert_all(np.empty(0, np.int64), 0, np.empty(0, np.int32))  # for images with more lattice points than these
         marker.touch()
     return time.perf_counter() - start
 

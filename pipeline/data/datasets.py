@@ -140,6 +140,8 @@ def pair(
                 f"or --{group}label-prefix{advice}"
             )
         image_urls = {key: url for key, url in image_urls.items() if names.image_key(key) is None}
+    # A glob of one folder and the folder itself hold the same files: none is its own label map.
+    label_urls = {key: url for key, url in label_urls.items() if image_urls.get(key) != url}
     if keys is None:
         wanted = sorted(image_urls)
         extra = sorted(set(label_urls) - set(image_urls))
@@ -153,7 +155,10 @@ def pair(
         wanted, extra = list(keys), []
     samples = [Sample(key, image_urls[key], label_urls[key]) for key in wanted if key in label_urls]
     without_label = [key for key in wanted if key not in label_urls]
-    advice = proposal(wanted, label_files, names=names, group=group) if without_label else ""
+    advice = ""
+    if without_label:
+        others = {key: url for key, url in label_files.items() if image_urls.get(key) != url}
+        advice = proposal(wanted, others or label_files, names=names, group=group)
     return Pairing(samples, without_label, extra, advice)
 
 

@@ -1,12 +1,13 @@
 """The lists of architectures. A new one needs a file with its network and configuration, and a line here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.models.cam_classifier import CAMConfig
-from pipeline.models.config import ModelConfig, configured
+from pipeline.models.config import ModelConfig, ModelTask, configured
 from pipeline.models.deconvnet import DeconvNetConfig
 from pipeline.models.deep_contextual import DeepContextualConfig
 from pipeline.models.deeplabv1 import DeepLabV1Config
@@ -73,6 +74,15 @@ def all_models() -> dict[str, ModelConfig]:
     from pipeline.models.detection import DETECTORS
 
     return {**ARCHITECTURES, **CLASSIFIERS, **DETECTORS}
+
+
+def models_of(task: ModelTask) -> Mapping[str, ModelConfig]:
+    """Return the models that do a task; those for detection import torchvision."""
+    if task == "detection":
+        from pipeline.models.detection import DETECTORS
+
+        return DETECTORS
+    return ARCHITECTURES if task == "segmentation" else CLASSIFIERS
 
 
 def configure(name: str, options: dict[str, Any]) -> ModelConfig:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from pipeline.errors import first_problem
+from pipeline.suggestions import did_you_mean
 
 ModelTask = Literal["segmentation", "classification", "detection"]
 
@@ -64,11 +65,15 @@ def configured(presets: Mapping[str, Config], name: str, options: dict[str, Any]
         ValueError: The name or an option is unknown, or the model does not allow a value.
     """
     if name not in presets:
-        raise ValueError(f"unknown model '{name}'; there are {', '.join(presets)}")
+        hint = did_you_mean(name, presets, otherwise=f"there are {', '.join(presets)}")
+        raise ValueError(f"unknown model '{name}'; {hint}")
     preset = presets[name]
     try:
         return type(preset)(**preset.model_dump() | options)
     except ValidationError as error:
-        option, _, message = first_problem(error).partition(": ")
         known = ", ".join(type(preset).model_fields)
+        option, _, message = first_problem(error).partition(": ")
+        if error.errors()[0]["type"] == "extra_forbidden":
+            hint = did_you_mean(option, type(preset).model_fields, otherwise=f"there are {known}")
+            raise ValueError(f"model '{name}' has no option '{option}'; {hint}") from None
         raise ValueError(f"model '{name}', option '{option}': {message} (options: {known})") from None

@@ -4,12 +4,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import storage
-from pipeline.bulk.catalogue import PREFIX, read_each, read_json, run_folders
-from pipeline.bulk.plan import CONFIG, MANIFEST, SUMMARY
+from pipeline.bulk.catalogue import (
+    CONFIG,
+    MANIFEST,
+    PREFIX,
+    name_of,
+    named,
+    read_each,
+    read_json,
+    run_folders,
+    why_no_run,
+)
+from pipeline.bulk.plan import SUMMARY
 from pipeline.bulk.shards import parts
 from pipeline.errors import UserError
-
-MOST_NAMED = 5  # runs in a message
 
 
 @dataclass(frozen=True)
@@ -52,16 +60,17 @@ def find_runs(url: str, *, run_id: str | None = None, all_runs: bool = False) ->
         return [run], _notes(run)
     place, folders = storage.redact(url), run_folders(url)
     if not folders:
-        raise UserError(f"{place} is no run and holds none; name a run (OUTPUT/{PREFIX}…) or the --output of a job")
+        raise UserError(why_no_run(url))
     if run_id is not None:
         folder = storage.join(url, PREFIX + run_id)
         run = _read_run(folder, read_json(storage.join(folder, MANIFEST)))
         if run is None:
-            raise UserError(f"--run-id: {place} has no run '{run_id}'; it has {_named(folders)}")
+            raise UserError(f"--run-id: {place} has no run '{run_id}'; it has {named(_begun(folders))}")
         return [run], _notes(run)
     manifests = read_each(folders, MANIFEST)
     if not manifests:
-        raise UserError(f"{place} has no finished run; --run-id NAME queries what one has written: {_named(folders)}")
+        runs = named(_begun(folders))
+        raise UserError(f"{place} has no finished run; --run-id NAME queries what one has written: {runs}")
     by_time = sorted(manifests, key=lambda folder: manifests[folder]["finished"])
     newest = by_time[-1]
     if not all_runs:
@@ -70,7 +79,19 @@ def find_runs(url: str, *, run_id: str | None = None, all_runs: bool = False) ->
         return [run], [f"{PREFIX}{run.run_id}{others}"] if len(by_time) > 1 else []
     job = manifests[newest].get("job")
     some = [folder for folder in by_time if manifests[folder].get("job") == job]
-    return [replace(_finished(folder, manifests[folder]), run_id=_name(folder)) for folder in some], []
+    return [replace(_finished(folder, manifests[folder]), run_id=name_of(folder)) for folder in some], []
+
+
+def _begun(folders: list[str]) -> list[str]:
+    """Return the runs that have a plan; a command that ends before leaves an empty folder.
+
+    Raises:
+        UserError: None of them has one.
+    """
+    begun = list(read_each(folders, CONFIG))
+    if not begun:
+        raise UserError(why_no_run(folders[-1]))
+    return begun
 
 
 def _read_run(folder: str, manifest: dict[str, Any] | None) -> StoredRun | None:
@@ -87,7 +108,7 @@ def _read_run(folder: str, manifest: dict[str, Any] | None) -> StoredRun | None:
         raise UserError(f"{place} has written no rows yet; segpipe status {place} shows how far it is")
     shards = len((read_json(storage.join(folder, SUMMARY)) or {}).get("shard_images", ()))
     note = f"{place} is not finished: the views hold {len(files):,} of its {shards:,} shards"
-    return StoredRun(folder, _name(folder), about, files, note=note)
+    return StoredRun(folder, name_of(folder), about, files, note=note)
 
 
 def _finished(folder: str, manifest: dict[str, Any]) -> StoredRun:
@@ -98,12 +119,3 @@ def _finished(folder: str, manifest: dict[str, Any]) -> StoredRun:
 
 def _notes(run: StoredRun) -> list[str]:
     return [run.note] if run.note else []
-
-
-def _name(folder: str) -> str:
-    return folder.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)
-
-
-def _named(folders: list[str]) -> str:
-    names = ", ".join(map(_name, folders[-MOST_NAMED:]))
-    return f"{names} and {len(folders) - MOST_NAMED:,} more" if len(folders) > MOST_NAMED else names

@@ -1,12 +1,12 @@
 """Recipes: YAML files with the options of a training run as in its paper. They are part of the package."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from pipeline.storage import absolute
+from pipeline.suggestions import did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -27,8 +27,7 @@ def locate(name: str, *, folder: str = "") -> str:
     path = FOLDER / folder / f"{name}.yaml"
     if not path.is_file():
         known = names(folder)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"
+        hint = did_you_mean(name, known, otherwise=f"the recipes are {', '.join(known)}")
         raise ValueError(f"no recipe '{name}'; {hint}")
     return str(path)
 

@@ -174,6 +174,7 @@ class Chart:
         y_max: Upper end of the vertical axis, which begins at 0; by default that of the largest value.
         x_max: Upper end of the horizontal axis from 0; by default, it spans the points.
         log: Whether the horizontal axis is logarithmic.
+        whole: Whether the horizontal axis counts something, so that only whole numbers are marked on it.
     """
 
     template: ClassVar[str] = "chart"
@@ -184,6 +185,7 @@ class Chart:
     y_max: float | None = None
     x_max: float | None = None
     log: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

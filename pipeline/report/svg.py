@@ -60,7 +60,10 @@ def draw_chart(chart: Chart) -> Drawing:
     def up(y: float) -> float:
         return round(HEIGHT - BOTTOM - min(y / y_max, 1.0) * (HEIGHT - TOP - BOTTOM), 1)
 
-    marks = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)] if chart.log else nice_ticks(low, high)
+    if chart.log:
+        marks = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
+    else:
+        marks = nice_ticks(low, high, whole=chart.whole)
     paths = []
     for line in chart.lines:
         finite = [(across(x), up(y)) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
@@ -72,14 +75,15 @@ def draw_chart(chart: Chart) -> Drawing:
     )
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`."""
+def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Return about `count` round numbers from `low` to `high`, without fractions if they are to be `whole`."""
     span = high - low
     if span <= 0:
         return [low]
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    steps = [power * factor for factor in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in [*steps, 1] if step >= raw * 0.999 and (not whole or step == round(step)))
     first = math.ceil(low / step - 1e-9)
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -139,7 +139,7 @@ def format_epoch(record: dict[str, Any], measures: Measures) -> str:
 def format_training(config: TrainerConfig, measures: Measures, records: list[dict[str, Any]]) -> str:
     """Format the best epoch's scores, in all and by class, and the place of the bundle."""
     best = max(records, key=lambda record: record[measures.headline])
-    scores = ", ".join(f"{title} {best[key]:.4f}" for key, title in measures.titles.items())
+    scores = ", ".join(f"{title} {best[key]:.4f}" for key, title in measures.titles_of([best]).items())
     lines = [f"\nbest: epoch {best['epoch']}, {scores}"]
     by_class = best[measures.by_class]
     width = max(map(len, by_class))

@@ -1,4 +1,4 @@
-"""The network at the start of a run: newly initialised, or with given weights."""
+"""The network of a run: its configuration, and the network at the start, newly initialised or with given weights."""
 
 from torch import nn
 
@@ -6,8 +6,29 @@ from pipeline import bundle, models, storage
 from pipeline.card import read_card
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
+from pipeline.models.config import ModelConfig, ModelTask, configured
 from pipeline.models.pretrained import Loaded, load_pretrained
 from pipeline.training.config import TrainerConfig
+
+
+def architecture_of(config: TrainerConfig, task: ModelTask) -> ModelConfig:
+    """Return the configuration of the architecture that `--model` and `--model-options` name.
+
+    Args:
+        config: Configuration of the run.
+        task: What the architecture must be made for.
+
+    Raises:
+        UserError: There is no such architecture or option, or the architecture is made for another task.
+    """
+    known = models.models_of(task)
+    other = None if config.model in known else models.all_models().get(config.model)
+    if other is not None:
+        raise UserError(f"--model {config.model} is made for {other.task}; for {task} there are {', '.join(known)}")
+    try:
+        return configured(known, config.model, config.model_options)
+    except ValueError as error:
+        raise UserError(f"--model, --model-options: {error}") from None
 
 
 def build_network(config: TrainerConfig, classes: Classes) -> tuple[nn.Module, Loaded | None]:

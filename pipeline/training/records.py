@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 from pipeline import __version__, parquet, storage
+from pipeline.card import TRAINING
 from pipeline.errors import UserError
 from pipeline.secrets import redact_all
 from pipeline.training.config import TrainerConfig
 
-CONFIG = "training.json"
 METRICS = "metrics.jsonl"
 VALIDATION = "validation.parquet"
 NON_FINITE = "non_finite.json"
@@ -44,7 +44,7 @@ def claim_output(config: TrainerConfig) -> None:
     Raises:
         UserError: The output holds another run.
     """
-    url = storage.join(config.output, CONFIG)
+    url = storage.join(config.output, TRAINING)
     options = redact_all(config.deciding_options())
     if storage.exists(url):
         stored = json.loads(storage.read_text(url, noun="training configuration"))["config"]

@@ -43,12 +43,13 @@ def write_report(config: TrainerConfig, task: Task, records: list[dict[str, Any]
 
     measures = task.measures
     best = max(records, key=lambda record: record[measures.headline])
+    titles = measures.titles_of([best])
     facts = {
         "model": config.model,
         "options": ", ".join(f"{name}={value}" for name, value in config.model_options.items()) or "–",
         "epochs": f"{len(records)} of {config.epochs}",
         "best epoch": best["epoch"],
-        **{title: best[key] for key, title in measures.titles.items()},
+        **{title: best[key] for key, title in titles.items()},
         "training": f"{sum(record['train_s'] for record in records) / 60:.1f} minutes",
         "validation": f"{sum(record['val_s'] for record in records) / 60:.1f} minutes",
         "images per second": best["images_per_s"],
@@ -58,7 +59,7 @@ def write_report(config: TrainerConfig, task: Task, records: list[dict[str, Any]
     }
     headlines = [
         Headline(title, format_score(best[key]), f"epoch {best['epoch']}" if key == measures.headline else "")
-        for key, title in list(measures.titles.items())[:3]
+        for key, title in list(titles.items())[:3]
     ]
     headlines.append(Headline("epochs", f"{len(records)}", f"of {config.epochs}"))
     headlines.append(Headline("images per second", f"{best['images_per_s']:,.1f}"))
@@ -92,18 +93,16 @@ def curve_charts(records: Sequence[dict[str, Any]], measures: Measures) -> list[
         return [record[key] for record in records]
 
     names = list(records[-1][measures.by_class])
-    return [
-        Chart("Training loss", [line("loss", column("loss"))], "epoch"),
-        Chart("Validation", [line(title, column(key)) for key, title in measures.titles.items()], "epoch", y_max=1.0),
-        Chart(
-            f"{measures.class_title} of the classes",
-            [line(name, [record[measures.by_class].get(name) for record in records]) for name in names],
-            "epoch",
-            y_max=1.0,
-        ),
-        Chart("Images per second", [line("images per second", column("images_per_s"))], "epoch"),
-        Chart("Share of the time waiting for data", [line("waiting", column("data_wait"))], "epoch", y_max=1.0),
+    titles = measures.titles_of(records)
+    by_class = [line(name, [record[measures.by_class].get(name) for record in records]) for name in names]
+    charts: list[tuple[str, list[Line], float | None]] = [
+        ("Training loss", [line("loss", column("loss"))], None),
+        ("Validation", [line(title, column(key)) for key, title in titles.items()], 1.0),
+        (f"{measures.class_title} of the classes", by_class, 1.0),
+        ("Images per second", [line("images per second", column("images_per_s"))], None),
+        ("Share of the time waiting for data", [line("waiting", column("data_wait"))], 1.0),
     ]
+    return [Chart(title, lines, "epoch", y_max=y_max, whole=True) for title, lines, y_max in charts]
 
 
 def _pictures(config: TrainerConfig, task: Task) -> list[Section]:

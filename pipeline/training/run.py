@@ -19,7 +19,7 @@ from pipeline.training.examples import TrainingData
 from pipeline.training.learner import Learner
 from pipeline.training.loop import WorkerJob, train_worker
 from pipeline.training.monitor import start_monitor
-from pipeline.training.network import build_network
+from pipeline.training.network import architecture_of, build_network
 from pipeline.training.records import claim_output, read_records
 from pipeline.training.report import REPORT, write_report
 from pipeline.training.task import Measures, Task
@@ -92,15 +92,7 @@ def check(config: TrainerConfig, task: Task) -> None:
 
 def _check_network(config: TrainerConfig, task: Task) -> None:
     """Build the network as a worker does, so that mistakes are reported here, and print its number of parameters."""
-    try:
-        model = models.configure(config.model, config.model_options)
-    except ValueError as error:
-        raise UserError(f"--model, --model-options: {error}") from None
-    if model.task != task.name:
-        known = [name for name, listed in models.all_models().items() if listed.task == task.name]
-        raise UserError(
-            f"--model {config.model} is made for {model.task}; for {task.name} there are {', '.join(known)}"
-        )
+    model = architecture_of(config, task.name)
     workers = config.scaling.num_workers
     if (config.scaling.min_workers or 0) > workers:
         raise UserError(f"--scaling.min-workers {config.scaling.min_workers} is above --scaling.num-workers {workers}")

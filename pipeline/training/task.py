@@ -27,12 +27,19 @@ class Measures(NamedTuple):
         by_class: Key of a dict with a score for each class, None where it is undefined.
         class_title: Title of the class scores for people.
         of_image: Key of an image's score in its row.
+        variants: Keys of scores that are other forms of the headline score, and tell something only if they differ.
     """
 
     titles: dict[str, str]
     by_class: str
     class_title: str
     of_image: str
+    variants: tuple[str, ...] = ()
+
+    def titles_of(self, records: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Return the titles of the scores, without variants that equal the headline score in all of some records."""
+        same = {key for key in self.variants if all(record[key] == record[self.headline] for record in records)}
+        return {key: title for key, title in self.titles.items() if key not in same}
 
     @property
     def headline(self) -> str:

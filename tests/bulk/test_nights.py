@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline import storage
 from pipeline.bulk.earlier import REMOVED, find_earlier, read_earlier
+from pipeline.bulk.kind import RunReport
 from pipeline.bulk.lease import Lease, lease
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import read_file
+from pipeline.bulk.run import format_run
 from pipeline.errors import UserError
 from tests.support.nights import CARD, Killed, PlainRun, compute, config_of, draw, without_ray
 from tests.support.runs import rows_of
@@ -204,3 +207,18 @@ def test_a_driver_that_waited_for_the_lease_goes_on_with_the_plan_that_it_finds(
 
     monkeypatch.setattr("pipeline.bulk.run.lease", waited)
     assert night(nights, run_id="1") == ["a.png", "b.png"]
+
+
+def test_scores_are_printed_only_if_there_are_images(tmp_path, monkeypatch):
+    """A night without news has tables of undefined scores."""
+    without_ray(monkeypatch)
+    report = RunReport({"scores": pa.table({"miou": pa.array([None], pa.float64())})})
+    monkeypatch.setattr(PlainRun, "report", lambda *_: report)
+    draw(tmp_path / "images", "a.png")
+    first = compute(config_of(tmp_path, run_id="1"))
+    second = compute(config_of(tmp_path, run_id="2", since="last"))
+    assert first is not None
+    assert second is not None
+    assert "mIoU –" in format_run(first, lambda tables: "mIoU –")
+    text = format_run(second, lambda tables: "mIoU –")
+    assert text.strip().startswith("0 images, 0 errors\nrows:")

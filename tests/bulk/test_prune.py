@@ -237,7 +237,7 @@ def test_other_folders_are_not_touched(runs):
 @pytest.mark.parametrize(
     ("place", "options", "message"),
     [
-        ("images", ["--keep", "1"], r"images holds no run: no folder run_id=… with _run/config\.json"),
+        ("images", ["--keep", "1"], r"images holds no run: no folder run_id=… into which a run has written"),
         ("nowhere", ["--keep", "1"], "nowhere holds no run"),
         ("runs/run_id=full", ["--keep", "1"], "run_id=full is a run; name the folder above it"),
         ("runs", [], "name what to remove: --older-than 30d, --keep 7 or --max-size 500GiB"),

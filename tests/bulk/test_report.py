@@ -23,7 +23,7 @@ from pipeline.bulk.localization.config import LocalizeConfig
 from pipeline.bulk.localization.run import LocalizationRun, Located
 from pipeline.bulk.page import error_causes
 from pipeline.bulk.plan import read_manifest
-from pipeline.bulk.rebuild import require_run, write_page
+from pipeline.bulk.rebuild import write_page
 from pipeline.bulk.results import read_file
 from pipeline.bulk.status import StatusReader
 from pipeline.bulk.throughput import THROUGHPUT, read_rate
@@ -254,7 +254,7 @@ def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path, case):
     says = {
         "missing": "does not exist",
         "file": "is a file",
-        "folder": "is no run",
+        "folder": "is not a run",
         "runs": f"such as {run}",
         "unfinished": "segpipe status",
     }
@@ -438,7 +438,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         write_comparison(masks, str(tmp_path / "no"), str(tmp_path / "x.html"))
     assert not (tmp_path / "x.html").exists()
-    assert require_run(masks)["job"] == "segment"
+    assert read_manifest(masks)["job"] == "segment"
 
 
 def test_localization_and_detection_runs_are_compared(tmp_path):

@@ -86,7 +86,8 @@ def test_errors_are_counted_by_cause_and_files_are_read_once(tmp_path, monkeypat
     assert read == sorted(parts(run))[3:]
     assert status.errors == 3
     assert status.causes == [
-        {"stage": "decode", "class": "ImageError", "count": 3, "example": "broken-0.png: the file is empty"}
+        {"stage": "decode", "class": "ImageError", "pattern": "the file is empty", "count": 3}
+        | {"example": "broken-0.png: the file is empty"}
     ]
     assert "         3  decode ImageError, such as broken-0.png: the file is empty" in format_status(status, causes=10)
     assert "1 more causes" in format_status(status, causes=0)
@@ -125,7 +126,7 @@ def test_a_night_without_news(tmp_path, monkeypatch):
 def test_a_plan_that_is_being_made(tmp_path):
     run = tmp_path / "run_id=x"
     (run / "_run").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"run_id=x is no run: it has no _run/config\.json"):
+    with pytest.raises(UserError, match="run_id=x has written nothing yet: its command ended early"):
         StatusReader(str(run)).read()
     lease(str(run), seconds=1)
     assert StatusReader(str(run)).read().state == "planning"
@@ -170,6 +171,9 @@ def test_the_job_prints_text_and_json_and_knows_a_mistake(tmp_path, monkeypatch)
     assert "9 of 12 images (75%)" in job(run).stdout
     assert Status(**json.loads(job(run, "--format", "json").stdout)).written == 9
     wrong = job(str(tmp_path))
-    assert (wrong.returncode, wrong.stderr) == (2, f"error: {tmp_path} is no run: it has no _run/config.json\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        f"error: {tmp_path} is not a run; name the folder of a run, OUTPUT/run_id=…\n",
+    )
     assert job().stderr == "error: the following arguments are required: RUN (see --help)\n"
     assert job("--run", run).stderr == "error: unknown option --run; see --help\n"

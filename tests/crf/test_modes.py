@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -283,18 +283,49 @@ def test_invalid_scores_are_refused(crf: CRF, scores: np.ndarray, message: str) 
 
 
 def test_warming_up_runs_every_width_that_can_occur(monkeypatch, tmp_path) -> None:
-    """A run with 20 classes can keep 5, 12 or all of them, in rows of 8, 16 or 24 lanes."""
+    """A run with 20 classes can keep 5, 12, 19 or all of them: rows of 8, 16 or 24 lanes, with a rest lane or not."""
     widths = set()
 
     def recording_rows(*args, **kwargs):
         rows = empty_rows(*args, **kwargs)
-        widths.add(rows.width)
+        widths.add((rows.width, len(rows.kept) < rows.num_classes))
         return rows
 
     monkeypatch.setattr("pipeline.crf.score_map.empty_rows", recording_rows)
     warm(classes=20, params=CRFParams(), mode="pruned", folder=tmp_path)
-    assert widths == {8, 16, 24}
+    assert widths == {(8, True), (16, True), (24, True), (24, False)}
     assert list(tmp_path.glob("warm-*-pruned-20-symmetric")), "the marker that saves the next process from waiting"
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_nothing_is_compiled_after_warming_up(mode) -> None:
+    """The reported time of the CRF would contain it: also not for read-only images, as other processes send them."""
+    code = f"""
+import numpy as np
+from pipeline.crf import chains, features, filtering, lattice, normalisation, pruning, rows, samples, score_map
+from pipeline.crf.params import CRFParams
+from pipeline.crf.warm import warm
+
+def compiled():
+    modules = (chains, features, filtering, lattice, normalisation, pruning, rows, samples, score_map)
+    found = {{f for m in modules for f in vars(m).values() if hasattr(f, "signatures")}}
+    return {{f.py_func.__name__: len(f.signatures) for f in found}}
+
+warm(classes=6, params=CRFParams(), mode={mode!r})
+before = compiled()
+image = np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8)
+image.setflags(write=False)
+for kept in (1, 2, 6):
+    scores = np.full((6, 15, 25), -9, np.float16)
+    for c in range(kept):
+        scores[c, :, c * 4 :] = 9 + c
+    score_map.crf_of_scores(image, scores, stride=8, mode={mode!r})
+after = compiled()
+assert before == after, {{name: n for name, n in after.items() if n != before[name]}}
+assert before["mean_field_step"] >= 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_parameters_are_imported_without_numba() -> None:

@@ -9,6 +9,9 @@ from PIL import Image
 from pipeline.data.datasets import pair
 from pipeline.data.naming import LabelNames, proposal
 from pipeline.errors import UserError
+from pipeline.training.segmentation.config import InspectConfig, Split, TrainConfig
+from pipeline.training.segmentation.inspection import format_inspection, inspect
+from pipeline.training.segmentation.task import segmentation_task
 
 STYLES = {
     "penn-fudan": ("FudanPed{}", "FudanPed{}_mask"),
@@ -147,3 +150,39 @@ def test_label_maps_with_a_beginning_in_the_folder_of_the_images(tmp_path):
 )
 def test_the_key_of_the_image_of_a_label_map(rule, label, image):
     assert LabelNames(**rule).image_key(label) == image
+
+
+@pytest.mark.parametrize(("images", "labels"), [("*.jpg", ""), ("", "*_mask.png"), ("*.jpg", "*_mask.png")])
+def test_no_image_of_a_glob_is_its_own_label_map(tmp_path, images, labels):
+    for i in range(3):
+        draw(tmp_path, f"{i}_mask")
+        draw(tmp_path, f"{i}")
+        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}.jpg")
+    places = [f"{tmp_path}/{glob}".rstrip("/") for glob in (images, labels)]
+    unpaired = pair(places[0], places[1], group="train.")
+    assert unpaired.samples == []
+    assert unpaired.advice == "; with --train.label-suffix _mask 3 of 3 have one"
+    paired = pair(places[0], places[1], names=options_of(unpaired.advice, "train."))
+    assert [sample.label for sample in paired.samples] == [f"{tmp_path}/{i}_mask.png" for i in range(3)]
+
+
+@pytest.mark.parametrize(("image", "label"), [("one/{}", "one/{}_mask"), ("images/{}", "masks/{}_mask")])
+def test_train_and_validate_give_the_same_advice(tmp_path, image, label):
+    for i in range(3):
+        draw(tmp_path, image.format(i))
+        draw(tmp_path, label.format(i))
+    (tmp_path / "classes.yaml").write_text("names: [a, b]")
+    images, labels = (str((tmp_path / key).parent) for key in (image, label))
+    split = Split(images=images, labels=labels)
+    places = {"train": split, "val": split, "classes": f"{tmp_path}/classes.yaml", "output": "o"}
+    with pytest.raises(UserError) as of_training:
+        segmentation_task(TrainConfig(model="unet", **places))
+    config = InspectConfig(images=images, labels=labels, classes=f"{tmp_path}/classes.yaml")
+    try:
+        found, classes = inspect(config)
+        said = format_inspection(found, classes, show=0)
+    except UserError as error:
+        said = str(error)
+    advice = "; with --label-suffix _mask 3 of 3 have one"
+    assert advice in said
+    assert str(of_training.value).endswith(advice.replace("--", "--train."))

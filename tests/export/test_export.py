@@ -88,7 +88,7 @@ def test_mistakes_are_one_line(tmp_path):
         export_run(config(boxes, tmp_path, format="png"))
     with pytest.raises(UserError, match="--copy-images: the format coco holds no images"):
         export_run(config(masks, tmp_path, copy_images=True))
-    with pytest.raises(UserError, match="is not a finished run"):
+    with pytest.raises(UserError, match="nowhere does not exist; name the folder of a run"):
         export_run(config(str(tmp_path / "nowhere"), tmp_path))
     with pytest.raises(UserError, match="nothing to export; --where 'false' chose none"):
         export_run(config(masks, tmp_path, where="false"))

@@ -360,12 +360,12 @@ def test_refused_before_any_worker_starts(local_bundle, scenes, tmp_path):
         ({"images": "s3://no-such-bucket-here/x"}, "no-such-bucket-here"),
         ({"images": str(tmp_path / "empty")}, "no images in"),
         ({"images": str(tmp_path / "none.txt")}, "none.txt: it does not exist"),
-        ({"model": str(tmp_path / "empty")}, "cannot read the bundle's card"),
+        ({"model": str(tmp_path / "empty")}, "is not a bundle; a bundle is the output folder of segpipe train"),
         ({"model": str(tmp_path / "damaged")}, "card.json is not valid (architecture"),
         ({"output": str(tmp_path / "file" / "below")}, "cannot write to the output"),
         ({"classes": str(tmp_path / "other.yaml")}, "does not fit the model: it has 2 classes (cat, dog"),
         ({"labels": str(tmp_path / "empty")}, "no images in"),
-        ({"since": str(tmp_path / "empty")}, "is not a finished run"),
+        ({"since": str(tmp_path / "empty")}, "empty is not a run; name the folder of a run, OUTPUT/run_id=…"),
     ]
     for changes, expected in cases:
         options: Any = {"model": local_bundle, "images": night, "output": str(tmp_path / "runs")} | changes

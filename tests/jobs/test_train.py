@@ -231,7 +231,7 @@ def test_mistakes_are_refused_before_a_worker_starts(scenes: str, tmp_path: Path
     cases: list[tuple[dict[str, Any], str]] = [
         ({"model": "deeplab"}, "unknown model 'deeplab'"),
         ({"model_options": {"depth": "17"}}, "option 'depth'"),
-        ({"model_options": {"with": "0.5"}}, "option 'with'"),
+        ({"model_options": {"with": "0.5"}}, "has no option 'with'; did you mean width?"),
         ({"train": missing_images}, "no images in"),
         ({"train": Split(images="s3://no-such-bucket-here/x", labels="s3://no-such-bucket-here/y")}, "no-such-bucket"),
         ({"classes": f"{scenes}/none.yaml"}, "none.yaml: it does not exist"),

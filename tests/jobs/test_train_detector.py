@@ -174,7 +174,7 @@ def test_mistakes_are_refused_before_a_worker_starts(shapes: Path, tmp_path: Pat
             {"model": "resnet18_cam", "model_options": {}},
             "is made for classification; for detection there",
         ),
-        ("yolo_fast", {"model_options": {"cells": 3}}, "option 'cells'"),
+        ("yolo_fast", {"model_options": {"cells": 3}}, "has no option 'cells'"),
         ("yolo_fast", {"classes": str(tmp_path / "classes.yaml")}, "'triangle' is not among the classes"),
         ("sppnet_alexnet", {"freeze": ["backbone", "fc6", "fc7", "score", "svms", "regressors"]}, "nothing is left"),
         ("sppnet_alexnet", {"freeze": ["conv1"]}, "--freeze conv1: no parameter's name begins with it"),

@@ -331,8 +331,10 @@ def test_options_change_a_preset_and_keep_the_rest() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet3", {}, "unknown model 'unet3'; there are .*fcn32s, .*deeplabv3_resnet50"),
-        ("fcn8s", {"output_stride": 8}, r"model 'fcn8s', option 'output_stride': .*\(options: width, stride, geometry"),
+        ("mask2former", {}, "unknown model 'mask2former'; there are .*fcn32s, .*deeplabv3_resnet50"),
+        ("deeplabv3_resnet81", {}, r"unknown model 'deeplabv3_resnet81'; did you mean deeplabv3_resnet18\?"),
+        ("fcn8s", {"output_stride": 8}, r"model 'fcn8s' has no option 'output_stride'; did you mean stride\?"),
+        ("unet", {"widht": 0.5}, r"model 'unet' has no option 'widht'; did you mean width\?"),
         ("fcn8s", {"stride": 4}, "option 'stride': Input should be 32, 16 or 8"),
         ("deeplabv3_resnet18", {"output_stride": 32}, "option 'output_stride': Input should be 8 or 16"),
         ("deeplabv3_resnet18", {"depth": 19}, "option 'depth'"),

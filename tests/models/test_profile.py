@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.commands import models as command
+from pipeline.errors import UserError
 from pipeline.models import ARCHITECTURES, CLASSIFIERS, configure
 from pipeline.models.config import ModelConfig
 from pipeline.models.detection import DETECTORS
@@ -65,3 +66,15 @@ def test_the_job_lists_every_architecture(monkeypatch: pytest.MonkeyPatch, capsy
     (unet,) = (line for line in lines if line.startswith("| unet "))
     cells = [cell.strip() for cell in unet.strip("|").split("|")]
     assert cells == ["unet", "Ronneberger, Fischer & Brox, MICCAI 2015", "31.04 M", "2.5", "8", "3 MiB"]
+
+
+def test_the_job_lists_the_models_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = Profile(parameters=1, output_stride=8, macs=1, activation_bytes=1)
+    monkeypatch.setattr("pipeline.models.profile.profile", lambda config, **options: cost)
+    command.main(["frrn", "--size", "64,64", "faster_rcnn"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["frrn_a", "frrn_b", "faster_rcnn"]
+    with pytest.raises(UserError, match=r"^no model is named 'fron_a'; did you mean frrn_a\?$"):
+        command.main(["frrn", "fron_a"])

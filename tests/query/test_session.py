@@ -45,8 +45,8 @@ def test_a_folder_stands_for_its_newest_finished_run(queried, capsys):
 @pytest.mark.parametrize(
     ("folder", "options", "message"),
     [
-        ("nowhere", {}, "nowhere is no run and holds none; name a run "),
-        ("pictures", {}, "pictures is no run and holds none"),
+        ("nowhere", {}, "nowhere does not exist; name the folder of a run, OUTPUT/run_id=…$"),
+        ("pictures", {}, "pictures is not a run; name the folder of a run, OUTPUT/run_id=…$"),
         ("masks", {"run_id": "x"}, "masks has no run 'x'; it has 2026-11-25, 2026-11-26$"),
         (f"masks/{NIGHT}", {"run_id": "x"}, "^--run-id x: .* is a run itself; name the folder that holds the runs"),
         (f"masks/{NIGHT}", {"all_runs": True}, "^--all-runs: .* is a run itself"),

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from pipeline.report.blocks import MOST_ROWS, Chart, Line, Page, Section, Table,
 from pipeline.report.render import format_value, render
 from pipeline.report.svg import HEIGHT, MOST_POINTS, WIDTH, draw_chart, nice_ticks
 from pipeline.report.thumbnails import SIDE, heat, painted, photograph
+from pipeline.training.display import format_training
 from pipeline.training.report import curve_charts
+from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.task import Measures
 
 POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=40)
@@ -41,6 +44,15 @@ def test_ticks_are_few_and_inside(low, span):
     ticks = nice_ticks(low, low + span)
     assert 1 <= len(ticks) <= 7
     assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+
+
+@given(st.integers(0, 1000), st.integers(1, 10_000))
+def test_ticks_of_what_is_counted_are_whole_numbers(low, span):
+    ticks = nice_ticks(low, low + span, whole=True)
+    assert 1 <= len(ticks) <= 7
+    assert all(tick == round(tick) for tick in ticks)
+    drawing = draw_chart(Chart("t", [Line("a", [(low, 1.0), (low + span, 1.0)])], "epoch", whole=True))
+    assert len(drawing.x_ticks) == len(ticks)
 
 
 def test_values_for_people():
@@ -106,3 +118,25 @@ def test_the_curves_of_a_training_run():
     page = render(Page("p", "k", sections=[Section("s", charts)])).decode()
     assert "&lt;b&gt;" in page
     assert len(re.findall("<polyline", page)) == 5  # a class without a score has no line
+
+
+def test_another_form_of_the_headline_score_is_shown_only_where_it_differs():
+    measures = Measures(
+        {"miou": "mIoU", "miou_gt_only": "mIoU, gt only", "accuracy": "accuracy"},
+        by_class="iou",
+        class_title="IoU",
+        of_image="miou",
+        variants=("miou_gt_only",),
+    )
+    same = {"miou": 1.0, "miou_gt_only": 1.0, "accuracy": 1.0}
+    assert list(measures.titles_of([same])) == ["miou", "accuracy"]
+    assert list(measures.titles_of([same, same | {"miou": 0.5}])) == ["miou", "miou_gt_only", "accuracy"]
+    other: dict[str, Any] = {"loss": 1.0, "images_per_s": 1.0, "data_wait": 0.0, "iou": {}}
+    records = [{"epoch": epoch} | other | same for epoch in (1, 2)]
+    charts = {chart.title: chart for chart in curve_charts(records, measures)}
+    assert [line.name for line in charts["Validation"].lines] == ["mIoU", "accuracy"]
+    assert all(chart.whole for chart in charts.values())
+    best = {"iou": {"a": 0.5}} | same | {"epoch": 1}
+    split = Split(images="i", labels="l")
+    config = TrainConfig(model="unet", train=split, val=split, classes="c", output="out")
+    assert format_training(config, measures, [best]).splitlines()[1] == "best: epoch 1, mIoU 1.0000, accuracy 1.0000"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.bulk.comparison.amounts import MEASURES, Amounts, Measure, read_amounts
-from pipeline.bulk.rebuild import open_run, require_run, tables_of
+from pipeline.bulk.plan import read_manifest
+from pipeline.bulk.rebuild import open_run, tables_of
 from pipeline.data.classes import Classes
 from pipeline.errors import UserError
 
@@ -99,7 +100,7 @@ def open_pair(earlier: str, later: str) -> Pair:
         UserError: A run is not there or not finished, or they cannot be compared.
     """
     runs = (earlier, later)
-    manifests = [require_run(run) for run in runs]
+    manifests = [read_manifest(run) for run in runs]
     jobs = [manifest["job"] for manifest in manifests]
     if jobs[0] != jobs[1]:
         raise UserError(

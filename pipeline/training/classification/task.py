@@ -25,6 +25,7 @@ from pipeline.training.classification.validation import (
     validate,
 )
 from pipeline.training.examples import TrainingData
+from pipeline.training.network import architecture_of
 from pipeline.training.task import Task
 
 PICTURES = 4  # validation images of a sheet
@@ -112,6 +113,7 @@ def classification_task(config: TrainClassifierConfig) -> tuple[ClassificationTa
     Raises:
         UserError: There is nothing to learn from, or validation images show classes that training images do not.
     """
+    architecture_of(config, ClassificationTask.name)  # before data are listed, which may take minutes
     train = read_labelled(config.train, target=config.target, name="train")
     val = read_labelled(config.val, target=config.target, name="val")
     seen = dict.fromkeys(label for image in train.images for label in image.labels)

@@ -29,6 +29,7 @@ from pipeline.training.detection.pictures import draw_detections, draw_examples
 from pipeline.training.detection.survey import format_problems, read_survey, survey, surveyed
 from pipeline.training.detection.validation import MEASURES, DetectorValidation, truth_of, validate
 from pipeline.training.examples import TrainingData
+from pipeline.training.network import architecture_of
 from pipeline.training.task import Task
 
 PREVIEW = "preview.png"
@@ -182,6 +183,7 @@ def detection_task(config: TrainDetectorConfig) -> tuple[DetectionTask, Training
     Raises:
         UserError: There is nothing to learn from, or boxes have classes that are not to be learnt.
     """
+    architecture_of(config, DetectionTask.name)  # before data are listed, which may take minutes
     train, val = read_annotated(config.train, name="train"), read_annotated(config.val, name="val")
     classes = load_classes(config.classes) if config.classes else _found_classes(train)
     for split in (train, val):

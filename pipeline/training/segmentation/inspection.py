@@ -146,8 +146,9 @@ def _inspect(sample: Sample, classes: Classes) -> tuple[NDArray[np.int64], Count
         problems.append(Problem("size_mismatch", sample.label, f"{sizes[0]}, but its image is {sizes[1]}"))
     labels = classes.index(raw)
     if (labels == INVALID).any():
-        unknown = ", ".join(f"{value} ({n} pixels)" for value, n in classes.unknown(raw).items())
-        problems.append(Problem("value_outside_classes", sample.label, unknown))
+        unknown = classes.unknown(raw)
+        text = ", ".join(f"{value} ({n} pixels)" for value, n in unknown.items())
+        problems.append(Problem("value_outside_classes", sample.label, text, tuple(unknown)))
     inside = labels[(labels >= 0) & (labels < len(classes))]
     counts[:-1] = np.bincount(inside, minlength=len(classes))
     counts[-1] = int((labels == classes.ignore_index).sum())

@@ -18,6 +18,7 @@ from pipeline.models.layers import SegmentationOutput
 from pipeline.predict.segmenter import Segmenter
 from pipeline.report.mask_sheet import MaskPicture, draw_mask_sheet
 from pipeline.training.examples import TrainingData
+from pipeline.training.network import architecture_of
 from pipeline.training.segmentation.class_weights import class_weights
 from pipeline.training.segmentation.config import Split, TrainConfig
 from pipeline.training.segmentation.crops import DrawCrops, sample_table
@@ -120,6 +121,7 @@ class SegmentationTask(Task):
         by_class="iou",
         class_title="IoU",
         of_image="miou",
+        variants=("miou_gt_only",),
     )
 
     def __init__(self, config: TrainConfig, classes: Classes, validation: list[Sample]):
@@ -185,6 +187,7 @@ def segmentation_task(config: TrainConfig) -> tuple[SegmentationTask, TrainingDa
     Raises:
         UserError: A class file, a list or a folder cannot be used.
     """
+    architecture_of(config, SegmentationTask.name)  # before data are listed, which may take minutes
     classes = load_classes(config.classes)
     weights = config.loss.class_weights
     if weights and len(weights) != len(classes):

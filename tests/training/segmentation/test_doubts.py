@@ -8,8 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.commands import validate
 from pipeline.data.classes import Classes
 from pipeline.data.datasets import pair
+from pipeline.training.problems import Problem
 from pipeline.training.segmentation.doubts import Doubt, find_doubts, format_doubt
 from pipeline.training.segmentation.inspection import Inspection, format_inspection, inspect_chunk
 
@@ -111,6 +113,33 @@ def test_values_are_added_up_over_samples(tmp_path):
     doubts(tmp_path, Classes(names=ABC), [0, 0, 9], [9, 1])
     found = inspect_chunk(pair(f"{tmp_path}/images", f"{tmp_path}/labels").samples, Classes(names=ABC))
     assert found.values == Counter({0: 8, 9: 8, 1: 4})
+
+
+def test_values_outside_the_classes_are_listed_by_value_with_their_files(tmp_path):
+    doubts(tmp_path, Classes(names=ABC), *[[0, 1, 7]] * 3, [0, 9, 7], [0, 1, 2])
+    problems = inspect_chunk(pair(f"{tmp_path}/images", f"{tmp_path}/labels").samples, Classes(names=ABC)).problems
+    found = Inspection(samples=5, pixels=[20, 16, 4], present=[5, 4, 1], problems=problems)
+    lines = format_inspection(found, Classes(names=ABC), show=20).splitlines()
+    start = lines.index("value_outside_classes: 4")
+    assert lines[start + 1 : start + 3] == [
+        f"  value 7 in 4 files, for example {tmp_path}/labels/0.png",
+        f"  value 9 in {tmp_path}/labels/3.png",
+    ]
+    assert "  … and 1 more" in format_inspection(found, Classes(names=ABC), show=1).splitlines()
+    assert problems[3].what == "7 (4 pixels), 9 (4 pixels)"
+
+
+@pytest.mark.parametrize("has_crops", [True, False])
+def test_the_command_names_the_files_that_it_wrote(tmp_path, monkeypatch, capsys, has_crops):
+    problems = [] if has_crops else [Problem("no_preview", "x", "nothing to draw")]
+    found = Inspection(samples=1, pixels=[5], present=[1], problems=problems)
+    monkeypatch.setattr("pipeline.training.segmentation.inspection.inspect", lambda _: (found, Classes(names=("a",))))
+    places = ["--images", "i", "--labels", "l", "--classes", "c"]
+    validate.main([*places, "--preview", f"{tmp_path}/crops.png", "--report", f"{tmp_path}/found.json"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (f"preview: {tmp_path}/crops.png" in lines) == has_crops
+    assert f"report: {tmp_path}/found.json" in lines
+    assert lines[-1].startswith("1 pairs of image and label")
 
 
 def test_warnings_are_printed_and_counted():
