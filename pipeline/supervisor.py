@@ -35,8 +35,7 @@ def supervise(job: Callable[[Callable[[int, str], object]], NoReturn]) -> NoRetu
     child = os.fork()
     if child == 0:
         os.close(reading)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         job(lambda code, line: os.write(writing, bytes([code]) + line.encode()[:MOST_OF_A_LINE]))
     os.close(writing)
     stopped = _hand_on_signals(child)
@@ -52,6 +51,12 @@ def supervise(job: Callable[[Callable[[int, str], object]], NoReturn]) -> NoRetu
         print(file=sys.stderr)  # The job's progress bar stands on the line.
     print(f"error: {cause}. What is written is not lost: the same command goes on with the run", file=sys.stderr)
     sys.exit(IncompleteError.exit_code)
+
+
+def end_with_parent(number: int) -> None:
+    """Let a signal reach this process when its parent dies, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _hand_on_signals(child: int) -> list[int]:

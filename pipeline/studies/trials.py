@@ -29,6 +29,14 @@ from pipeline.units import format_duration
 DONE = "done.json"
 LOG = "log.txt"
 RUN = "result"  # run_id of the bulk runs of a trial
+# What `python -m pipeline` does, in a process that ends with the study, which resumes its trials.
+_COMMAND = """
+import signal
+from pipeline.supervisor import end_with_parent
+end_with_parent(signal.SIGTERM)
+from pipeline.__main__ import main
+main()
+"""
 TRAINING = ("train", "train-classifier", "train-detector")
 
 
@@ -173,7 +181,7 @@ def _run_job(job: str, options: Options, folder: str) -> str | None:
         config = Path(temporary) / "options.yaml"
         config.write_text(yaml.safe_dump(given))
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline", job, "--config", str(config)],
+            [sys.executable, "-c", _COMMAND, job, "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

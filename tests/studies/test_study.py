@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,29 @@ def test_a_real_study_of_which_one_variant_fails(scenes, tmp_path, ray_head: Ray
     assert [(row["variant"], row["trials"], row["failed"]) for row in summary] == [("good", 1, 0), ("bad", 0, 1)]
     assert "Failed trials" in (folder / "report.html").read_text()
     assert (folder / "figure.svg").stat().st_size > 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process learns of its parent's death on Linux alone")
+def test_a_trial_ends_with_the_study(tmp_path):
+    """The job of a trial waits for a store whose answer never ends, and the study is killed."""
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        store.settimeout(120)
+        split = {"images": "s3://b/i", "labels": "s3://b/l"}
+        options = {"model": "segnet", "classes": "s3://b/classes.yaml", "train": split, "val": split}
+        program = f"from pipeline.studies.trials import _run_job; _run_job('train', {options}, {str(tmp_path)!r})"
+        environment = os.environ | {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }
+        study = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=REPO)
+        try:
+            trial, _ = store.accept()
+        finally:
+            study.kill()
+        study.wait()
+        trial.sendall(b"HTTP/1.1 200 OK\r\nX-Never: ")
+        with trial, pytest.raises(ConnectionError):
+            for _ in range(120):
+                trial.sendall(b"e")
+                time.sleep(0.5)
