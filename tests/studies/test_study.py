@@ -220,6 +220,10 @@ def test_a_trial_ends_with_the_study(tmp_path):
         study.wait()
         trial.sendall(b"HTTP/1.1 200 OK\r\nX-Never: ")
         with trial, pytest.raises(ConnectionError):
-            for _ in range(120):
-                trial.sendall(b"e")
-                time.sleep(0.5)
+            _drip(trial)
+
+
+def _drip(connection: socket.socket) -> None:
+    for _ in range(120):
+        connection.sendall(b"e")
+        time.sleep(0.5)

@@ -55,7 +55,7 @@ def test_without_a_crf_nothing_is_placed() -> None:
     kind = kind_of()
     assert kind.placed(use_gpu=True) == (kind, "")
     with pytest.raises(ValueError, match="--crf-device and --crf-params need --crf"):
-        kind_of(crf_device="auto")
+        kind_of(crf_device="gpu")
 
 
 def test_the_device_is_not_part_of_a_run_so_that_another_cluster_resumes_it() -> None:
