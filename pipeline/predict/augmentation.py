@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.data.preprocessing import TTAOptions
-from pipeline.predict.device import NotFiniteError
 
 
 def averaged_scores(score: Callable[[Tensor], Tensor], images: Tensor, options: TTAOptions, *, stride: int) -> Tensor:
@@ -24,10 +23,7 @@ def averaged_scores(score: Callable[[Tensor], Tensor], images: Tensor, options: 
         stride: Output stride of the network.
 
     Returns:
-        float32 [batch, classes, ceil(height / stride), ceil(width / stride)].
-
-    Raises:
-        NotFiniteError: The logits of a copy are not finite.
+        float32 [batch, classes, ceil(height / stride), ceil(width / stride)]; NaN where a copy's logits are not finite.
     """
     height, width = images.shape[-2:]
     total: Tensor | None = None
@@ -38,9 +34,8 @@ def averaged_scores(score: Callable[[Tensor], Tensor], images: Tensor, options: 
             copy = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=scale < 1)
         for mirrored in (False, True) if options.flip else (False,):
             logits = score(copy.flip(3) if mirrored else copy).float()
-            if not bool(torch.isfinite(logits).all()):
-                raise NotFiniteError("the network's scores are not finite")
-            p = logits.softmax(dim=1)
+            # Softmax would hide minus infinity. Raising an error here would wait for the GPU, which no graph can record.
+            p = logits.softmax(dim=1).where(logits.isfinite(), torch.nan)
             if mirrored or scale != 1:
                 p = _at_units_of(p, (height, width), copy.shape[-2:], mirrored=mirrored, stride=stride)
             total = p if total is None else total.add_(p)

@@ -78,8 +78,23 @@ def autocast(device: torch.device, dtype: DType) -> torch.autocast:
     return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
+class Normalisation:
+    """Normalises images for a network on a device, which keeps the constants.
+
+    Args:
+        preprocessing: Mean and standard deviation of each channel.
+        device: The device.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device):
+        self._mean = torch.tensor(preprocessing.mean, device=device) * 255
+        self._std = torch.tensor(preprocessing.std, device=device) * 255
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalise uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
+        return (pixels - self._mean).div_(self._std).permute(0, 3, 1, 2)
+
+
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Normalise uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device) * 255
-    std = torch.tensor(preprocessing.std, device=pixels.device) * 255
-    return (pixels - mean).div_(std).permute(0, 3, 1, 2)
+    """Normalise uint8 [batch, height, width, 3] once; see `Normalisation`."""
+    return Normalisation(preprocessing, pixels.device)(pixels)

@@ -16,7 +16,7 @@ from pipeline.predict.batches import micro_batches
 from pipeline.predict.canvas import Canvas, certainty, check_finite, compact_scores, labels_of
 from pipeline.predict.compiled import Compiled
 from pipeline.predict.crf import DeviceCRF
-from pipeline.predict.device import autocast, normalise, place, upload
+from pipeline.predict.device import Normalisation, autocast, place, upload
 from pipeline.predict.fitting import FittingBatches
 from pipeline.predict.graphs import Function, Graphed
 from pipeline.predict.instances import choose, instance_scores
@@ -64,7 +64,7 @@ class Segmenter:
         compile: bool = False,
     ):
         self.model = place(model, device)
-        self.preprocessing = preprocessing
+        self._normalise = Normalisation(preprocessing, device)
         self.device = device
         self.dtype = dtype
         self.instances = instances or Instances()
@@ -154,7 +154,7 @@ class Segmenter:
 
     def _scores(self, batch: Tensor) -> Tensor:
         """Return the logits of a batch at the network's output stride."""
-        x = normalise(batch, self.preprocessing)
+        x = self._normalise(batch)
         with autocast(self.device, self.dtype):
             if self.tta == TTAOptions():
                 return self.model(x).logits
@@ -169,6 +169,6 @@ class Segmenter:
             return upsample(self.model(crops).logits, (crops.shape[-2], crops.shape[-1]), stride=stride)
 
         boxes = [choose(selective_search(pixels), self.instances) for pixels in images]
-        x = normalise(batch, self.preprocessing)
+        x = self._normalise(batch)
         with autocast(self.device, self.dtype):
             return torch.stack([instance_scores(score, one, b) for one, b in zip(x, boxes, strict=True)])

@@ -5,9 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.data.preprocessing import Preprocessing, TTAOptions
+from pipeline.models import ARCHITECTURES
 from pipeline.predict import graphs
 from pipeline.predict.graphs import Graphed
+from pipeline.predict.segmenter import Segmenter
 
 
 class Recorder:
@@ -79,3 +83,33 @@ def test_a_graph_computes_what_the_network_does_on_many_threads_and_streams():
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(is_equal, range(200)))
+
+
+class Watch(TorchDispatchMode):
+    """Notes operations that cannot be recorded: copying a number or a list to the GPU, and waiting for a result."""
+
+    FORBIDDEN = ("lift_fresh", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found |= {func.overloadpacket.__name__} & set(self.FORBIDDEN)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("tta", [TTAOptions(), TTAOptions(scales=(0.75, 1.0), flip=True)], ids=["plain", "tta"])
+def test_a_network_needs_nothing_from_the_host(name, tta):
+    config = ARCHITECTURES[name]
+    config = config.model_copy(update={"width": 0.125}) if hasattr(config, "width") else config
+    segmenter = Segmenter(
+        config.build(5).eval(), preprocessing=Preprocessing(), device=torch.device("cpu"), tta=tta, batch_pixels=1
+    )
+    images = torch.zeros(1, *((224, 224) if name.startswith("deconvnet") else (64, 96)), 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        segmenter._outputs(images)  # the first call may make what later ones use
+        with Watch() as watch:
+            segmenter._outputs(images)
+    assert watch.found == set()
