@@ -34,7 +34,7 @@ def averaged_scores(score: Callable[[Tensor], Tensor], images: Tensor, options: 
             copy = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=scale < 1)
         for mirrored in (False, True) if options.flip else (False,):
             logits = score(copy.flip(3) if mirrored else copy).float()
-            # Softmax would hide minus infinity. Raising an error here would wait for the GPU, which no graph can record.
+            # Softmax would hide minus infinity. An error here would wait for the GPU, which no graph can record.
             p = logits.softmax(dim=1).where(logits.isfinite(), torch.nan)
             if mirrored or scale != 1:
                 p = _at_units_of(p, (height, width), copy.shape[-2:], mirrored=mirrored, stride=stride)
