@@ -11,7 +11,7 @@ import torch
 
 from pipeline import cluster, models, storage
 from pipeline.errors import UserError
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, restarts
 from pipeline.training.allocator import KEEP_FREED_MEMORY
 from pipeline.training.config import TrainerConfig
 from pipeline.training.display import Display
@@ -135,7 +135,8 @@ def _fit(config: TrainerConfig, task: Task, data: TrainingData, steps: int, reco
         steps_per_epoch=steps,
         monitor=monitor,
     )
-    trainer = ray.train.torch.TorchTrainer(
+    make_trainer = functools.partial(
+        ray.train.torch.TorchTrainer,
         functools.partial(train_worker, job),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
@@ -156,7 +157,7 @@ def _fit(config: TrainerConfig, task: Task, data: TrainingData, steps: int, reco
         trackers(config, task.measures) as track,
         Display(monitor, config, task.measures, steps=steps * config.epochs, records=records, on_epoch=track),
     ):
-        trainer.fit()
+        restarts.fit(make_trainer, restarts=scaling.max_failures)
     mistake = ray.get(monitor.get_mistake.remote())
     if mistake is not None:
         raise UserError(mistake)

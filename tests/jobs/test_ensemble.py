@@ -73,5 +73,5 @@ def test_staged_training_starts_from_a_bundle(tmp_path: Path) -> None:
     assert sorted(report.fresh) == ["score_pool4.bias", "score_pool4.weight", "upscore_pool5.weight"]
     assert report.unused == []
     torch.testing.assert_close(fine.score.weight, coarse.score.weight)
-    with pytest.raises(UserError, match=r"nowhere.*card\.json"):
+    with pytest.raises(UserError, match=r"nowhere does not exist; a bundle is"):
         bundle.read_checkpoint(str(tmp_path / "nowhere"))
