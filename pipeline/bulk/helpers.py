@@ -126,7 +126,7 @@ class Helper:
         """
         return self.deliver(self.book(seconds), method, *arguments)
 
-    def book(self, seconds: float) -> "Booking":
+    def book(self, seconds: float) -> Booking:
         """Count a call, which `deliver` sends; for `seconds` see `call`."""
         answer: Future = Future()
         with self._lock:
@@ -139,7 +139,7 @@ class Helper:
                 self._calls[self._count] = _Call(answer, seconds)
             return Booking(self._count, answer)
 
-    def deliver(self, booking: "Booking", method: str, *arguments: Any) -> Future:
+    def deliver(self, booking: Booking, method: str, *arguments: Any) -> Future:
         """Send a call that is booked; see `call`."""
         if not booking.answer.done():
             self._send((booking.number, method, arguments))
