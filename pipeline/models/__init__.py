@@ -23,6 +23,7 @@ from pipeline.models.segnet_basic import SegNetBasicConfig
 from pipeline.models.sliding_window import SlidingWindowConfig
 from pipeline.models.unet import UNetConfig
 from pipeline.models.wide_resnet import WideResNetConfig
+from pipeline.models.yolo_classifier import YOLOClassifierConfig
 
 ARCHITECTURES: dict[str, ModelConfig] = {
     "sliding_window_alexnet": SlidingWindowConfig(classifier="alexnet"),
@@ -66,6 +67,8 @@ CLASSIFIERS: dict[str, ModelConfig] = {
     "wrn_28_10": WideResNetConfig(depth=28, widen=10),
     "wrn_40_4": WideResNetConfig(depth=40, widen=4),
     "resnet110": WideResNetConfig(depth=110, widen=1),
+    "yolo_cam": YOLOClassifierConfig(variant="full"),
+    "yolo_fast_cam": YOLOClassifierConfig(variant="fast"),
 }
 
 

@@ -44,6 +44,43 @@ def test_resnets_are_torchvisions_to_the_last_parameter(name: str, expected: int
         assert count_parameters(configure(name, {}).build(1000)) == expected
 
 
+# Figure 3 of YOLO's paper, written out: inputs, outputs and kernel of the convolutions before the average pooling.
+YOLO_LAYERS = {
+    "yolo_cam": [
+        *((3, 64, 7), (64, 192, 3), (192, 128, 1), (128, 256, 3), (256, 256, 1), (256, 512, 3)),
+        *((512, 256, 1), (256, 512, 3)) * 4,
+        *((512, 512, 1), (512, 1024, 3)),
+        *((1024, 512, 1), (512, 1024, 3)) * 2,
+    ],
+    "yolo_fast_cam": [(3, 16, 3)] + [(n, 2 * n, 3) for n in (16, 32, 64, 128, 256, 512)],
+}
+
+
+@pytest.mark.parametrize(("name", "layers", "side"), [("yolo_cam", 20, 7), ("yolo_fast_cam", 7, 3)])
+def test_yolos_classifier_has_the_first_convolutions_of_its_paper(name: str, layers: int, side: int) -> None:
+    with torch.device("meta"):
+        network = configure(name, {}).build(1000).eval()
+        assert network(torch.empty(1, 3, 224, 224)).features.shape == (1, 1024, side, side)
+    weights = sum(inputs * outputs * k * k + outputs for inputs, outputs, k in YOLO_LAYERS[name])
+    assert len(YOLO_LAYERS[name]) == layers
+    assert count_parameters(network) == weights + 1025 * 1000
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("detector", ["yolo", "yolo_fast"])
+@torch.no_grad()
+def test_a_yolo_that_starts_from_its_classifier_computes_the_classifiers_map(detector: str, batch_norm: bool) -> None:
+    options = {"width": 0.125, "batch_norm": batch_norm}
+    theirs: Any = liven(configure(f"{detector}_cam", options).build(5)).eval()
+    ours: Any = configure(detector, options).build(3).eval()
+    report = load_pretrained(ours, theirs.state_dict())
+    assert set(report.unused) == {"fc.weight", "fc.bias"}
+    images = torch.randn(2, 3, 128, 192)
+    expected = theirs(images).features
+    assert expected.std() > 0.01
+    torch.testing.assert_close(ours.features[: len(theirs.features)](images), expected)
+
+
 @pytest.mark.parametrize(("name", "side"), [("alexnet_cam", 13), ("vgg16_cam", 14), ("googlenet_cam", 14)])
 def test_maps_have_the_papers_size(name: str, side: int) -> None:
     with torch.device("meta"):

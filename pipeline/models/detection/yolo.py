@@ -16,41 +16,28 @@ the layers of 256 and the last one are linear. Dropout of 0.5 follows the layer 
 
 Parameters at S = 7, B = 2, K = 20: 271,703,550 (full), 45,089,374 (fast); 1470 outputs.
 
+The convolutions are in `backbones/yolo.py`; `yolo_classifier.py` is the classifier that they start from (section 2.2).
+
 Deviations: any image is resized to 448x448. The layers of the fast network, of which the paper gives only their number,
 are those of the released configuration. `batch_norm` adds batch normalisation after each convolution, which the paper
 does not have, for training without pretrained weights.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.models.backbones.yolo import SLOPE, Variant, convolutions, initialise
 from pipeline.models.detection.boxes import Selection, clip
 from pipeline.models.detection.detector import DetectionNetwork, DetectorConfig, Randomness, ScoredBoxes, Target
 from pipeline.models.detection.inputs import at_least_float32, image_size, resized
 from pipeline.models.detection.sampling import grid_targets
-from pipeline.models.layers import BatchNorm2d, scaled
+from pipeline.models.layers import scaled
 
-# channels, kernel, stride of a convolution; "pool" halves the map
-Layer = tuple[int, int, int] | Literal["pool"]
-FULL: tuple[Layer, ...] = (
-    *((64, 7, 2), "pool", (192, 3, 1), "pool"),
-    *((128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1), "pool"),
-    *((256, 1, 1), (512, 3, 1)) * 4,
-    *((512, 1, 1), (1024, 3, 1), "pool"),
-    *((512, 1, 1), (1024, 3, 1)) * 2,
-    *((1024, 3, 1), (1024, 3, 2), (1024, 3, 1), (1024, 3, 1)),
-)
-FAST: tuple[Layer, ...] = (
-    *((16, 3, 1), "pool", (32, 3, 1), "pool", (64, 3, 1), "pool", (128, 3, 1), "pool", (256, 3, 1), "pool"),
-    *((512, 3, 1), "pool", (1024, 3, 1), (1024, 3, 1), (1024, 3, 1)),
-)
-LAYERS = {"full": FULL, "fast": FAST}
-SLOPE = 0.1
 STRIDE = 64
 
 
@@ -61,7 +48,7 @@ class YOLOConfig(DetectorConfig):
     takes_proposals: ClassVar[bool] = False
     selection: ClassVar[Selection] = Selection(score=0.001, iou=0.5)
 
-    variant: Literal["full", "fast"] = Field(default="full", description='24 convolutions ("full") or 9 ("fast")')
+    variant: Variant = Field(default="full", description='24 convolutions ("full") or 9 ("fast")')
     grid: int = Field(default=7, ge=1, le=64, description="number of cells in a row; the image has 64 pixels per cell")
     boxes: int = Field(default=2, ge=1, le=100, description="number of boxes that a cell predicts")
     batch_norm: bool = Field(default=False, description="batch normalisation after each convolution; not in the paper")
@@ -92,21 +79,9 @@ class YOLO(DetectionNetwork):
     def __init__(self, config: YOLOConfig, *, num_classes: int):
         super().__init__(num_classes=num_classes, selection=config.selection)
         self.grid, self.boxes = config.grid, config.boxes
-        layers: list[nn.Module] = []
-        channels = 3
-        for layer in LAYERS[config.variant]:
-            if layer == "pool":
-                layers.append(nn.MaxPool2d(2))
-                continue
-            base, kernel, stride = layer
-            outputs = scaled(base, config.width)
-            layers.append(
-                nn.Conv2d(channels, outputs, kernel, stride=stride, padding=kernel // 2, bias=not config.batch_norm)
-            )
-            layers += [BatchNorm2d(outputs)] if config.batch_norm else []
-            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
-            channels = outputs
-        self.features = nn.Sequential(*layers)
+        self.features, channels = convolutions(
+            config.variant, detection=True, width=config.width, batch_norm=config.batch_norm
+        )
         inputs = channels * config.grid**2
         head: list[nn.Module] = []
         if config.variant == "fast":
@@ -117,11 +92,7 @@ class YOLO(DetectionNetwork):
         last = nn.Linear(hidden, config.grid**2 * (config.boxes * 5 + num_classes))
         head += [nn.Linear(inputs, hidden), nn.LeakyReLU(SLOPE, inplace=True), nn.Dropout(0.5), last]
         self.head = nn.Sequential(*head)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self.head)
         nn.init.normal_(last.weight, std=0.01)
 
     @property
