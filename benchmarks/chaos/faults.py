@@ -166,7 +166,7 @@ def _store(
 PREDICTOR = ("ray::", "ShardPredictor")
 FAULTS: dict[str, Fault] = {
     "predictor killed": Fault(partial(_kill_process, words=PREDICTOR)),
-    "helper process killed": Fault(partial(_kill_process, words=("pipeline.bulk.helpers",))),
+    "helper process killed": Fault(partial(_kill_process, words=("pipeline.bulk.helper_process",))),
     "CRF task killed": Fault(partial(_kill_process, words=("ray::", "RefiningWriter"))),
     "predictor stopped for 20 s": Fault(partial(_stop_process, words=PREDICTOR, seconds=20.0)),
     "node lost, another added after 5 s": Fault(_lose_node),

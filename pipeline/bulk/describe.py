@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pipeline.bulk.fetch import Failure, Fetched
-from pipeline.bulk.helpers import Death, HelperPool
+from pipeline.bulk.helper_process import Death
+from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted
 
 IMAGES_AT_A_TIME = 8  # in a call, so that messages cost little beside the images

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from pipeline.bulk.fetch import Failure, Fetched, Wanted
-from pipeline.bulk.helpers import Death, HelperPool
+from pipeline.bulk.helper_process import Death
+from pipeline.bulk.helpers import HelperPool
 
 CHUNK_IMAGES = 8  # fetched by a call, so that messages cost little beside the images
 CHUNK_BYTES = 4 * 2**20  # encoded; photographs have about a byte for three pixels

@@ -21,7 +21,8 @@ from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
 from pipeline.bulk.forward import ForwardWorker, forward, seconds_for
-from pipeline.bulk.helpers import Death, HelperPool
+from pipeline.bulk.helper_process import Death
+from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.loader import PIXELS_AHEAD, Loader

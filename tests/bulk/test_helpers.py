@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.bulk.helpers import Death, HelperPool
+from pipeline.bulk.helper_process import Death
+from pipeline.bulk.helpers import HelperPool
 from pipeline.errors import IncompleteError
 
 
