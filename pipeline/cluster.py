@@ -15,9 +15,11 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
 from pipeline.errors import UserError, one_line
 from pipeline.progress import Progress, waiting
+from pipeline.python import SearchPath
 
 # Logical CPUs that a Ray of our own has beyond the machine's: light tasks (listing, encoding, writing) run beside
 # workers that hold every core.
@@ -50,7 +52,7 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # ray.data sets its level again when it is imported
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ code warns on stderr about itself
-    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": show}
+    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": show, "job_config": _job_config()}
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
@@ -84,6 +86,17 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
 def _init(options: dict[str, Any], *, show: bool) -> None:
     with waiting("Ray to start"), contextlib.nullcontext() if show else _without_level_line():
         ray.init(**options)
+
+
+def _job_config() -> JobConfig:
+    """Return the configuration of a job whose workers import what this process imports.
+
+    Ray adds the current directory to the list, which would come first; but not for a client, which sends the list.
+    """
+    config = JobConfig()
+    if not os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
+        config._py_driver_sys_path = SearchPath()
+    return config
 
 
 @contextlib.contextmanager

@@ -179,3 +179,29 @@ def test_a_ray_of_our_own_listens_on_loopback_only():
     assert len(addresses) > 5
     loopback = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF0000" + "0100007F"}
     assert set(addresses) <= loopback
+
+
+def test_workers_import_what_the_driver_imports_wherever_it_runs(tmp_path):
+    """The current directory may hold another package called `pipeline`, or what a script of it imports."""
+    (tmp_path / "pipeline.py").write_text("raise ImportError('another one')")
+    script = tmp_path / "scripts" / "work.py"
+    script.parent.mkdir()
+    (script.parent / "beside.py").write_text("")
+    script.write_text(
+        "import ray\n"
+        "from pipeline import cluster\n"
+        "def where():\n"
+        "    import beside, pipeline\n"
+        "    return pipeline.__file__\n"
+        "cluster.connect()\n"
+        "print(ray.get(ray.remote(where).remote()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == str(REPO / "pipeline" / "__init__.py"), done.stderr

@@ -10,7 +10,6 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
+from pipeline import python
 from pipeline.bulk import arena
 from pipeline.bulk.transport import Channel, Closed
 from pipeline.errors import one_line
@@ -80,9 +80,9 @@ class Helper:
         serving = f"from pipeline.bulk.helper_process import serve; serve({threads}, *{descriptors})"
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", serving],
+                python.command(serving),
                 pass_fds=descriptors,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                env=python.environment(),
                 stdin=subprocess.DEVNULL,
             )
         self._connection = ours

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from tqdm import tqdm
 
-from pipeline import parquet, storage
+from pipeline import parquet, python, storage
 from pipeline.errors import UserError
 from pipeline.studies.description import Description, Options, Score, resolve
 from pipeline.training.records import read_records
@@ -181,7 +181,8 @@ def _run_job(job: str, options: Options, folder: str) -> str | None:
         config = Path(temporary) / "options.yaml"
         config.write_text(yaml.safe_dump(given))
         done = subprocess.run(
-            [sys.executable, "-c", _COMMAND, job, "--config", str(config)],
+            python.command(_COMMAND, job, "--config", str(config)),
+            env=python.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -97,6 +97,14 @@ def test_a_deadly_item_is_blamed_alone(pool):
     assert found[31].cause == "exit code 3"
 
 
+def test_the_processes_import_what_their_worker_imports(tmp_path, monkeypatch):
+    (tmp_path / "pipeline.py").write_text("raise ImportError('another one')")
+    monkeypatch.chdir(tmp_path)
+    pool = HelperPool(Target(), processes=1, threads=1)
+    assert pool.submit("double", [1], seconds=60).result() == [2]
+    pool.close()
+
+
 def test_an_item_that_hangs_is_blamed(pool):
     found = pool.submit("hang_at", [6, 7, 8], seconds=1).result()
     assert (found[0], found[2]) == (6, 8)
