@@ -1,5 +1,6 @@
 """The program `segpipe`, which is also `python -m pipeline`: finds the command and runs it."""
 
+import io
 import sys
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ Semantic segmentation of large image collections on Ray: train, segment in bulk,
 
 def main() -> NoReturn:
     """Run `segpipe` with the arguments of this process."""
+    _print_any_text()
     name, *arguments = sys.argv[1:] or [""]
     if name == "help" and arguments:
         name, arguments = arguments[0], ["--help"]
@@ -41,11 +43,18 @@ def run_command(name: str, arguments: list[str] | None = None) -> NoReturn:
     """
     from pipeline import cli
 
+    _print_any_text()
     sys.argv = [f"segpipe {name}", *(sys.argv[1:] if arguments is None else arguments)]
     command = load(name).main
     if COMMANDS[name].is_resumable:
         cli.run_resumable(command)
     cli.run(command)
+
+
+def _print_any_text() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, as Python does on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

@@ -44,6 +44,12 @@ def test_a_reader_that_has_read_enough_sees_no_traceback():
     assert (result.stdout, result.stderr) == ("141\n", "")
 
 
+def test_text_reaches_a_terminal_that_lacks_its_characters():
+    result = segpipe("train", "--help", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "VALUE,VALUE,\\u2026" in result.stdout
+
+
 def test_every_module_is_a_command_and_every_job_file_runs_one():
     assert {name.replace("-", "_") for name in COMMANDS} == MODULES
     for job in JOBS:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import json
 import math
 import sys
@@ -38,6 +39,8 @@ def write_result(
     """
     rows = _Limited(batches, limit)
     if output is None:
+        if form != "table" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # programs read it
         _write_text(schema, rows, form, sys.stdout)
         return
     with tempfile.TemporaryDirectory(prefix="segpipe-query-") as folder:
