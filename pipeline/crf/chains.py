@@ -5,8 +5,8 @@ blur walks along the chains and so reads and writes each point once.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.hashing import find_slot, first_slot
 from pipeline.crf.lanes import peek, poke
 

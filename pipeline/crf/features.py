@@ -1,9 +1,9 @@
 """Features of samples, in units of a Gaussian kernel's width."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.lanes import peek, poke
 from pipeline.crf.lattice import Features
 from pipeline.crf.memory import scratch

@@ -14,9 +14,9 @@ would wait for each sample's chain of additions, maximum, exponential and sum be
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.lanes import (
     broadcast,
     divide,

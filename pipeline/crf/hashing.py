@@ -5,8 +5,8 @@ several times the number of points.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.lanes import peek, poke
 
 

@@ -14,10 +14,10 @@ splats, blurs and slices.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.crf.chains import chains_along
+from pipeline.crf.compiling import njit
 from pipeline.crf.hashing import find_slot, hash_key, insert_all
 from pipeline.crf.lanes import peek, poke
 from pipeline.crf.memory import scratch

@@ -1,8 +1,8 @@
 """Normalisation of a kernel by its row sums."""
 
 import numpy as np
-from numba import njit
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.filtering import HALF, ONE, ZERO
 from pipeline.crf.lanes import peek, poke
 

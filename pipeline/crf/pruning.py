@@ -19,9 +19,9 @@ where the class of a whole region is nearly a tie.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.params import CRFParams
 from pipeline.crf.samples import BLOCK_SIDE, Samples, block_grid
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.lanes import broadcast, exponential, load, logarithm, peek, poke, scale_add, store
 from pipeline.crf.memory import scratch
 from pipeline.crf.samples import Samples

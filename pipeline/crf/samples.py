@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from pipeline.crf.compiling import njit
 
 BLOCK_SIDE = 4  # pixels; the largest square is a whole block
 STRIP_BLOCKS = 8  # width of a strip, in blocks

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.crf.compiling import njit
 from pipeline.crf.dense import MAX_CLASSES, image_array, image_tiles
 from pipeline.crf.inference import infer
 from pipeline.crf.lanes import broadcast, load, scale_add, store
