@@ -6,11 +6,13 @@ Ray itself waits for ever for resources that it does not have.
 import contextlib
 import logging
 import os
+import secrets
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -67,6 +69,7 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
         "include_dashboard": dashboard,
         "_node_ip_address": "127.0.0.1",  # then all of Ray's processes listen on loopback only
     }
+    _provide_token()
     # Otherwise Ray takes a loopback address for that of the network: it might have to start a cluster.
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -86,6 +89,18 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
 def _init(options: dict[str, Any], *, show: bool) -> None:
     with waiting("Ray to start"), contextlib.nullcontext() if show else _without_level_line():
         ray.init(**options)
+
+
+def _provide_token() -> None:
+    """Give Ray the token by which its processes know each other, if it cannot keep one in the user's home."""
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # the user has no home, as in some containers
+        writable = False
+    if not writable:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _job_config() -> JobConfig:

@@ -182,7 +182,7 @@ def test_a_ray_of_our_own_listens_on_loopback_only():
 
 
 def test_workers_import_what_the_driver_imports_wherever_it_runs(tmp_path):
-    """The current directory may hold another package called `pipeline`, or what a script of it imports."""
+    """The current directory may hold another package called `pipeline`, and the user may have no home."""
     (tmp_path / "pipeline.py").write_text("raise ImportError('another one')")
     script = tmp_path / "scripts" / "work.py"
     script.parent.mkdir()
@@ -199,7 +199,7 @@ def test_workers_import_what_the_driver_imports_wherever_it_runs(tmp_path):
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
+        env={**os.environ, "PYTHONPATH": str(REPO), "HOME": "/dev/null/home"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,5 +1,6 @@
 """The Ray Data pipeline of a bulk run. Its rows are shard numbers; after the predictors, a block holds one shard."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -171,9 +172,9 @@ def _show(
 def _pace(shard: dict[str, Any], layout: Layout) -> str:
     """Say how many CPUs the stage after the predictors needs to keep up with them, by the first shard."""
     done = shard["images"] - shard["errors"]
-    needed = shard["describe_ms"] / shard["infer_ms"] * layout.actors
+    needed = math.ceil(shard["describe_ms"] / shard["infer_ms"] * layout.actors)
     network, crf = shard["infer_ms"] / done, shard["describe_ms"] / done
     return (
-        f"an image takes the network {network:.0f} ms and the CRF {crf:.0f} ms: "
-        f"{needed:.0f} CPUs keep up with {layout.actors} predictors, and the cluster has {layout.free_cpus} for the CRF"
+        f"an image takes the network {network:.0f} ms and the CRF {crf:.0f} ms. "
+        f"CPUs that keep up with the predictors: {needed}; CPUs of the cluster for the CRF: {layout.free_cpus}"
     )
