@@ -11,7 +11,6 @@ The bundle holds the fine-tuned network until the last stage is done; its card t
 """
 
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,12 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 from ray.util import ActorPool
-from tqdm import tqdm
 
 from pipeline import bundle, cluster, storage
 from pipeline.card import CARD, read_card
 from pipeline.models.detection.staged import StagedNetwork
 from pipeline.models.detection.stages import NORM, HardNegatives, Linear, fit_regressors
+from pipeline.progress import Progress, waiting
 from pipeline.training.detection.config import StageOptions
 from pipeline.training.detection.features import (
     FOLDER,
@@ -78,7 +77,8 @@ def fit(task: "DetectionTask", table: pa.Table, record: dict[str, Any]) -> None:
 
     scores = {SOFTMAX: {key: record[key] for key in (*task.measures.titles, task.measures.by_class)}}
     for stage, fitted in ((SVMS, None), (REGRESSORS, regressors)):
-        validated = validate_stage(workers, svms, fitted, len(task.validation))
+        with waiting(f"the validation after the stage: {stage}"):
+            validated = validate_stage(workers, svms, fitted, len(task.validation))
         scores[stage] = validated.record(task.classes)
         print(f"{stage}: {task.measures.title} {scores[stage][task.measures.headline]:.4f}")
     for worker in workers:
@@ -110,9 +110,11 @@ def _make_features(workers: list[Any], parts: list[Part]) -> None:
     missing = [part for part in parts if not is_stored(part)]
     pool = ActorPool(workers)
     made = pool.map_unordered(lambda worker, part: worker.make_part.remote(part), missing)
-    for unread in tqdm(made, total=len(missing), desc="features", leave=False, disable=not sys.stderr.isatty()):
-        for line in unread:
-            print(f"skipped: {line}", file=sys.stderr)
+    with Progress(total=len(missing), unit="parts", title="features") as progress:
+        for unread in made:
+            for line in unread:
+                progress.write(f"skipped: {line}")
+            progress.update(1)
 
 
 def _stored(name: str, output: str, source: str, make: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
