@@ -55,7 +55,9 @@ def first_problem(error: "ValidationError") -> str:
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """Return the `UserError` inside an exception that Ray has wrapped, or None; one of its own for a full disk.
+    """Return the `UserError` inside an exception that Ray has wrapped, or None.
+
+    A full disk has one of its own, and so has a failure of Ray itself, as when a machine or a process is lost.
 
     Ray raises a subclass of both its own error and the task's, with its traceback in front of the message, so the
     innermost plain `UserError` is the one to show. Pickling drops the cause of an error that was raised in a worker;
@@ -73,7 +75,19 @@ def find_user_error(error: BaseException) -> UserError | None:
     if wrapped:
         return wrapped[-1]
     full = [e for e in chain if _DISK_IS_FULL in str(e)]
-    return IncompleteError(f"{_full_disk(full[-1])}; make room, and the same command goes on") if full else None
+    if full:
+        return IncompleteError(f"{_full_disk(full[-1])}; make room, and the same command goes on")
+    if chain and all(_is_rays_own(e) for e in chain):
+        return IncompleteError(
+            f"Ray has failed ({type(error).__name__}: {one_line(error)}); run the same command again"
+        )
+    return None
+
+
+def _is_rays_own(error: BaseException) -> bool:
+    """Return whether an error tells what happened to Ray, and not what a task or the constructor of an actor raised."""
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "ray.exceptions"}
+    return "RayError" in names and "RayTaskError" not in names and "creation task" not in str(error)
 
 
 _DISK_IS_FULL = f"[Errno {errno.ENOSPC}]"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from pipeline import __version__, cli, environment
 from pipeline.bulk.segmentation.config import SegmentConfig
@@ -494,6 +496,17 @@ def test_a_wrapped_user_error_without_its_cause_is_better_than_none() -> None:
 def test_other_errors_contain_no_user_error() -> None:
     assert find_user_error(caused(RuntimeError("a"), ValueError("b"))) is None
     assert find_user_error(WorkersError({0: RuntimeError("lost")})) is None
+
+
+def test_a_failure_of_ray_itself_is_one_line_and_a_fault_of_the_program_is_not() -> None:
+    lost = find_user_error(ActorUnavailableError("RpcError: the machine is gone\nat once", b"0" * 16))
+    assert isinstance(lost, IncompleteError)
+    assert re.fullmatch(r"Ray has failed \(ActorUnavailableError: .* gone at once.*\); run the .* again", str(lost))
+    of_constructor = RayActorError(
+        error_msg="The actor died because of an error raised in its creation task, KeyError: 3"
+    )
+    assert find_user_error(of_constructor) is None
+    assert find_user_error(caused(ActorUnavailableError("lost", b"0" * 16), KeyError(3))) is None
 
 
 def test_exceptions_may_refer_to_each_other() -> None:
