@@ -17,7 +17,6 @@ Semantic segmentation of large image collections on Ray: train, segment in bulk,
 
 def main() -> NoReturn:
     """Run `segpipe` with the arguments of this process."""
-    _print_any_text()
     name, *arguments = sys.argv[1:] or [""]
     if name == "help" and arguments:
         name, arguments = arguments[0], ["--help"]

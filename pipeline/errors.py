@@ -77,7 +77,7 @@ def find_user_error(error: BaseException) -> UserError | None:
     full = [e for e in chain if _DISK_IS_FULL in str(e)]
     if full:
         return IncompleteError(f"{_full_disk(full[-1])}; make room, and the same command goes on")
-    if chain and all(_is_rays_own(e) for e in chain):
+    if all(_is_rays_own(e) for e in chain):
         return IncompleteError(
             f"Ray has failed ({type(error).__name__}: {one_line(error)}); run the same command again"
         )
@@ -85,9 +85,12 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 def _is_rays_own(error: BaseException) -> bool:
-    """Return whether an error tells what happened to Ray, and not what a task or the constructor of an actor raised."""
+    """Return whether an error tells what happened to Ray, and not what a task or the constructor of an actor raised.
+
+    A RaySystemError may be about this program, as when an object cannot be unpickled.
+    """
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "ray.exceptions"}
-    return "RayError" in names and "RayTaskError" not in names and "creation task" not in str(error)
+    return "RayError" in names and not names & {"RayTaskError", "RaySystemError"} and "creation task" not in str(error)
 
 
 _DISK_IS_FULL = f"[Errno {errno.ENOSPC}]"

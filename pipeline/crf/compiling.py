@@ -4,6 +4,7 @@ Numba keeps compiled loops beside their source or in the user's home, and refuse
 in a container that runs as a user without a home.
 """
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -17,14 +18,15 @@ __all__ = ["njit"]
 def _folder() -> Path:
     """Return a folder for temporary files that is this user's alone, because Numba runs what it finds there."""
     folder = Path(tempfile.gettempdir()) / f"segpipe-numba-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     status = folder.lstat()
     if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
         return folder
     return Path(tempfile.mkdtemp(prefix="segpipe-numba-"))
 
 
-def _compiles_here() -> bool:
+def _has_folder() -> bool:
     try:
         njit(cache=True)(lambda: None)
     except RuntimeError:  # "no locator available"
@@ -32,5 +34,5 @@ def _compiles_here() -> bool:
     return True
 
 
-if not _compiles_here():
+if not _has_folder():
     config.CACHE_DIR = str(_folder())
