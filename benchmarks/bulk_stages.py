@@ -22,6 +22,7 @@ from pipeline.data.preprocessing import DType
 from pipeline.models.upsampling import upsample
 from pipeline.predict.batches import micro_batches
 from pipeline.predict.device import autocast, normalise, pick_device, place
+from pipeline.predict.folding import fold_batch_norm
 
 SAMPLE = 64  # images whose stages are timed, again and again
 ONE_IMAGE = "network, one image"  # measured for comparison; a run computes batches
@@ -100,6 +101,7 @@ def _stage_costs(work: Work, seconds: float, start: Any) -> dict[str, float]:
     torch.set_num_threads(1)
     device = pick_device()
     model, card = load_bundle(work.bundle)
+    fold_batch_norm(model, device)
     network = place(model, device)
     files = sorted(work.images.iterdir())
     files = files[:: -(-len(files) // SAMPLE)]

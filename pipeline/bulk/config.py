@@ -95,7 +95,7 @@ class Sharding(BaseModel):
         default=None,
         ge=1,
         description="largest number of images in a shard (default: 16 to 256, depending on the number of images, and "
-        "2,048 after the first 10,000 shards; with a dense CRF at most 64, and 512)",
+        "2,048 after the first 10,000 shards; with a dense CRF or region proposals at most 64, and 512)",
     )
     max_bytes: int | None = Field(
         default=None,

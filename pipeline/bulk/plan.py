@@ -46,7 +46,7 @@ def make_plan(
     images: Iterable[pa.Table],
     truth: Callable[[Iterable[list[str]]], Iterator[Sequence[str | None]]],
     *,
-    refines: bool = False,
+    slow: bool = False,
 ) -> Iterator[pa.Table]:
     """Note the ground truth of each image and cut the images into shards, a table at a time.
 
@@ -54,7 +54,7 @@ def make_plan(
         config: Configuration of the run.
         images: Tables with `listing.IMAGE_FIELDS`, ordered by id; see `selection.Selection`.
         truth: See `kind.RunKind.truth`.
-        refines: See `kind.RunKind.refines`.
+        slow: Whether images take long; see `shards.cut_shards`.
 
     Yields:
         Tables with `SCHEMA` and one row per image in the order of ids; `shard` counts from 0 without gaps.
@@ -65,7 +65,7 @@ def make_plan(
     tables, for_truth, for_sizes = itertools.tee((table for table in images if table.num_rows), 3)
     truths = truth(table["image_id"].to_pylist() for table in for_truth)
     sizes = itertools.chain.from_iterable(table["bytes"].to_pylist() for table in for_sizes)
-    shards = cut_shards(sizes, config.sharding, refines=refines)
+    shards = cut_shards(sizes, config.sharding, slow=slow)
     for table, known in zip(tables, truths, strict=True):
         own = [pa.array(known, pa.string()), pa.array(itertools.islice(shards, len(table)), pa.int32())]
         yield pa.table([*table.columns, *own], schema=SCHEMA)

@@ -109,7 +109,7 @@ def _print_plan(kind: RunKind, run: str, plan: planning.PlanSummary | None, earl
     """Print what a run would do."""
     if plan is None:
         images = Selection(with_earlier(kind.config, earlier))
-        plan = planning.summarize(planning.make_plan(kind.config, images, kind.truth, refines=kind.refines))
+        plan = planning.summarize(planning.make_plan(kind.config, images, kind.truth, slow=_is_slow(kind)))
         _print(kind, run, plan, Earlier(earlier, images.removed))
         _print_changes(kind, earlier)
     else:
@@ -126,7 +126,7 @@ def _planned(
     if plan is None:
         began = time.time()
         images = Selection(with_earlier(kind.config, earlier), run=run)
-        rows = planning.make_plan(kind.config, images, kind.truth, refines=kind.refines)
+        rows = planning.make_plan(kind.config, images, kind.truth, slow=_is_slow(kind))
         plan = _store_beside_ray(kind, run, rows, identity, began=began)
         _print(kind, run, plan, Earlier(earlier, images.removed))
         _print_changes(kind, earlier)
@@ -224,6 +224,11 @@ def _start_ray(kind: RunKind) -> None:
         task = ray.remote(num_cpus=1)(_warm_up)
         for _ in range(min(MOST_WARM, cluster.available().cpus)):
             task.remote(kind)  # nobody waits for it: if it fails, the first task does its work
+
+
+def _is_slow(kind: RunKind) -> bool:
+    """Tell whether an image takes long: a dense CRF, or region proposals."""
+    return kind.refines or kind.seconds_per_image > 0
 
 
 def _placed(kind: RunKind) -> tuple[RunKind, str]:

@@ -15,11 +15,11 @@ PARTS = 32  # shards of a list of 512 to 8,192 images
 BYTES = 32 * 2**20
 FINE_SHARDS = 10_000  # of up to 2.56 million images
 COARSE = 8
-REFINED = 64  # images in a shard whose rows take long: a task is done in a minute, and its block fits into memory
+SLOW = 64  # images in a shard if each takes long: its task is done in minutes, and its block fits into memory
 _PART = re.compile(r"part-(\d+)\.parquet")
 
 
-def cut_shards(sizes: Iterable[int], sharding: Sharding, *, refines: bool = False) -> Iterator[int]:
+def cut_shards(sizes: Iterable[int], sharding: Sharding, *, slow: bool = False) -> Iterator[int]:
     """Yield the shard of each image: consecutive images, closed before either bound would be crossed.
 
     By default, a short list is cut into enough shards to share out and to resume from, and a shard of a long one costs
@@ -28,10 +28,10 @@ def cut_shards(sizes: Iterable[int], sharding: Sharding, *, refines: bool = Fals
     Args:
         sizes: Encoded bytes of each image; 0 where unknown. At most 8,192 are read ahead.
         sharding: The bounds. An image larger than `max_bytes` is a shard of its own.
-        refines: See `kind.RunKind.refines`; the shards have at most `REFINED` images.
+        slow: Whether an image takes about a second or more of a CPU; the shards have at most `SLOW` images.
     """
     sizes = iter(sizes)
-    largest = REFINED if refines else LARGEST
+    largest = SLOW if slow else LARGEST
     first = list(itertools.islice(sizes, LARGEST * PARTS))
     max_images = sharding.max_images or min(largest, max(SMALLEST, len(first) // PARTS))
     max_bytes = sharding.max_bytes or BYTES

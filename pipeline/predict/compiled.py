@@ -28,11 +28,15 @@ class Compiled:
     Args:
         function: Function of a tensor.
         backend: Backend of `torch.compile`.
+        freeze: Let inductor rearrange the weights for oneDNN; they may no longer change.
     """
 
-    def __init__(self, function: Callable[[Tensor], Any], *, backend: str | Callable = "inductor"):
+    def __init__(
+        self, function: Callable[[Tensor], Any], *, backend: str | Callable = "inductor", freeze: bool = False
+    ):
         self._function = function
-        self._compiled = torch.compile(function, backend=backend, dynamic=False)
+        options: dict[str, Any] | None = {"freezing": True} if freeze else None
+        self._compiled = torch.compile(function, backend=backend, options=options, dynamic=False)
         self._ready: dict[torch.Size, bool] = {}  # whether a shape has been compiled or cannot be
         self._compiling = threading.Lock()
 

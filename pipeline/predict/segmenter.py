@@ -74,7 +74,9 @@ class Segmenter:
         self.keep_scores = keep_scores
         self.crf = crf
         self._fit = FittingBatches()
-        self._full_outputs: Function = Compiled(self._outputs) if compile else self._outputs
+        self._full_outputs: Function = self._outputs
+        if compile:
+            self._full_outputs = Compiled(self._outputs, freeze=device.type == "cpu")
         if device.type == "cuda":
             self._full_outputs = Graphed(self._full_outputs)
 

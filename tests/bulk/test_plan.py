@@ -90,8 +90,8 @@ def test_a_long_collection_is_cut_into_larger_shards(monkeypatch):
     assert list(by_bytes.values()) == [32] * 40 + [256] * 2
     given = Counter(cut_shards(itertools.repeat(2**20, 1000), Sharding(max_images=9, max_bytes=5 * 2**20)))
     assert set(given.values()) == {5}
-    refined = Counter(cut_shards(itertools.repeat(100_000, 8192), Sharding(), refines=True))
-    assert list(refined.values()) == [64] * 40 + [512] * 11
+    slow = Counter(cut_shards(itertools.repeat(100_000, 8192), Sharding(), slow=True))
+    assert list(slow.values()) == [64] * 40 + [512] * 11
 
 
 def test_a_stored_plan_is_read_back_whole_and_by_shard(tmp_path):

@@ -150,6 +150,18 @@ def test_a_run_without_truth_does_not_depend_on_its_shards(
             assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
 
 
+def test_shards_are_small_for_detectors_with_proposals(tmp_path: Path) -> None:
+    """Without a row for a quarter of an hour, nobody sees that a run goes on, and an interruption costs it all."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(2560):
+        (images / f"{i}.jpg").touch()
+    for name, shards in (("fast_rcnn_alexnet", 40), ("yolo_fast", 32)):
+        save_detector(str(tmp_path / name), name=name, width=0.05)
+        options: dict[str, Any] = {"model": str(tmp_path / name), "images": str(images), "output": str(tmp_path)}
+        assert f" {shards} shards" in succeed("detect", **options, dry_run=True)
+
+
 @pytest.mark.parametrize(
     ("job", "message"), [("segment", "is a detector; use it with segpipe detect"), ("localize", "is a detector")]
 )

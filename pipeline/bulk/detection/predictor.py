@@ -14,6 +14,7 @@ from pipeline.models.detection.detector import DetectionNetwork
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.detector import Detector
 from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
+from pipeline.predict.folding import fold_batch_norm
 
 TYPICAL_PROPOSALS = 1000  # of an image, where the size of a batch is measured
 
@@ -29,6 +30,7 @@ class DetectionPredictor:
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
+        fold_batch_norm(model, device)
         assert card.detector is not None
         assert isinstance(model, DetectionNetwork)
         self._detector = Detector(

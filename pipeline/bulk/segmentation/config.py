@@ -30,7 +30,7 @@ class SegmentConfig(BulkConfig, LabelNames, DatasetSplit):
     compile: bool | None = Field(
         default=None,
         description="compile the network for the shapes of full batches (default: on a GPU, if the run has 100,000 "
-        "images or more: compiling takes a minute)",
+        "images or more: compiling takes a minute); on a CPU it takes some 10 seconds a shape, and a C++ compiler",
     )
     crf: bool = Field(default=False, description="refine the masks by a dense CRF")
     crf_device: CRFDevice = Field(

@@ -1,5 +1,6 @@
 """The predictor of bulk segmentation hands its options on to the segmenter."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.bundle import load_bundle, save_bundle
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.preprocessing import TTAOptions, Windows
+from pipeline.predict.folding import fold_batch_norm
 from pipeline.predict.segmenter import Segmenter
 from tests.support.networks import narrow
 
@@ -37,6 +39,7 @@ def test_windows_and_augmentation_reach_the_network(bundle: str, tmp_path: Path,
     (found,) = predictor([pixels], [None])
 
     model, card = load_bundle(bundle)
+    fold_batch_norm(model, torch.device("cpu"))
     (expected,) = Segmenter(
         model,
         preprocessing=card.preprocessing,
@@ -52,3 +55,21 @@ def test_windows_and_augmentation_reach_the_network(bundle: str, tmp_path: Path,
     assert found.scores is not None
     assert found.scores.shape == (3, 13, 17)
     assert found.stride == 8
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+def test_a_compiled_predictor_gives_the_same_masks(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both images of a full batch are computed by the compiled network, and a batch of one by the network as it is."""
+    options: dict[str, Any] = {"model": bundle, "images": "-", "output": str(tmp_path), "batch_pixels": 2 * 100 * 130}
+    images = list(np.random.default_rng(0).integers(0, 256, (2, 100, 130, 3), dtype=np.uint8))
+    plain, compiled = (SegmentationPredictor(SegmentConfig(**options, compile=c), images=1) for c in (False, True))
+    for predictor in (plain, compiled):
+        predictor.batch_pixels = 2 * 100 * 130
+    for batch in (images, images[:1]):
+        for one, other in zip(plain(batch, [None] * 2), compiled(batch, [None] * 2), strict=True):
+            assert (one.labels == other.labels).mean() > 0.999
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+            assert one.entropy == pytest.approx(other.entropy, abs=1e-5)
+    assert "not compiled" not in capsys.readouterr().err
