@@ -14,6 +14,7 @@ from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.predict import ShardPredictor
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
+from pipeline.cpu import warn_of_emulation
 from pipeline.errors import IncompleteError, one_line
 from pipeline.progress import Progress
 
@@ -127,6 +128,8 @@ def _layout(kind: RunKind, *, shards: int) -> Layout:
         cpus = scaling.cpus_per_actor or 1
         actors = scaling.actors or min(shards, max(1, (have.cpus - cluster.SPARE_CPUS) // cpus))
         helpers = 1
+    if not use_gpu:
+        warn_of_emulation(kind.config.dtype)
     if not scaling.wait_for_nodes:
         cluster.require(
             workers=actors,

@@ -10,6 +10,7 @@ import ray.train.torch
 import torch
 
 from pipeline import cluster, models, storage
+from pipeline.cpu import warn_of_emulation
 from pipeline.errors import UserError
 from pipeline.training import checkpoints, restarts
 from pipeline.training.allocator import KEEP_FREED_MEMORY
@@ -50,6 +51,8 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
     # Ray Train asks the dashboard's state API about its controller.
     cluster.connect(dashboard=True, ray_logs=config.scaling.wait_for_nodes)
     scaling = config.scaling
+    if not scaling.use_gpu:
+        warn_of_emulation(config.dtype)
     if not scaling.wait_for_nodes:
         cluster.require(
             workers=scaling.min_workers or scaling.num_workers,

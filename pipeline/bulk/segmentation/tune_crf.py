@@ -19,6 +19,7 @@ from pipeline.bulk.segmentation.config import TuneConfig
 from pipeline.bulk.segmentation.crf_search import Trial, search
 from pipeline.bulk.segmentation.run import check_crf_params
 from pipeline.card import read_card
+from pipeline.cpu import warn_of_emulation
 from pipeline.crf.params import CRFParams, Mode
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
@@ -120,7 +121,10 @@ def _start_scorer(config: TuneConfig, classes: Classes) -> Any:
 
     from pipeline import cluster
 
-    return ray.remote(num_cpus=1, num_gpus=1 if cluster.use_gpus(None) else 0)(Scorer).remote(config, classes)
+    has_gpu = cluster.use_gpus(None)
+    if not has_gpu:
+        warn_of_emulation(config.dtype)
+    return ray.remote(num_cpus=1, num_gpus=1 if has_gpu else 0)(Scorer).remote(config, classes)
 
 
 def _score(config: TuneConfig, scorer: Any, samples: list[Sample]) -> tuple[list[Any], int]:
