@@ -62,7 +62,7 @@ def test_a_compiled_predictor_gives_the_same_masks(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both images of a full batch are computed by the compiled network, and a batch of one by the network as it is."""
-    options: dict[str, Any] = {"model": bundle, "images": "-", "output": str(tmp_path), "batch_pixels": 2 * 100 * 130}
+    options: dict[str, Any] = {"model": bundle, "images": "-", "output": str(tmp_path)}
     images = list(np.random.default_rng(0).integers(0, 256, (2, 100, 130, 3), dtype=np.uint8))
     plain, compiled = (SegmentationPredictor(SegmentConfig(**options, compile=c), images=1) for c in (False, True))
     for predictor in (plain, compiled):
