@@ -11,7 +11,7 @@ def fold_batch_norm(network: nn.Module, device: torch.device) -> None:
     """Give convolutions the scale and shift of the batch normalisation that follows them, in place, for a CPU.
 
     In eval mode, scale · (w * x - mean) + shift = (scale · w) * x + (shift - scale · mean), which saves a pass over the
-    map; results differ in their last bits. A GPU adds the bias in a pass of its own, so that none should be saved there.
+    map; results differ in their last bits. A GPU adds the bias in a pass of its own, which should save none there.
 
     Layers follow each other in an `nn.Sequential`, and as children `conv`, `bn`, `conv1`, `bn1`, … of other modules.
 
