@@ -12,9 +12,10 @@ The papers' figures are for a GPU, 2000 proposals and other networks: SPPNet (ZF
 
 The second part (`--bulk N`) runs torchvision's Faster R-CNN over N drawn images: by `segpipe detect`, and by a loop in
 one process that uses all cores, as torchvision's documentation shows. Both write their boxes. Seconds are those on the
-clock, for the whole run with its start, and per image, from the difference to a run over a quarter of the images.
+clock, for the whole run with its start, and per image, from the difference to a run over a quarter of the images: with
+fewer than a hundred images, that difference is lost in the noise of the starts.
 
-    python -m benchmarks.detection --proposals 2000 --bulk 64 --output detection.json
+    python -m benchmarks.detection --proposals 2000 --bulk 128 --output detection.json
 """
 
 import argparse
