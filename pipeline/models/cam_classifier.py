@@ -58,6 +58,10 @@ class CAMConfig(ModelConfig):
     added: int = Field(
         default=1024, ge=0, le=65_536, description="channels of the 3x3 convolution before the pooling; 0 for none"
     )
+    batch_norm: bool = Field(
+        default=False,
+        description="batch normalisation after each convolution of VGG16, with which it learns from scratch",
+    )
     depth: Depth = Field(default=50, description="number of layers of a ResNet: 18, 34, 50, 101 or 152")
     widen: int = Field(
         default=1,
@@ -86,7 +90,7 @@ class CAMClassifier(nn.Module):
                 self.backbone = AlexNet(width=config.width, last_pool=False)
                 channels = self.backbone.channels
             case "vgg16":
-                self.backbone = VGG16(width=config.width)
+                self.backbone = VGG16(width=config.width, batch_norm=config.batch_norm)
                 channels = self.backbone.channels[-1]
             case "googlenet":
                 self.backbone = GoogLeNet(width=config.width)
