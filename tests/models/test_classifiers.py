@@ -38,6 +38,16 @@ def test_the_papers_networks_have_a_convolution_of_1024_and_one_linear_layer(nam
     assert found == before + (9 * channels + 1) * 1024 + 1025 * 1000
 
 
+def test_vgg16_with_batch_normalisation_has_two_more_parameters_a_channel() -> None:
+    channels = 2 * 64 + 2 * 128 + 3 * 256 + 3 * 512 + 3 * 512
+    with torch.device("meta"):
+        without, with_norm = (
+            count_parameters(configure("vgg16_cam", {"batch_norm": batch_norm}).build(40))
+            for batch_norm in (False, True)
+        )
+    assert with_norm == without + 2 * channels
+
+
 @pytest.mark.parametrize(("name", "expected"), [("resnet18_cam", 11_689_512), ("resnet50_cam", 25_557_032)])
 def test_resnets_are_torchvisions_to_the_last_parameter(name: str, expected: int) -> None:
     with torch.device("meta"):

@@ -52,6 +52,7 @@ NETWORKS = [
     ("fusionnet", {"width": 0.125}, 9),
     ("frrn_a", {"width": 0.25}, 6),
     ("vgg16_cam", {"width": 0.125}, 9),
+    ("vgg16_cam", {"width": 0.125, "batch_norm": True}, 9),
 ]
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
