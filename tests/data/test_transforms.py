@@ -259,6 +259,45 @@ def test_no_class_exceeds_the_largest_share_if_it_can_be_avoided() -> None:
     assert np.mean(np.array(shares(0.75)) > 0.75) < 0.2
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (0, 190), (190, 0), (190, 190), (90, 120)])
+def test_class_aware_crops_hold_each_class_of_the_image_as_often(corner: tuple[int, int]) -> None:
+    labels = np.zeros((200, 200), np.int32)
+    labels[:20] = IGNORE
+    y, x = corner
+    labels[y : y + 10, x : x + 10] = 1
+
+    def share_with_the_small_class(class_aware: float) -> float:
+        crops = [
+            draw(COLOURS[labels % 4], labels, seed=i, crop=(50, 50), scale=(0.8, 1.25), class_aware=class_aware)[1]
+            for i in range(200)
+        ]
+        return float(np.mean([(crop == 1).any() for crop in crops]))
+
+    assert share_with_the_small_class(0.0) < 0.3
+    assert 0.4 < share_with_the_small_class(1.0) < 0.75  # half of the crops are placed around it
+
+
+def test_the_pixels_around_which_class_aware_crops_lie_are_anywhere_in_them() -> None:
+    labels = np.zeros((400, 400), np.int32)
+    labels[200, 200] = 1
+    places = [
+        tuple(np.argwhere(crop == 1)[0])
+        for crop in (
+            draw(COLOURS[labels], labels, seed=i, crop=(8, 8), scale=(1, 1), class_aware=1)[1] for i in range(1000)
+        )
+        if (crop == 1).any()
+    ]
+    assert 400 < len(places) < 600
+    assert len(set(places)) == 64
+
+
+def test_class_aware_crops_of_an_image_without_labels_are_drawn_as_others() -> None:
+    labels = np.full((60, 60), IGNORE, np.int32)
+    pixels = COLOURS[labels % 4]
+    settings = {"crop": (20, 20), "scale": (1, 1)}
+    assert (draw(pixels, labels, class_aware=1, **settings)[1] == IGNORE).all()
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "gamma", "blur"])
 def test_colours_change_and_labels_do_not(name: str) -> None:
     pixels, labels = blocks(40, 40, side=8)

@@ -29,6 +29,13 @@ class Augmentation(BaseModel):
         le=1,
         description="largest share of a crop that one class may cover; other crops are drawn again (usual: 0.75)",
     )
+    class_aware: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability that a crop is placed around a pixel of a class drawn from those in the image, each "
+        "as likely as any other, so that rare classes are seen more often",
+    )
     brightness: float = Field(default=0.0, ge=0, le=1, description="x for a brightness factor from 1 - x to 1 + x")
     contrast: float = Field(default=0.0, ge=0, le=1, description="x for a contrast factor from 1 - x to 1 + x")
     saturation: float = Field(default=0.0, ge=0, le=1, description="x for a saturation factor from 1 - x to 1 + x")

@@ -44,29 +44,55 @@ def draw_window(
     Args:
         labels: Label map of the image, int32 [height, width].
         crop: Height, width of the crop.
-        settings: Only `scale` and `max_class_share` are used.
+        settings: Only `scale`, `class_aware` and `max_class_share` are used.
         ignore_index: Label of ignored pixels, which have no share.
         rng: The source of randomness.
     """
-    shape = (labels.shape[0], labels.shape[1])
-    window = _random_window(shape, crop, settings.scale, rng)
+
+    def draw() -> Window:
+        place = None
+        if settings.class_aware and rng.random() < settings.class_aware:
+            place = _place_of_a_class(labels, ignore_index, rng)
+        return _random_window((labels.shape[0], labels.shape[1]), crop, settings.scale, place, rng)
+
+    window = draw()
     for _ in range(ATTEMPTS - 1):
         if settings.max_class_share == 1 or _largest_share(labels, window, ignore_index) <= settings.max_class_share:
             break
-        window = _random_window(shape, crop, settings.scale, rng)
+        window = draw()
     return window
 
 
+def _place_of_a_class(labels: Labels, ignore_index: int, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Draw a class of the label map and a pixel of it; return where its centre is, as shares of height and width.
+
+    None if all pixels are ignored.
+    """
+    classes = np.unique(labels)
+    classes = classes[classes != ignore_index]
+    if not len(classes):
+        return None
+    pixels = np.flatnonzero(labels == rng.choice(classes))
+    row, column = divmod(int(rng.choice(pixels)), labels.shape[1])
+    return (row + 0.5) / labels.shape[0], (column + 0.5) / labels.shape[1]
+
+
 def _random_window(
-    shape: tuple[int, int], crop: tuple[int, int], scales: tuple[float, float], rng: np.random.Generator
+    shape: tuple[int, int],
+    crop: tuple[int, int],
+    scales: tuple[float, float],
+    place: tuple[float, float] | None,
+    rng: np.random.Generator,
 ) -> Window:
+    """Draw a window, from all windows or from those that hold a place, given as shares of height and width."""
     height, width = shape
     # The scale is uniform in its logarithm, so that halving is as likely as doubling.
     scale = float(np.exp(rng.uniform(*np.log(scales))))
     new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
     # Only the visible part of the scaled image will be resized.
     visible_h, visible_w = min(crop[0], new_h), min(crop[1], new_w)
-    top, left = (int(rng.integers(0, n + 1)) for n in (new_h - visible_h, new_w - visible_w))
+    top = _start(new_h, visible_h, None if place is None else place[0], rng)
+    left = _start(new_w, visible_w, None if place is None else place[1], rng)
     y, x = (int(rng.integers(0, n + 1)) for n in (crop[0] - visible_h, crop[1] - visible_w))
     box = (
         left * width / new_w,
@@ -75,6 +101,15 @@ def _random_window(
         (top + visible_h) * height / new_h,
     )
     return Window(box, (visible_h, visible_w), (slice(y, y + visible_h), slice(x, x + visible_w)))
+
+
+def _start(length: int, visible: int, place: float | None, rng: np.random.Generator) -> int:
+    """Draw where `visible` pixels of a side begin, so that they hold a place, given as a share of the side."""
+    first, last = 0, length - visible
+    if place is not None:
+        pixel = int(place * length)
+        first, last = max(first, pixel - visible + 1), min(last, pixel)
+    return int(rng.integers(first, last + 1))
 
 
 def _largest_share(labels: Labels, window: Window, ignore_index: int) -> float:

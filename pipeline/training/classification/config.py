@@ -72,7 +72,7 @@ class TrainClassifierConfig(TrainerConfig):
     @model_validator(mode="after")
     def _no_label_maps(self) -> "TrainClassifierConfig":
         defaults = Augmentation()
-        for name in ("cutmix", "copy_paste", "max_class_share", "focus"):
+        for name in ("cutmix", "copy_paste", "max_class_share", "class_aware", "focus"):
             if getattr(self.augmentation, name) != getattr(defaults, name):
                 flag = f"--augmentation.{name.replace('_', '-')}"
                 raise ValueError(f"{flag} needs label maps, and a classifier has none; leave it out")
