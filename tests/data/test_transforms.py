@@ -294,8 +294,7 @@ def test_the_pixels_around_which_class_aware_crops_lie_are_anywhere_in_them() ->
 def test_class_aware_crops_of_an_image_without_labels_are_drawn_as_others() -> None:
     labels = np.full((60, 60), IGNORE, np.int32)
     pixels = COLOURS[labels % 4]
-    settings = {"crop": (20, 20), "scale": (1, 1)}
-    assert (draw(pixels, labels, class_aware=1, **settings)[1] == IGNORE).all()
+    assert (draw(pixels, labels, crop=(20, 20), class_aware=1)[1] == IGNORE).all()
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "gamma", "blur"])
