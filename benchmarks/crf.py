@@ -20,29 +20,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
-from benchmarks.crf_peer import has_pydensecrf, pydensecrf
-from benchmarks.crf_scenes import STRIDE, Scene, draw, photograph
-from benchmarks.measure import peak_growth
+from benchmarks.crf_peer import has_pydensecrf, pydensecrf, pydensecrf_labels
+from benchmarks.crf_scenes import PARAMETER_SETS, Scene, draw, photograph, probabilities_of
+from benchmarks.measure import interleaved, peak_growth
 from pipeline.crf import CRFParams, Mode, dense_crf
 
 SIZES = {  # width, height, classes of the data set, classes in an image
     "VOC": (500, 375, 21, 3),
     "CamVid": (480, 360, 11, 7),
     "Cityscapes / 2": (1024, 512, 19, 11),
-}
-PARAMETER_SETS = {
-    "S1": CRFParams(sigma_alpha=67, sigma_beta=3, w1=4),
-    "S2": CRFParams(sigma_alpha=49, sigma_beta=5, w1=5),
-    "S3": CRFParams(sigma_alpha=80, sigma_beta=13, w1=10),
 }
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -72,13 +66,6 @@ def main() -> None:
     report_first_call()
 
 
-def pydensecrf_labels(
-    pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams
-) -> NDArray[np.intp]:
-    """Return the labels [height, width] that pydensecrf infers."""
-    return pydensecrf(pixels, probabilities, params).argmax(axis=0)
-
-
 def our_labels(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams) -> NDArray:
     """Return the labels [height, width] that our exact mode infers."""
     return dense_crf(pixels, probabilities=probabilities, params=params)
@@ -95,14 +82,6 @@ def make_scenes(folder: Path | None) -> dict[str, Scene]:
         else:
             scenes[name] = draw(width, height, **options)
     return scenes
-
-
-def probabilities_of(scene: Scene) -> NDArray[np.float32]:
-    """Return the softmax of the interpolated scores, float32 [classes, height, width]."""
-    height, width = scene.truth.shape
-    full = zoom(scene.scores, (1, STRIDE, STRIDE), order=1, grid_mode=True, mode="nearest")[:, :height, :width]
-    e = np.exp(full - full.max(axis=0))
-    return e / e.sum(axis=0)
 
 
 def compare(scenes: dict[str, Scene], rounds: int, *, peer: bool) -> None:
@@ -137,19 +116,6 @@ def compare(scenes: dict[str, Scene], rounds: int, *, peer: bool) -> None:
     if peer:
         for name, of_mode in ratios.items():
             print(f"{name}: median ratio {statistics.median(of_mode):.2f}, smallest ratio {min(of_mode):.2f}")
-
-
-def interleaved(works: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[float], list[Any]]:
-    """Run functions in turn and return their median seconds and their results; a first round warms up."""
-    times: list[list[float]] = [[] for _ in works]
-    results: list[Any] = [None for _ in works]
-    for i in range(rounds + 1):
-        for k, work in enumerate(works):
-            start = time.perf_counter()
-            results[k] = work()
-            if i:
-                times[k].append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times], results
 
 
 def report_memory(*, peer: bool) -> None:

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.crf import PARAMETER_SETS, interleaved, probabilities_of, pydensecrf_labels
-from benchmarks.crf_peer import has_pydensecrf
-from benchmarks.crf_scenes import STRIDE, Scene, draw
-from benchmarks.measure import timed
+from benchmarks.crf_peer import has_pydensecrf, pydensecrf_labels
+from benchmarks.crf_scenes import PARAMETER_SETS, STRIDE, Scene, draw, probabilities_of
+from benchmarks.measure import interleaved, timed
 from pipeline.crf import CRFParams, Mode, crf_of_scores, gpu
 from pipeline.crf.gpu.memory import bytes_needed
 

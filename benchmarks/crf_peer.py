@@ -29,3 +29,10 @@ def pydensecrf(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], pa
     crf.addPairwiseGaussian(sxy=params.sigma_gamma, compat=params.w2)
     crf.addPairwiseBilateral(sxy=params.sigma_alpha, srgb=params.sigma_beta, rgbim=pixels, compat=params.w1)
     return np.array(crf.inference(params.steps)).reshape(classes, height, width)
+
+
+def pydensecrf_labels(
+    pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], params: CRFParams
+) -> NDArray[np.intp]:
+    """Return the labels [height, width] that pydensecrf infers."""
+    return pydensecrf(pixels, probabilities, params).argmax(axis=0)

@@ -7,9 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.cluster.vq import kmeans2
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
+
+from pipeline.crf.params import CRFParams
 
 STRIDE = 8
+PARAMETER_SETS = {
+    "S1": CRFParams(sigma_alpha=67, sigma_beta=3, w1=4),
+    "S2": CRFParams(sigma_alpha=49, sigma_beta=5, w1=5),
+    "S3": CRFParams(sigma_alpha=80, sigma_beta=13, w1=10),
+}
 
 
 class Scene(NamedTuple):
@@ -75,3 +82,11 @@ def network_scores(truth: NDArray[np.int64], classes: int, rng: np.random.Genera
         share = (padded == k).reshape(height // STRIDE, STRIDE, width // STRIDE, STRIDE).mean(axis=(1, 3))
         scores[k] = 8 * gaussian_filter(share, 1) + 4 * gaussian_filter(rng.normal(0, 1, share.shape), 2)
     return scores[rng.permutation(classes)]
+
+
+def probabilities_of(scene: Scene) -> NDArray[np.float32]:
+    """Return the softmax of the interpolated scores, float32 [classes, height, width]."""
+    height, width = scene.truth.shape
+    full = zoom(scene.scores, (1, STRIDE, STRIDE), order=1, grid_mode=True, mode="nearest")[:, :height, :width]
+    e = np.exp(full - full.max(axis=0))
+    return e / e.sum(axis=0)

@@ -1,8 +1,10 @@
 """Measurement of the time that a piece of work takes, and of its memory (Linux)."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -10,6 +12,19 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def interleaved(works: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[float], list[Any]]:
+    """Run functions in turn and return their median seconds and their results; a first round warms up."""
+    times: list[list[float]] = [[] for _ in works]
+    results: list[Any] = [None for _ in works]
+    for i in range(rounds + 1):
+        for k, work in enumerate(works):
+            start = time.perf_counter()
+            results[k] = work()
+            if i:
+                times[k].append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times], results
 
 
 def peak_growth(work: Callable[[], object]) -> int:

@@ -18,10 +18,10 @@ from uuid import uuid4
 
 from pydantic import AfterValidator
 
-from pipeline import retry
+from pipeline import faults, retry
 from pipeline.errors import SpecialFileError, UserError
 from pipeline.s3_options import s3_options
-from pipeline.secrets import has_credentials, redact, without_secrets
+from pipeline.secrets import has_credentials, redact
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -342,30 +342,13 @@ def check_writable(url: str) -> None:
 def friendly_errors(url: str, problem: str) -> Iterator[None]:
     """Turn any error of a store into a `UserError` whose one line names the URL and the setting to look at.
 
-    It is a `retry.StoreFault`, with another exit code, if it may pass by itself.
+    It is a `faults.StoreFault`, with another exit code, if it may pass by itself.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        passes = retry.fault_of(error) is retry.Fault.STORE
-        kind = retry.StoreFault if passes else UserError
-        raise kind(f"{problem} {redact(url)}: {explain(error)}") from None
-
-
-def explain(error: BaseException) -> str:
-    """Say in one line why a store failed."""
-    kind = type(error).__name__
-    text = without_secrets(" ".join(str(error).split()))
-    if isinstance(error, FileNotFoundError):
-        return "it does not exist"
-    if isinstance(error, SpecialFileError):
-        return text
-    if kind in ("NoCredentialsError", "PartialCredentialsError"):
-        return "no AWS credentials found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
-    if isinstance(error, PermissionError):
-        return f"access denied ({text})"
-    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionRefusedError"):
-        return f"cannot reach the store ({text}); is AWS_ENDPOINT_URL right?"
-    return f"{kind}: {text}" if text else kind
+        passes = faults.fault_of(error) is faults.Fault.STORE
+        kind = faults.StoreFault if passes else UserError
+        raise kind(f"{problem} {redact(url)}: {faults.explain(error)}") from None

@@ -12,7 +12,8 @@ from yarl import URL
 
 from pipeline import retry
 from pipeline.errors import ImageFault, UserError
-from pipeline.retry import Fault, StoreFault, be_patient, fault_of, patiently, store_faults
+from pipeline.faults import Fault, StoreFault, fault_of, store_faults
+from pipeline.retry import be_patient, patiently
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.errors import one_line
 from pipeline.secrets import has_credentials, is_signed, redact_all, redact_signed, without_secrets
 from pipeline.storage import Url
@@ -70,5 +70,5 @@ def test_options_are_redacted_at_any_depth():
 )
 def test_texts_of_libraries_are_redacted(text, expected):
     assert without_secrets(text) == expected
-    assert storage.explain(OSError(text)) == f"OSError: {expected}"
+    assert faults.explain(OSError(text)) == f"OSError: {expected}"
     assert one_line(RuntimeError(text)) == expected

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from pipeline import retry, storage
+from pipeline import faults, storage
 
 MARKS = "_run/attempts"
 DRIVERS_BEFORE_CARE = 3  # killed drivers leave marks too, but hardly so many at one shard
@@ -48,11 +48,11 @@ def attempt(run: str, shard: int, driver: str) -> Iterator[Deaths]:
     """
     folder = storage.join(run, MARKS, f"{shard:05d}")
     mark = storage.join(folder, f"{driver}-{uuid.uuid4().hex}")
-    with retry.store_faults(folder):
+    with faults.store_faults(folder):
         drivers = [file.path.rsplit("/", 1)[-1].partition("-")[0] for file in storage.list_files(folder)]
         storage.write_bytes(mark, b"")
     try:
         yield Deaths(drivers.count(driver), len(drivers) - drivers.count(driver))
     finally:
-        with retry.store_faults(folder):
+        with faults.store_faults(folder):
             storage.remove(mark)

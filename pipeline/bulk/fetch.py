@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import faults
 from pipeline.bulk.archives.archive import is_archive
 from pipeline.bulk.planned_image import Source, read_planned, read_table
 from pipeline.data.images import DecodedImage, ImageError, decode_image
 from pipeline.errors import ImageFault, UserError
-from pipeline.retry import StoreFault
+from pipeline.faults import StoreFault
 
 # A call returns the images that it has when it has decoded so many pixels, and leaves the others to another call.
 ENOUGH_PIXELS = 4_000_000
@@ -49,7 +49,7 @@ class Failure:
     @staticmethod
     def of(stage: str, error: BaseException) -> "Failure":
         """Return the failure that an error is."""
-        message = str(error) if isinstance(error, ImageFault) else storage.explain(error)
+        message = str(error) if isinstance(error, ImageFault) else faults.explain(error)
         return Failure(stage, type(error).__name__, message[:500])
 
     @staticmethod

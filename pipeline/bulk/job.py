@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.bulk.config import BulkConfig, OnEnd
 from pipeline.bulk.earlier import read_earlier
 from pipeline.bulk.limits import check_finished
@@ -72,7 +72,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     mistake = find_user_error(error)
-    return (1, storage.explain(error)) if mistake is None else (mistake.exit_code, str(mistake))
+    return (1, faults.explain(error)) if mistake is None else (mistake.exit_code, str(mistake))
 
 
 def _end(config: BulkConfig, outcome: Outcome, known: dict[str, Any], *, shares_ray: bool) -> None:

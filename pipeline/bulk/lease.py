@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import retry, storage
+from pipeline import faults, storage
 from pipeline.bulk.driver import LEASE, STALE_SECONDS, read_lease
 from pipeline.bulk.stop import stop
 from pipeline.errors import IncompleteError
@@ -54,7 +54,7 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease, and renew it until it is released."""
-        with retry.store_faults(self._url):
+        with faults.store_faults(self._url):
             other = read_lease(self._run)
             if other is not None and not _has_died(other):
                 self._wait_for(other)

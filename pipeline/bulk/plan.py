@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import __version__, retry, storage
+from pipeline import __version__, faults, retry, storage
 from pipeline.bulk.catalogue import CONFIG, MANIFEST, RUN_FOLDER, why_no_run
 from pipeline.bulk.config import LAST, BulkConfig
 from pipeline.bulk.listing import IMAGE_FIELDS
@@ -215,7 +215,7 @@ def _metadata(url: str, key: str) -> pq.FileMetaData:
         with fs.open(path, "rb") as file:
             return pq.ParquetFile(file).metadata
 
-    with retry.store_faults(url):
+    with faults.store_faults(url):
         return retry.patiently(read, url)
 
 
@@ -235,7 +235,7 @@ def _read_group(url: str, key: str, group: int) -> pa.Table:
         with fs.open(path, "rb") as file:
             return pq.ParquetFile(file, metadata=_metadata(url, key)).read_row_group(group)
 
-    with retry.store_faults(url):
+    with faults.store_faults(url):
         return retry.patiently(read, url)
 
 

@@ -7,7 +7,7 @@ from arriving is a fault of the store: it is waited for, and never becomes an im
 import os
 from typing import Any, NamedTuple
 
-from pipeline import retry, storage
+from pipeline import faults, retry, storage
 from pipeline.bulk.archives.archive import is_archive, read_member
 from pipeline.bulk.table_input import NO_ROW, check_readable, read_table_images
 from pipeline.data.formats import ImageError
@@ -48,10 +48,10 @@ def read_planned(image: Image, source: Source) -> bytes:
         FileGone: The file is not there any more.
         FileChanged: Its size, entity tag or time is not the plan's.
         ImageFault: The table or archive holds no such image.
-        retry.StoreFault: The store fails for longer than this process waits for it.
+        faults.StoreFault: The store fails for longer than this process waits for it.
     """
     uri, row = image["uri"], image["row"]
-    with retry.store_faults(uri):
+    with faults.store_faults(uri):
         check_readable(uri, row, image["bytes"])
         if row == NO_ROW:
             return retry.patiently(lambda: _read_file(image, source), uri)
@@ -68,9 +68,9 @@ def read_table(uri: str, rows: list[int]) -> dict[int, bytes | ImageError]:
 
     Raises:
         ImageFault: The table is damaged there.
-        retry.StoreFault: The store fails for longer than this process waits for it.
+        faults.StoreFault: The store fails for longer than this process waits for it.
     """
-    with retry.store_faults(uri):
+    with faults.store_faults(uri):
         for _ in range(3):  # what arrives damaged may be whole the next time
             try:
                 return retry.patiently(lambda: _read_table(uri, rows), uri)
@@ -85,7 +85,7 @@ def _read_table(uri: str, rows: list[int]) -> dict[int, bytes | ImageError]:
     except Exception as error:
         # Arrow raises a plain OSError for pages that it cannot decompress; a store's has a number or its own class.
         if (type(error) is OSError and error.errno is None) or type(error).__module__.startswith("pyarrow"):
-            raise ImageFault(f"the table is damaged: {storage.explain(error)}") from None
+            raise ImageFault(f"the table is damaged: {faults.explain(error)}") from None
         raise
 
 
@@ -104,7 +104,7 @@ def _read_file(image: Image, source: Source) -> bytes:
             if size != now.size:
                 raise OSError(f"the store sent {size:,} of {now.size:,} bytes")
     except FileNotFoundError as error:
-        if not was_listed or retry.fault_of(error) is not retry.Fault.FILE:
+        if not was_listed or faults.fault_of(error) is not faults.Fault.FILE:
             raise
         if storage.is_local_filesystem(fs) and _is_unmounted(source.root):
             raise OSError(f"nothing is left in {source.root}: is its disk mounted?") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import retry, storage
+from pipeline import faults, retry, storage
 from pipeline.bulk import plan as planning
 from pipeline.bulk.config import LAST
 from pipeline.bulk.earlier import Earlier, changed_options, find_earlier, read_earlier, with_earlier
@@ -88,7 +88,7 @@ def _compute(kind: RunKind, outcome: Outcome, alarm: Alarm) -> str | None:
         _compute_shards(kind, run, schema, plan, outcome, driver=held.owner, starts_ray=resumed)
         alarm.cancel()  # the end takes little time and would have to be repeated as a whole
         try:
-            with retry.store_faults(run):
+            with faults.store_faults(run):
                 finish(run, run_id=run_id, schema=schema, kind=kind, still_ours=held.check)
         except Exception:
             held.check()  # a driver that was stopped for minutes finds its files moved by the next one

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import parquet, retry, storage
+from pipeline import faults, parquet, storage
 from pipeline.bulk.describe import Described
 from pipeline.bulk.fetch import Failure
 from pipeline.bulk.outcome import causes_of
@@ -117,5 +117,5 @@ def write_part(run: str, name: str, table: pa.Table) -> None:
         StoreFault: The store takes no file.
     """
     url = storage.join(run, PARTS_FOLDER, name)
-    with retry.store_faults(url):
+    with faults.store_faults(url):
         parquet.write_table(url, table, compression=compression(table.schema), row_group_size=ROW_GROUP)

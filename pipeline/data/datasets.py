@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes
 from pipeline.data.formats import SUFFIXES
@@ -252,4 +252,4 @@ def _read(url: str, decode: Callable[[bytes], T]) -> T:
     except images.ImageError as error:
         raise SampleError(f"{url}: {error}") from None
     except OSError as error:
-        raise SampleError(f"{url}: {storage.explain(error)}") from None
+        raise SampleError(f"{url}: {faults.explain(error)}") from None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.bulk.table_input import read_image_bytes
 from pipeline.data.image_ids import safe_path
 from pipeline.data.images import decode_mask
@@ -70,7 +70,7 @@ class Picture(NamedTuple):
         try:
             return read_image_bytes(self.uri)
         except (OSError, ImageFault) as error:
-            raise UnreadableImage(f"{storage.redact(self.uri)}: {storage.explain(error)}") from None
+            raise UnreadableImage(f"{storage.redact(self.uri)}: {faults.explain(error)}") from None
 
 
 def clean(text: str) -> str:

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.studies.figures import png_and_svg
-from pipeline.studies.lesion_report import PathGradients, Results, means_by_k
+from pipeline.studies.lesion_results import PathGradients, Results, means_by_k
 
 
 def draw_figure(results: Results) -> tuple[bytes, bytes]:

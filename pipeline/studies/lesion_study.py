@@ -24,7 +24,8 @@ from pipeline.progress import Progress
 from pipeline.studies.config import LesionConfig
 from pipeline.studies.examples import Labelled, Scorer, scorer_of
 from pipeline.studies.lesion import Block, Gates, altered, find_blocks, recorded
-from pipeline.studies.lesion_report import PathGradients, Results, write_results
+from pipeline.studies.lesion_report import write_results
+from pipeline.studies.lesion_results import PathGradients, Results
 from pipeline.studies.variants import Lesion, list_lesions
 
 CHUNK = 64  # images of a task

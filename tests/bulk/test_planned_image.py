@@ -18,8 +18,8 @@ from pipeline.bulk.fetch import Fetching, Wanted, fetch_images
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.planned_image import FileChanged, FileGone, Source, read_planned, read_table
 from pipeline.errors import ImageFault
+from pipeline.faults import StoreFault
 from pipeline.get_s3 import Sent
-from pipeline.retry import StoreFault
 
 
 @pytest.fixture(autouse=True)

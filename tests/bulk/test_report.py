@@ -20,7 +20,8 @@ from pipeline.bulk.detection.config import DetectConfig
 from pipeline.bulk.detection.prepared import Detected
 from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bulk.localization.config import LocalizeConfig
-from pipeline.bulk.localization.run import LocalizationRun, Located
+from pipeline.bulk.localization.located import Located
+from pipeline.bulk.localization.run import LocalizationRun
 from pipeline.bulk.page import error_causes
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.rebuild import write_page

@@ -11,7 +11,8 @@ pytest.importorskip("triton")
 PROGRAM = """
 import torch
 from pipeline.crf.gpu import fused
-from pipeline.crf.gpu.sums import Lists, by_length, list_sums, row_sums
+from pipeline.crf.gpu.lists import Lists, by_length
+from pipeline.crf.gpu.sums import list_sums, row_sums
 
 random = torch.Generator().manual_seed(0)
 lengths = [0, 3, 37, 1, 129, 0]  # an empty list first and last, and one that is longer than the others of its tile

@@ -20,7 +20,8 @@ from pipeline.models import configure
 from pipeline.studies.config import LesionConfig
 from pipeline.studies.examples import scorer_of
 from pipeline.studies.lesion import find_blocks
-from pipeline.studies.lesion_report import PathGradients, Results, judge
+from pipeline.studies.lesion_report import judge
+from pipeline.studies.lesion_results import PathGradients, Results
 from pipeline.studies.lesion_study import count_chunk, measure_paths, study_lesions
 from pipeline.studies.variants import list_lesions
 

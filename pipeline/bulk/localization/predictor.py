@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bulk.localization.config import LocalizeConfig
-from pipeline.bulk.localization.run import Located
+from pipeline.bulk.localization.located import Located
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute
 import yaml
 
-from pipeline import parquet, storage
+from pipeline import faults, parquet, storage
 from pipeline.bulk.localization.config import PseudoLabelsConfig
 from pipeline.bulk.plan import read_manifest
 from pipeline.bulk.results import RowGroup, open_images, read_group, row_groups
@@ -112,7 +112,7 @@ class Labeller:
         try:
             return base | self._write(row) | {"status": "ok"}
         except Exception as error:  # whatever it is, it belongs to this image
-            return base | {"status": "error", "error": storage.explain(error)}
+            return base | {"status": "error", "error": faults.explain(error)}
 
     def _write(self, row: dict[str, Any]) -> dict[str, Any]:
         from pipeline.cam import activation

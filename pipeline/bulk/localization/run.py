@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pipeline.bulk.archives.archive import truth_key
 from pipeline.bulk.fetch import Fetched
 from pipeline.bulk.kind import ImagePredictor, RunReport
 from pipeline.bulk.localization.config import LocalizeConfig
+from pipeline.bulk.localization.located import Located
 from pipeline.bulk.localization.scores import SCORED, score_map
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bulk.outcome import Outcome
@@ -32,22 +33,6 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 CORNERS = ("left", "top", "right", "bottom")  # right and bottom are exclusive
-
-
-class Located(NamedTuple):
-    """The result for an image.
-
-    Attributes:
-        probabilities: float32 [classes].
-        classes: Classes that have a map: those found, the most probable first, then those known to be there.
-        found: How many of them were found.
-        maps: Their raw maps, float32 [n, h, w], of the upright image.
-    """
-
-    probabilities: NDArray[np.float32]
-    classes: list[int]
-    found: int
-    maps: NDArray[np.float32]
 
 
 def localize(config: LocalizeConfig, outcome: Outcome | None = None) -> str | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.cam import activation
 from pipeline.data.images import decode_raw_label
@@ -71,7 +71,7 @@ def score_map(
         try:
             mask = decode_raw_label(storage.read_bytes(truth.foreground)).astype(np.int32)
         except Exception as error:  # whatever it is, it belongs to this foreground mask
-            return row | {"error": storage.explain(error)}
+            return row | {"error": faults.explain(error)}
         fitted_mask = np.asarray(Image.fromarray(mask).resize(frame[::-1], Image.Resampling.NEAREST))
         known = np.where(fitted_mask == IGNORED, IGNORED, (fitted_mask > 0).astype(np.int32))
         hits = pixel_hits(heatmap, known, steps=steps)

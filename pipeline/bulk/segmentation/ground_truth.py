@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.data.classes import Classes
 from pipeline.data.images import ImageError, decode_raw_label
 from pipeline.metrics.segmentation import Confusion, confusion
@@ -28,7 +28,7 @@ def read_label(url: str, shape: tuple[int, ...], classes: Classes, *, max_pixels
     except ImageError as error:
         return str(error)
     except Exception as error:  # whatever a store raises belongs to this label map
-        return storage.explain(error)
+        return faults.explain(error)
     if raw.shape != shape:
         sizes = ["x".join(map(str, size[::-1])) for size in (raw.shape, shape)]
         return f"the label map is {sizes[0]}, the image {sizes[1]}"

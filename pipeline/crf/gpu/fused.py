@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.crf.gpu.sums import Lists
+from pipeline.crf.gpu.lists import Lists
 
 TILE = 1024  # sums of a program
 

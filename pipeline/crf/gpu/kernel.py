@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.crf.gpu.lattice import Features, Lattice, build_lattice
-from pipeline.crf.gpu.sums import Lists, list_sums, row_sums
+from pipeline.crf.gpu.lists import Lists
+from pipeline.crf.gpu.sums import list_sums, row_sums
 from pipeline.crf.params import Normalisation
 
 LEAST_ROW_SUM = 1e-20

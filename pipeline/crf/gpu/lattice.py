@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.crf.gpu.sums import Lists, by_length
+from pipeline.crf.gpu.lists import Lists, by_length
 from pipeline.crf.lattice import axis_scale, packing, steps
 
 PIECE = 128  # samples that one thread adds to a point; the sums of these pieces are added in a second pass

@@ -12,7 +12,7 @@ The bundle holds the fine-tuned network until the last stage is done; its card t
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,11 @@ from ray.util import ActorPool
 
 from pipeline import bundle, cluster, storage
 from pipeline.card import CARD, read_card
+from pipeline.data.classes import Classes
 from pipeline.models.detection.staged import StagedNetwork
 from pipeline.models.detection.stages import NORM, HardNegatives, Linear, fit_regressors
 from pipeline.progress import Progress, waiting
-from pipeline.training.detection.config import StageOptions
+from pipeline.training.detection.config import StageOptions, TrainDetectorConfig
 from pipeline.training.detection.features import (
     FOLDER,
     NORMS,
@@ -40,11 +41,8 @@ from pipeline.training.detection.features import (
     validate_stage,
     write_arrays,
 )
+from pipeline.training.detection.validation import MEASURES
 from pipeline.training.records import write_validation
-from pipeline.training.task import Measures
-
-if TYPE_CHECKING:
-    from pipeline.training.detection.task import DetectionTask
 
 SCORES = "scores.json"
 SOFTMAX, SVMS, REGRESSORS = "softmax", "SVMs", "SVMs and box regressors"
@@ -55,32 +53,35 @@ def are_complete(output: str) -> bool:
     return storage.exists(storage.join(output, CARD)) and "stages" in read_card(output).training
 
 
-def fit(task: "DetectionTask", table: pa.Table, record: dict[str, Any]) -> None:
+def fit(
+    config: TrainDetectorConfig, classes: Classes, *, train: pa.Table, val: pa.Table, record: dict[str, Any]
+) -> None:
     """Do the stages that are not done, and write the final bundle.
 
     Args:
-        task: The task.
-        table: Survey of the training images.
+        config: Configuration of the run.
+        classes: Classes of the data set.
+        train: Survey of the training images.
+        val: Survey of the validation images.
         record: Record of the epoch whose weights are in the bundle.
     """
-    config, output = task.config, task.config.output
+    output = config.output
     if are_complete(output):
         return
     weights = read_card(output).weights_sha256
-    parts = parts_of(output, table, weights=weights)
-    workers = start_workers(config, table, task.val_table)
+    parts = parts_of(output, train, weights=weights)
+    workers = start_workers(config, train, val)
     _make_features(workers, parts)
     source = f"{[part.digest for part in parts]} {config.stages.model_dump_json()}"
-    num_classes = len(task.classes)
-    svms = _stored("svms", output, source, lambda: _fit_svms(parts, config.stages, num_classes))
-    regressors = _stored("regressors", output, source, lambda: _fit_regressors(parts, config.stages, num_classes))
+    svms = _stored("svms", output, source, lambda: _fit_svms(parts, config.stages, len(classes)))
+    regressors = _stored("regressors", output, source, lambda: _fit_regressors(parts, config.stages, len(classes)))
 
-    scores = {SOFTMAX: {key: record[key] for key in (*task.measures.titles, task.measures.by_class)}}
+    scores = {SOFTMAX: {key: record[key] for key in (*MEASURES.titles, MEASURES.by_class)}}
     for stage, fitted in ((SVMS, None), (REGRESSORS, regressors)):
         with waiting(f"the validation after the stage: {stage}"):
-            validated = validate_stage(workers, svms, fitted, len(task.validation))
-        scores[stage] = validated.record(task.classes)
-        print(f"{stage}: {task.measures.title} {scores[stage][task.measures.headline]:.4f}")
+            validated = validate_stage(workers, svms, fitted, val.num_rows)
+        scores[stage] = validated.record(classes)
+        print(f"{stage}: {MEASURES.title} {scores[stage][MEASURES.headline]:.4f}")
     for worker in workers:
         ray.kill(worker)
     storage.write_bytes(storage.join(output, FOLDER, SCORES), json.dumps(scores, indent=2).encode())
@@ -91,15 +92,15 @@ def fit(task: "DetectionTask", table: pa.Table, record: dict[str, Any]) -> None:
     bundle.save_bundle(output, network, card.model_copy(update={"training": card.training | {"stages": scores}}))
 
 
-def rows(output: str, measures: Measures) -> list[dict[str, Any]]:
+def rows(output: str) -> list[dict[str, Any]]:
     """Return a table with the scores after each stage: a row for each score and class, a column for each stage."""
     scores = json.loads(storage.read_text(storage.join(output, FOLDER, SCORES), noun="scores of the stages"))
     lines = [
-        {"": title} | {name: stage[key] for name, stage in scores.items()} for key, title in measures.titles.items()
+        {"": title} | {name: stage[key] for name, stage in scores.items()} for key, title in MEASURES.titles.items()
     ]
-    names = next(iter(scores.values()))[measures.by_class]
+    names = next(iter(scores.values()))[MEASURES.by_class]
     by_class = [
-        {"": f"{measures.class_title}, {label}"} | {name: s[measures.by_class][label] for name, s in scores.items()}
+        {"": f"{MEASURES.class_title}, {label}"} | {name: s[MEASURES.by_class][label] for name, s in scores.items()}
         for label in names
     ]
     return lines + by_class

@@ -133,11 +133,11 @@ class DetectionTask(Task):
     def finish(self, data: TrainingData, record: dict[str, Any]) -> None:
         """Fit SVMs and box regressors, if the detector has them."""
         if self.architecture.staged:
-            stages.fit(self, data.table, record)
+            stages.fit(self.config, self.classes, train=data.table, val=self.val_table, record=record)
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Return the scores of each stage, if the detector has stages."""
-        return {"Stages": stages.rows(self.config.output, self.measures)} if self.architecture.staged else {}
+        return {"Stages": stages.rows(self.config.output)} if self.architecture.staged else {}
 
     def objective(self, network: nn.Module, device: torch.device) -> DetectionObjective:
         """Return the detector's own loss."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import faults, storage
 from pipeline.data import images
 from pipeline.data.classes import INVALID, Classes, load_classes
 from pipeline.data.datasets import Sample, pair, read_list
@@ -160,7 +160,7 @@ def _inspect(sample: Sample, classes: Classes) -> tuple[NDArray[np.int64], Count
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, images.ImageError) else storage.explain(error)
+    return str(error) if isinstance(error, images.ImageError) else faults.explain(error)
 
 
 def format_inspection(found: Inspection, classes: Classes, *, show: int) -> str:
