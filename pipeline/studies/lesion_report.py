@@ -93,7 +93,7 @@ def judge(results: Results) -> list[Claim]:
     error = results.errors[0]
     if error < LOST * results.chance:
         return claims
-    note = f"the intact network's error {error:.3f} is near that of chance, {results.chance:.3f}"
+    note = results.problems[0] or f"the intact network's error {error:.3f} is near that of chance, {results.chance:.3f}"
     return [claim._replace(measured=note, verdict="undecided") for claim in claims]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import cluster, storage
 from pipeline.bundle import load_bundle
 from pipeline.card import Card, read_card
-from pipeline.data.datasets import SampleError
+from pipeline.data.datasets import BadLabelError, SampleError
 from pipeline.errors import UserError
 from pipeline.predict.batches import micro_batches
 from pipeline.predict.device import NotFiniteError, normalise, pick_device, set_threads, upload
@@ -86,8 +86,11 @@ def count_chunk(
         if not blocks:
             given = normalise(upload([images[0].pixels], evaluator.device), card.preprocessing)
             blocks = find_blocks(network, given)
-        with recorded(blocks) as intact:
-            scorer.count(evaluator, images)
+        try:
+            with recorded(blocks) as intact:
+                scorer.count(evaluator, images)
+        except NotFiniteError as error:
+            return [f"the intact network: {error}"] * len(lesions)
         for i, lesion in enumerate(lesions):
             if isinstance(total[i], str):
                 continue
@@ -204,6 +207,8 @@ def _digest(config: LesionConfig, card: Card, samples: Sequence[Any]) -> str:
 def _read(scorer: Scorer, sample: Any) -> Labelled | str:
     try:
         return scorer.read(sample)
+    except BadLabelError as error:
+        raise UserError(f"{error}. Check the data set with segpipe validate") from None
     except SampleError as error:
         return str(error)
 

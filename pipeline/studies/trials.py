@@ -85,7 +85,7 @@ class Trials:
         seeds: Number of trials of each variant.
 
     Raises:
-        UserError: The options name no step.
+        UserError: The options name no step, or a seed.
     """
 
     def __init__(self, description: Description, own: Options, folder: str, *, seeds: int):
@@ -96,6 +96,9 @@ class Trials:
             variant: {step: resolve(description, own, variant, step) for step in description.steps}
             for variant in description.variants
         }
+        for name, step in description.steps.items():
+            if step.job in TRAINING and "seed" in (own.get(name) or {}):
+                raise UserError(f"--options: {name}.seed: each trial has a seed of its own; leave it out (see --seeds)")
         self._locks: dict[str, threading.Lock] = {}
         self._failed: dict[str, StepResult] = {}  # a step that several trials share fails once for all
         self._printing = threading.Lock()
@@ -138,7 +141,7 @@ class Trials:
     def _run_step(self, name: str, job: str, options: Options, seed: int) -> "StepResult":
         """Run a job, unless another trial or an earlier command has run it."""
         if job in TRAINING:
-            options = {"seed": seed, **options}
+            options = {**options, "seed": seed}
         digest = hashlib.sha256(json.dumps([job, options], sort_keys=True).encode()).hexdigest()[:12]
         folder = storage.join(self.folder, "steps", f"{name}-{digest}")
         result = folder if job in TRAINING else storage.join(folder, f"run_id={RUN}")

@@ -69,6 +69,12 @@ class Optimiser(OptionGroup):
             raise ValueError("--optimiser.ema and --optimiser.average-from exclude each other")
         return self
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Optimiser":
+        if self.kind == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("--optimiser.nesterov needs an --optimiser.momentum above 0")
+        return self
+
 
 class Schedule(OptionGroup):
     """How the learning rate changes over the steps of a run."""

@@ -101,14 +101,17 @@ def _mlflow(config: TrainerConfig, measures: Measures) -> Iterator[Track]:
         raise UserError(f"--tracking.mlflow: the server cannot be used ({one_line(error)})") from None
     # The output identifies the run, so that a resumed run goes on in the same MLflow run.
     name = storage.redact(config.output)
-    runs = mlflow.search_runs(filter_string=f"tags.output = '{name}'", output_format="list", max_results=1)
-    with mlflow.start_run(run_id=runs[0].info.run_id if runs else None, run_name=None if runs else name):
+    quote = '"' if "'" in name else "'"
+    runs = mlflow.search_runs(filter_string=f"tags.output = {quote}{name}{quote}", output_format="list", max_results=1)
+    with mlflow.start_run(run_id=runs[0].info.run_id if runs else None, run_name=None if runs else name) as run:
         if not runs:
             mlflow.set_tag("output", name)
             mlflow.log_params({k: str(v)[:500] for k, v in redact_all(config.deciding_options()).items()})
 
         def track(epoch: EpochReport) -> None:
-            mlflow.log_metrics(scalars(epoch.record, measures), step=epoch.record["epoch"])
+            # Epochs are shown by a thread, in which MLflow would begin a run of its own.
+            step = epoch.record["epoch"]
+            mlflow.log_metrics(scalars(epoch.record, measures), step=step, run_id=run.info.run_id)
 
         yield track
 

@@ -339,8 +339,21 @@ def test_what_cannot_be_learnt_is_refused(tmp_path: Path) -> None:
     assert "no images in" in refusal(tmp_path, sets, sets)
     assert "names none of the images" in refusal(tmp_path, table, two)
     assert "needs a column 'image'" in refusal(tmp_path, bad, two)
+    alike = LabelledImages(images=folder_of(tmp_path / "alike", "c+/1.jpg", "c-/2.jpg"))
+    assert "two class names give the same column name" in refusal(tmp_path, alike, alike)
     several = LabelledImages(positive=one.images, negative=two.images)
     assert "--no-multi-label" in refusal(tmp_path, several, several, multi_label=False)
+    (tmp_path / "negatives.txt").write_text("negative/cat/1.jpg\n")
+    without = several.model_copy(update={"list": str(tmp_path / "negatives.txt")})
+    assert "train: no image shows a class" in refusal(tmp_path, without, several)
+    assert "val: no image shows a class" in refusal(tmp_path, several, without)
+
+
+def test_a_classifier_may_have_more_classes_than_a_byte_has_values(tmp_path: Path) -> None:
+    many = LabelledImages(images=folder_of(tmp_path / "many", *(f"class{i:03}/1.jpg" for i in range(300))))
+    options = {"model": "resnet18_cam", "train": many, "val": many, "output": str(tmp_path / "out")}
+    task, _ = classification_task(TrainClassifierConfig(**options))
+    assert len(task.classes) == 300
 
 
 def test_a_class_without_a_training_image_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -205,6 +205,7 @@ def test_two_workers_train_one_network(scenes: str, tmp_path: Path, ray_head: Ra
     assert events.Tags()["images"] == ["confusion", "validation"]
     (metric,) = mlflow.glob("*/*/metrics/miou")
     assert float(metric.read_text().split()[1]) == pytest.approx(record["miou"])
+    assert (metric.parent.parent / "tags" / "output").read_text() == str(out)
 
 
 def check_run(config: TrainConfig) -> None:
@@ -247,6 +248,9 @@ def test_mistakes_are_refused_before_a_worker_starts(scenes: str, tmp_path: Path
         ({"freeze": ("backbone", "classifier")}, "nothing is left to learn"),
         ({"optimiser": {"lr_of": {"heads": 10}}}, "--optimiser.lr-of heads: neither a role"),
         ({"loss": {"class_weights": (1.0, 2.0)}}, "--loss.class-weights has 2 numbers for 6 classes"),
+        ({"loss": {"background": 6}}, "--loss.background 6: the 6 classes have the indices 0 to 5"),
+        ({"augmentation": {"background": 9}}, "--augmentation.background 9: the 6 classes have the indices 0 to 5"),
+        ({"augmentation": {"paste_classes": (1, 7)}}, "--augmentation.paste-classes 7: the 6 classes have"),
     ]
     for changes, expected in cases:
         with pytest.raises(UserError) as caught:

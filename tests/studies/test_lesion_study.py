@@ -196,6 +196,35 @@ def test_a_segmentation_network_is_scored_by_its_mean_iou(tmp_path):
     np.testing.assert_allclose(resumed.norms[1:], gradients.norms[1:], rtol=1e-4)
 
 
+def test_an_intact_network_with_scores_that_are_no_numbers_leaves_every_claim_undecided(pictures, bundle, tmp_path):
+    network, card = load_bundle(bundle)
+    with torch.no_grad():
+        network.get_parameter("fc.bias").fill_(torch.nan)
+    save_bundle(str(tmp_path / "broken"), network, card)
+    config = config_of(str(tmp_path / "broken"), pictures, tmp_path)
+    scorer = scorer_of(card, "")
+    blocks = find_blocks(network, torch.zeros(1, 3, SIZE, SIZE))
+    lesions = list_lesions(blocks, counts=(2,), swaps=(1,), draws=1, seed=0)
+    problems: list[Any] = count_chunk(config, card, scorer, scorer.samples(config)[:4], lesions)
+    assert len(problems) == len(lesions)
+    assert all("the intact network: " in problem for problem in problems)
+    measured = Results(card, scorer, blocks, lesions, [None] * len(lesions), problems, None)
+    assert {claim.verdict for claim in judge(measured)} == {"undecided"}
+    assert {claim.measured for claim in judge(measured)} == {problems[0]}
+
+
+def test_label_maps_that_contradict_the_classes_stop_a_study(tmp_path):
+    card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b")))
+    save_bundle(str(tmp_path / "bundle"), configure(card.architecture, card.options).build(2), card)
+    for name, value in (("images", 90), ("labels", 7)):
+        (tmp_path / name).mkdir()
+        Image.new("L" if name == "labels" else "RGB", (48, 32), value).save(tmp_path / name / "0.png")
+    config = config_of(str(tmp_path / "bundle"), str(tmp_path / "images"), tmp_path, labels=str(tmp_path / "labels"))
+    scorer = scorer_of(card, "")
+    with pytest.raises(UserError, match="Check the data set with segpipe validate"):
+        count_chunk(config, card, scorer, scorer.samples(config), [])
+
+
 def results(errors: dict[str, list[float]], lesions, blocks, paths=None) -> Results:
     """Results with given errors of 1000 images, by kind of variant."""
     card = Card(

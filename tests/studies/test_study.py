@@ -83,6 +83,11 @@ def test_options_below_no_step_are_refused():
         Trials(Description(**TWO), {"epochs": 3}, "folder", seeds=1)
 
 
+def test_a_seed_among_the_options_of_a_training_is_refused():
+    with pytest.raises(UserError, match=r"train\.seed: each trial has a seed of its own"):
+        Trials(Description(**TWO), {"train": {"seed": 3}}, "folder", seeds=2)
+
+
 @pytest.fixture
 def jobs(monkeypatch) -> list[tuple[str, dict[str, Any]]]:
     """The jobs that ran, in place of real ones: a score of 0.5 + batch / 10, and for the seed 7 a failure."""

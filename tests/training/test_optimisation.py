@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pipeline.errors import UserError
@@ -157,3 +158,8 @@ def test_optimisers_are_those_of_torch(kind: str, reference: Build) -> None:
     settings = Optimiser.model_validate({"kind": kind, "lr": 0.1, "weight_decay": 0.01})
     ours = trained(lambda network: build_optimiser(network, settings, set()))
     assert torch.equal(ours, trained(lambda network: reference(network.parameters())))
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"--optimiser.nesterov needs an --optimiser.momentum above 0"):
+        Optimiser(nesterov=True, momentum=0)

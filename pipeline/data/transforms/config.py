@@ -34,7 +34,8 @@ class Augmentation(BaseModel):
         ge=0,
         le=1,
         description="probability that a crop is placed around a pixel of a class drawn from those in the image, each "
-        "as likely as any other, so that rare classes are seen more often",
+        "as likely as any other, so that rare classes are seen more often (rotation, translation and elastic "
+        "deformation may move the pixel out of it)",
     )
     brightness: float = Field(default=0.0, ge=0, le=1, description="x for a brightness factor from 1 - x to 1 + x")
     contrast: float = Field(default=0.0, ge=0, le=1, description="x for a contrast factor from 1 - x to 1 + x")

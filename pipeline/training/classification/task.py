@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pipeline.cam import activation
 from pipeline.card import Card
 from pipeline.data.classes import Classes, load_classes
 from pipeline.data.preprocessing import ClassifierInput
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_problem
 from pipeline.models.config import ModelTask
 from pipeline.predict.classifier import Classifier
 from pipeline.training.classification.config import TrainClassifierConfig
@@ -117,7 +118,7 @@ def classification_task(config: TrainClassifierConfig) -> tuple[ClassificationTa
     train = read_labelled(config.train, target=config.target, name="train")
     val = read_labelled(config.val, target=config.target, name="val")
     seen = dict.fromkeys(label for image in train.images for label in image.labels)
-    classes = load_classes(config.classes) if config.classes else Classes(names=tuple(sorted(seen)))
+    classes = load_classes(config.classes) if config.classes else _found_classes(sorted(seen))
     for part, name in ((train, "train"), (val, "val")):
         unknown = sorted({label for image in part.images for label in image.labels} - set(classes.names))
         if unknown:
@@ -134,8 +135,20 @@ def classification_task(config: TrainClassifierConfig) -> tuple[ClassificationTa
     multi_label = train.multi_label or val.multi_label if config.multi_label is None else config.multi_label
     if not multi_label and (train.multi_label or val.multi_label):
         raise UserError("--no-multi-label, but some images have several classes or none")
+    if multi_label and not any(image.labels for image in val.images):
+        raise UserError("val: no image shows a class, so nothing can be scored")
     if len(classes) < 2 and not multi_label:
         raise UserError(f"train: all images show '{classes.names[0]}'; there must be images of another class too")
     draw = DrawImages(config, num_classes=len(classes), multi_label=multi_label)
     task = ClassificationTask(config, classes, val.images, multi_label=multi_label)
     return task, TrainingData(labelled_table(train.images, classes.names), draw)
+
+
+def _found_classes(names: Sequence[str]) -> Classes:
+    if not names:
+        raise UserError("train: no image shows a class; --classes may name them, but nothing can be learnt")
+    try:
+        # There are no label maps in which 255 could be ignored.
+        return Classes(names=tuple(names), ignore_index=255 if len(names) <= 255 else -1)
+    except ValidationError as error:
+        raise UserError(f"train: the classes of the images: {first_problem(error)}; --classes may name them") from None

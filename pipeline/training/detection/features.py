@@ -28,6 +28,7 @@ from pipeline.models.detection.staged import StagedNetwork
 from pipeline.predict.detector import Detector
 from pipeline.predict.device import autocast, normalise, pick_device, upload
 from pipeline.predict.folding import fold_batch_norm
+from pipeline.training.config import TrainingScaling
 from pipeline.training.detection.config import TrainDetectorConfig
 from pipeline.training.detection.examples import read_boxed
 from pipeline.training.detection.survey import surveyed
@@ -224,9 +225,7 @@ def start_workers(config: TrainDetectorConfig, train: pa.Table, val: pa.Table) -
     """Start as many processes with the trained network as training has workers, with the same resources."""
     scaling = config.scaling
     shared = [ray.put(table) for table in (train, val)]
-    have = cluster.available()
-    places = have.gpus if scaling.use_gpu else have.cpus // scaling.cpus_per_worker
-    workers = min(scaling.num_workers, max(1, places))  # an elastic run may have fewer than it asked for
+    workers = _places(cluster.available(), scaling)
     actor = ray.remote(StageWorker).options(
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else 0,
@@ -235,6 +234,14 @@ def start_workers(config: TrainDetectorConfig, train: pa.Table, val: pa.Table) -
     )
     threads = max(1, cluster.cpu_count() // workers)
     return [actor.remote(config, *shared, threads=threads) for _ in range(workers)]
+
+
+def _places(have: cluster.Resources, scaling: TrainingScaling) -> int:
+    """Return how many processes a cluster has room for; an elastic run may have fewer than it asked for."""
+    places = (have.cpus - 1) // scaling.cpus_per_worker  # the tasks that fit SVMs need a CPU beside the processes
+    if scaling.use_gpu:
+        places = min(places, have.gpus)
+    return min(scaling.num_workers, max(1, places))
 
 
 def validate_stage(

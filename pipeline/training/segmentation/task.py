@@ -192,6 +192,15 @@ def segmentation_task(config: TrainConfig) -> tuple[SegmentationTask, TrainingDa
     weights = config.loss.class_weights
     if weights and len(weights) != len(classes):
         raise UserError(f"--loss.class-weights has {len(weights)} numbers for {len(classes)} classes")
+    augmentation = config.augmentation
+    for flag, indices in (
+        ("--loss.background", [config.loss.background]),
+        ("--augmentation.background", [augmentation.background]),
+        ("--augmentation.paste-classes", augmentation.paste_classes),
+    ):
+        unknown = [index for index in indices if not 0 <= index < len(classes)]
+        if unknown:
+            raise UserError(f"{flag} {unknown[0]}: the {len(classes)} classes have the indices 0 to {len(classes) - 1}")
     if config.teacher is not None:
         check_teacher(config.teacher, classes)
     train = _samples(config.train, "train")

@@ -71,7 +71,8 @@ class SegmentationValidation:
         """
         counts = distributed.sum_confusion(self.counts, device)
         if counts.matrix.sum() == 0:
-            raise UserError("no pixel of --val.labels is labelled; check them with segpipe validate")
+            problem = f"; the first problem: {self.unread[0]}" if self.unread else ""
+            raise UserError(f"no pixel of --val.labels is labelled; check them with segpipe validate{problem}")
         return SegmentationValidation(counts, distributed.concatenate_lists(self.images), self.unread)
 
     def record(self, classes: Classes) -> dict[str, Any]:
