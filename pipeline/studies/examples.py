@@ -106,7 +106,7 @@ class ImageScorer:
     def samples(self, config: LesionConfig) -> Sequence[LabelledImage]:
         """List the images and their classes."""
         split = LabelledImages(images=config.images, labels=config.labels, list=config.list)
-        found = read_labelled(split, target="", name="images").images
+        found = read_labelled(split, target="", name="images", flag="--labels").images
         known = set(self.card.classes.names)
         fitting = [image for image in found if len(image.labels) == 1 and image.labels[0] in known]
         if not fitting:
@@ -157,6 +157,8 @@ class PixelScorer:
         """List the images and their label maps."""
         if config.labels is None:
             raise UserError("a segmentation network needs --labels, a folder of label maps")
+        if config.images == config.labels:
+            raise UserError("--images and --labels name the same folder; images and label maps need one each")
         keys = datasets.read_list(config.list) if config.list else None
         found = datasets.pair(config.images, config.labels, keys=keys).samples
         if not found:

@@ -63,7 +63,8 @@ class Outcome(NamedTuple):
     Attributes:
         trial: The trial.
         score: Its score; None if it failed.
-        seconds: Time of its jobs, those that it shares with other trials included; None if it failed.
+        seconds: Time of its jobs, those that it shares with other trials included; of a job that was interrupted, only
+            that of the last attempt. None if it failed.
         problem: The last line of the job that failed.
         results: Result of each step that is done.
     """

@@ -53,24 +53,28 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
         count = x.new_tensor([x.numel() / x.shape[1]], dtype=wide.dtype)
         total = _SumOverWorkers.apply(torch.cat([wide.sum(dim=(0, 2, 3)), count]))
-        n = total[-1]
+        seen = total[-1] > 0  # a step may have no region at all, which says nothing of the statistics
+        n = total[-1].clamp(min=1)
         mean = total[:-1] / n
         centred = wide - mean[:, None, None]
         variance = _SumOverWorkers.apply(centred.square().sum(dim=(0, 2, 3))) / n
-        self._update_running_statistics(mean.detach(), (variance * n / (n - 1).clamp(min=1)).detach())
+        self._update_running_statistics(mean.detach(), (variance * n / (n - 1).clamp(min=1)).detach(), seen)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics; without momentum they are the mean over all batches, as in torch."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, seen: Tensor) -> None:
+        """Update the running statistics if there is anything to learn from them.
+
+        Without momentum they are the mean over all batches, as in torch.
+        """
         batches, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
         assert batches is not None
         assert running_mean is not None
         assert running_var is not None
-        batches.add_(1)
-        weight = 1 / float(batches) if self.momentum is None else self.momentum
-        running_mean.lerp_(mean.to(running_mean.dtype), weight)
-        running_var.lerp_(variance.to(running_var.dtype), weight)
+        batches.add_(seen)
+        weight = 1 / max(1.0, float(batches)) if self.momentum is None else self.momentum
+        for running, found in ((running_mean, mean), (running_var, variance)):
+            running.copy_(torch.where(seen, running.lerp(found.to(running.dtype), weight), running))
 
 
 def freeze_weights(network: nn.Module) -> None:

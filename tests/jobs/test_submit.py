@@ -88,6 +88,13 @@ def test_validate_finds_nothing_wrong_with_the_scenes(scenes, tmp_path, ray_head
     assert sheets[0].shape == sheets[1].shape
     assert sheets[0].shape[0] > 12 * 240
     assert (sheets[0] != sheets[1]).any()
+    options |= {"augmentation__crop": "64,64"}  # precedes the recipe's
+    assert run_job("validate", environment=ray_head.environment, **options).returncode == 0
+    sheets.append(np.asarray(Image.open(tmp_path / "two.png")))
+    assert sheets[2].shape != sheets[1].shape or (sheets[2] != sheets[1]).any()
+    del options["preview"]
+    refused = run_job("validate", environment=ray_head.environment, **options)
+    assert "--recipe says how --preview draws crops" in refused.stderr
 
 
 def test_validate_reports_each_problem_by_kind_and_file(scenes, tmp_path, ray_head):

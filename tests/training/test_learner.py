@@ -155,6 +155,22 @@ def test_synchronised_batch_norm_of_one_worker_is_that_of_torch(momentum: float 
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 
+def test_a_step_without_any_region_leaves_the_statistics_alone(tmp_path: Path) -> None:
+    ours = nn.BatchNorm2d(5)
+    batch_norm.synchronise(nn.Sequential(ours), CPU)
+    with process_group(tmp_path / "store", rank=0, world=1):
+        ours(torch.randn(3, 5, 4, 4))
+        before = {name: value.clone() for name, value in ours.state_dict().items()}
+        x = torch.zeros(0, 5, 4, 4, requires_grad=True)
+        output = ours(x)
+        assert output.shape == x.shape
+        output.sum().backward()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert ours.weight.grad is not None
+    assert torch.isfinite(ours.weight.grad).all()
+
+
 def test_accumulated_parts_have_the_gradient_of_the_batch() -> None:
     """Batch normalisation is frozen, because its statistics would be those of each part."""
     frozen = {"batch_norm": {"mode": "frozen"}}

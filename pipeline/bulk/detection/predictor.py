@@ -33,6 +33,7 @@ class DetectionPredictor:
         fold_batch_norm(model, device)
         assert card.detector is not None
         assert isinstance(model, DetectionNetwork)
+        model.loosen(score=config.min_score, iou=config.nms_iou, limit=config.max_detections)
         self._detector = Detector(
             model,
             detector_input=card.detector,

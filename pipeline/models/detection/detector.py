@@ -104,6 +104,16 @@ class DetectionNetwork(nn.Module):
         """The network's own choice of the detections."""
         return self.selection
 
+    def loosen(self, *, score: float | None = None, iou: float | None = None, limit: int | None = None) -> None:
+        """Let `score_boxes` return what a looser choice than the network's own may take; None changes nothing.
+
+        Args:
+            score: As in `Selection`.
+            iou: As in `Selection`.
+            limit: As in `Selection`.
+        """
+        return  # networks that return all boxes, as ours do, need nothing of it
+
     @abstractmethod
     def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
         """Return the scored boxes in each image.

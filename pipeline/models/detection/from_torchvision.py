@@ -17,7 +17,7 @@ is switched off.
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torchvision
@@ -90,6 +90,16 @@ class TorchvisionDetector(DetectionNetwork):
         # torchvision's class 0 is the background.
         theirs = [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
         return self.network(list(images), theirs)
+
+    def loosen(self, *, score: float | None = None, iou: float | None = None, limit: int | None = None) -> None:
+        """Loosen torchvision's own choice; see `DetectionNetwork.loosen`."""
+        chooser: Any = self.network.roi_heads if hasattr(self.network, "roi_heads") else self.network
+        if score is not None:
+            chooser.score_thresh = min(chooser.score_thresh, score)
+        if iou is not None:
+            chooser.nms_thresh = max(chooser.nms_thresh, iou)
+        if limit is not None:
+            chooser.detections_per_img = max(chooser.detections_per_img, limit)
 
     def score_boxes(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[ScoredBoxes]:
         """Return the boxes that torchvision's own thresholds leave in each image; see `DetectionNetwork.score_boxes`.

@@ -30,13 +30,14 @@ class LabelledSplit(NamedTuple):
     multi_label: bool
 
 
-def read_labelled(split: LabelledImages, *, target: str, name: str) -> LabelledSplit:
+def read_labelled(split: LabelledImages, *, target: str, name: str, flag: str | None = None) -> LabelledSplit:
     """List the images of a split and their classes.
 
     Args:
         split: Where the images and their classes are.
         target: Class of positive images.
         name: "train" or "val", for messages.
+        flag: Option that names a table of labels; by default --NAME.labels.
 
     Raises:
         UserError: There are no images, an image has no class, or the labels name none of the images.
@@ -66,7 +67,7 @@ def read_labelled(split: LabelledImages, *, target: str, name: str) -> LabelledS
         if loose:
             raise UserError(
                 f"{name}: the image '{loose[0]}' lies in no folder of a class below {storage.redact(split.images)}; "
-                f"--{name}.labels names a table of labels"
+                f"{flag or f'--{name}.labels'} names a table of labels"
             )
         found = [LabelledImage(key, url, (key.split("/")[0],)) for key, url in urls.items()]
     found = _listed(found, split, name)

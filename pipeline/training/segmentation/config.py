@@ -158,4 +158,6 @@ class InspectConfig(LabelNames, DatasetSplit):
             raise ValueError("--labels needs --classes, the class file of the label maps")
         if self.boxes is not None and self.recipe is not None:
             raise ValueError("--recipe is for the crops of label maps; --preview draws boxes on whole images")
+        if self.recipe is not None and self.preview is None:
+            raise ValueError("--recipe says how --preview draws crops; give --preview, too")
         return self

@@ -102,7 +102,11 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Classes]:
     if config.preview:
         from pipeline.training.segmentation.preview import draw_preview, read_recipe
 
-        settings, seed = read_recipe(config.recipe) if config.recipe else (config.augmentation, config.seed)
+        settings, seed = config.augmentation, config.seed
+        if config.recipe:  # which other options precede
+            settings, its_seed = read_recipe(config.recipe)
+            settings = settings.model_copy(update=config.augmentation.model_dump(exclude_unset=True))
+            seed = seed if "seed" in config.model_fields_set else its_seed
         try:
             sheet = draw_preview(pairing.samples, classes, augmentation=settings, seed=seed)
             storage.write_bytes(config.preview, sheet)

@@ -337,3 +337,19 @@ def test_regions_that_are_computed_a_few_at_a_time_score_as_all_at_once(monkeypa
         assert one.scores.shape == (11, CLASSES)
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ssd", 200), ("faster_rcnn", 100)])
+def test_torchvisions_own_choice_can_be_loosened(name: str, most: int) -> None:
+    options = {"short_side": 64, "longest_side": 96} if name == "faster_rcnn" else {}
+    network: Any = configure(name, options).build(3).eval()
+    images = [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0))]
+    with torch.inference_mode():
+        own = len(network.score_boxes(images)[0].scores)
+        network.loosen()
+        assert len(network.score_boxes(images)[0].scores) == own <= most
+        network.loosen(score=0.0, iou=1.0, limit=100_000)
+        loose = len(network.score_boxes(images)[0].scores)
+        network.loosen(score=0.9, iou=0.1, limit=1)  # a stricter choice is made afterwards
+        assert len(network.score_boxes(images)[0].scores) == loose
+    assert loose > most
