@@ -77,15 +77,15 @@ def draw_chart(chart: Chart) -> Drawing:
 
 def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
     """Return about `count` round numbers from `low` to `high`, without fractions if they are to be `whole`."""
-    span = high - low
-    if span <= 0:
+    raw = (high - low) / count
+    if raw < max(1e-300, 1e-9 * abs(high)):  # nothing, or what floating point cannot divide
         return [low]
-    raw = span / count
-    power = 10.0 ** math.floor(math.log10(raw))
+    digits = math.floor(math.log10(raw))
+    power = 10.0**digits
     steps = [power * factor for factor in (1, 2, 2.5, 5, 10)]
     step = next(step for step in [*steps, 1] if step >= raw * 0.999 and (not whole or step == round(step)))
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [round(k * step, 2 - digits) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -25,6 +25,8 @@ POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=40)
 
 
 @given(POINTS, st.booleans())
+@example([(0.0, 5e-324)], False)
+@example([(1.1754943508222875e-38, 0.0), (1.175494351e-38, 0.0)], False)
 def test_a_chart_stays_inside_its_drawing(points, log):
     drawing = draw_chart(Chart("t", [Line("a", points)], "x", log=log))
     for path in drawing.paths:
@@ -44,6 +46,11 @@ def test_ticks_are_few_and_inside(low, span):
     ticks = nice_ticks(low, low + span)
     assert 1 <= len(ticks) <= 7
     assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+
+
+def test_ticks_of_small_numbers_are_round():
+    assert nice_ticks(0, 1e-13) == [0, 2e-14, 4e-14, 6e-14, 8e-14, 1e-13]
+    assert nice_ticks(0, 1.2) == [0, 0.25, 0.5, 0.75, 1.0]
 
 
 @given(st.integers(0, 1000), st.integers(1, 10_000))
