@@ -73,7 +73,7 @@ def check(config: ExportConfig, *, has_masks: bool, has_boxes: bool) -> None:
     """
     run, chosen = storage.redact(config.run), export.FORMATS[config.format]
     if not (has_masks or has_boxes):
-        raise UserError(f"{run} has neither masks nor boxes; for masks, run segpipe localize with --masks")
+        raise UserError(f"{run} has neither masks nor boxes; for masks, run segpipe localize with --mask threshold")
     if not (chosen.masks if has_masks else chosen.boxes):
         kind = "masks" if has_masks else "boxes"
         others = ", ".join(name for name, one in export.FORMATS.items() if (one.masks if has_masks else one.boxes))
