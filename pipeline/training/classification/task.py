@@ -146,7 +146,7 @@ def classification_task(config: TrainClassifierConfig) -> tuple[ClassificationTa
 
 def _found_classes(names: Sequence[str]) -> Classes:
     if not names:
-        raise UserError("train: no image shows a class; --classes may name them, but nothing can be learnt")
+        raise UserError("train: no image shows a class, so nothing can be learnt")
     try:
         # There are no label maps in which 255 could be ignored.
         return Classes(names=tuple(names), ignore_index=255 if len(names) <= 255 else -1)

@@ -225,7 +225,7 @@ def start_workers(config: TrainDetectorConfig, train: pa.Table, val: pa.Table) -
     """Start as many processes with the trained network as training has workers, with the same resources."""
     scaling = config.scaling
     shared = [ray.put(table) for table in (train, val)]
-    workers = _places(cluster.available(), scaling)
+    workers = places(cluster.available(), scaling)
     actor = ray.remote(StageWorker).options(
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else 0,
@@ -236,12 +236,12 @@ def start_workers(config: TrainDetectorConfig, train: pa.Table, val: pa.Table) -
     return [actor.remote(config, *shared, threads=threads) for _ in range(workers)]
 
 
-def _places(have: cluster.Resources, scaling: TrainingScaling) -> int:
+def places(have: cluster.Resources, scaling: TrainingScaling) -> int:
     """Return how many processes a cluster has room for; an elastic run may have fewer than it asked for."""
-    places = (have.cpus - 1) // scaling.cpus_per_worker  # the tasks that fit SVMs need a CPU beside the processes
+    room = (have.cpus - 1) // scaling.cpus_per_worker  # the tasks that fit SVMs need a CPU beside the processes
     if scaling.use_gpu:
-        places = min(places, have.gpus)
-    return min(scaling.num_workers, max(1, places))
+        room = min(room, have.gpus)
+    return min(scaling.num_workers, max(1, room))
 
 
 def validate_stage(
