@@ -52,6 +52,8 @@ def write_results(folder: str, config: LesionConfig, results: Results) -> None:
         "study": config.study,
         "config": config.model_dump(mode="json"),
         "fingerprint": results.card.fingerprint,
+        "images": results.images,
+        "left_out": len(results.left_out),
         "claims": [claim._asdict() for claim in claims],
     }
     storage.write_bytes(storage.join(folder, "study.json"), json.dumps(about, indent=2).encode())
@@ -199,7 +201,8 @@ def _page(config: LesionConfig, results: Results, claims: Sequence[Claim], figur
 
     facts = {
         "model": f"{storage.redact(config.model)} ({results.card.architecture})",
-        "images": storage.redact(config.images),
+        "images": f"{results.images} below {storage.redact(config.images)}",
+        "unusable images": f"{len(results.left_out)}; the first: {results.left_out[0]}" if results.left_out else 0,
         "score": results.scorer.score,
         "error of the intact network": float(results.errors[0]),
         "error of chance": results.chance,

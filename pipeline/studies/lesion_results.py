@@ -51,6 +51,8 @@ class Results(NamedTuple):
         scorer: Scorer of the network.
         blocks: Blocks in the order of computation.
         lesions: The variants, the intact network first.
+        images: Number of images that the counts are about.
+        left_out: Why an image could not be used, for each such image.
         counts: Counts of each variant; None if it has none.
         problems: Why a variant has no counts.
         paths: Gradients along paths; None if they were not measured.
@@ -60,6 +62,8 @@ class Results(NamedTuple):
     scorer: Scorer
     blocks: Sequence[Block]
     lesions: Sequence[Lesion]
+    images: int
+    left_out: Sequence[str]
     counts: Sequence[NDArray[np.int64] | None]
     problems: Sequence[str | None]
     paths: PathGradients | None

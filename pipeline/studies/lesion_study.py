@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,24 +62,41 @@ def study_lesions(config: LesionConfig) -> str:
     print(f"{card.architecture}: {len(blocks)} {kind}, {len(lesions)} variants, {len(samples)} images; {folder}")
     cluster.connect()
     parts = storage.join(folder, PARTS, digest)
-    counts, problems = _count_all(config, scorer, samples, lesions, parts)
+    counts, problems, left_out = _count_all(config, scorer, samples, lesions, parts)
+    if left_out:
+        print(f"{len(left_out)} of {len(samples)} images cannot be used and are left out; the first: {left_out[0]}")
     paths = None
     if blocks[0].residual and config.path_draws:
         readable = [labelled for labelled in _readable(scorer, samples) if labelled.pixels.shape == probe.pixels.shape]
         paths = measure_paths(config, card, scorer, readable, stored=storage.join(parts, PATHS))
-    results = Results(card, scorer, blocks, lesions, counts, problems, paths)
+    used = len(samples) - len(left_out)
+    results = Results(card, scorer, blocks, lesions, used, left_out, counts, problems, paths)
     write_results(folder, config, results)
     return folder
 
 
+class Chunk(NamedTuple):
+    """What a task measured.
+
+    Attributes:
+        counts: Counts of each variant over the chunk's images, or why it has none; 0 if no image can be used.
+        left_out: Why an image cannot be used, for each such image.
+    """
+
+    counts: list[Any]
+    left_out: list[str]
+
+
 def count_chunk(
     config: LesionConfig, card: Card, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion]
-) -> list[NDArray[np.int64] | str]:
-    """Return the counts of each variant on some images, or why it has none."""
+) -> Chunk:
+    """Count each variant's answers on some images."""
     evaluator = _evaluator(config.model, config.use_gpu)
     network = evaluator.model
     total: list[Any] = [0] * len(lesions)
-    labelled = [image for image in (_read(scorer, sample) for sample in samples) if isinstance(image, Labelled)]
+    read = [_read(scorer, sample) for sample in samples]
+    labelled = [image for image in read if isinstance(image, Labelled)]
+    left_out = [problem for problem in read if isinstance(problem, str)]
     blocks: list[Block] = []
     for batch in micro_batches([image.pixels.shape for image in labelled], max_pixels=BATCH_PIXELS):
         images = [labelled[i] for i in batch]
@@ -90,7 +107,7 @@ def count_chunk(
             with recorded(blocks) as intact:
                 scorer.count(evaluator, images)
         except NotFiniteError as error:
-            return [f"the intact network: {error}"] * len(lesions)
+            return Chunk([f"the intact network: {error}"] * len(lesions), left_out)
         for i, lesion in enumerate(lesions):
             if isinstance(total[i], str):
                 continue
@@ -99,7 +116,7 @@ def count_chunk(
                     total[i] = total[i] + scorer.count(evaluator, images)
             except NotFiniteError as error:
                 total[i] = str(error)
-    return total
+    return Chunk(total, left_out)
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,8 +129,12 @@ def _evaluator(model: str, use_gpu: bool) -> Any:
 
 def _count_all(
     config: LesionConfig, scorer: Scorer, samples: Sequence[Any], lesions: Sequence[Lesion], parts: str
-) -> tuple[list[NDArray[np.int64] | None], list[str | None]]:
-    """Return the counts of each variant over all images, and why a variant has none; `parts` holds those of tasks."""
+) -> tuple[list[NDArray[np.int64] | None], list[str | None], list[str]]:
+    """Count over all images; `parts` holds what tasks counted.
+
+    Returns:
+        The counts of each variant, why a variant has none, and why images are left out.
+    """
     card = read_card(config.model)
     starts = range(0, len(samples), CHUNK)
     done = {start: part for start in starts if (part := _stored(parts, start)) is not None}
@@ -123,29 +144,30 @@ def _count_all(
     found = cluster.map_tasks(
         count_chunk, calls, sizes=sizes, title="variants", gpus_per_task=1 if config.use_gpu else 0
     )
-    for start, counted in zip(missing, found, strict=True):
-        part = [value if isinstance(value, str) else np.asarray(value).tolist() for value in counted]
-        storage.write_bytes(_part(parts, start), json.dumps(part).encode())
-        done[start] = part
+    for start, chunk in zip(missing, found, strict=True):
+        counted = [value if isinstance(value, str) else np.asarray(value).tolist() for value in chunk.counts]
+        done[start] = chunk._replace(counts=counted)
+        storage.write_bytes(_part(parts, start), json.dumps(done[start]._asdict()).encode())
+    left_out = [reason for start in starts for reason in done[start].left_out]
     counts: list[NDArray[np.int64] | None] = []
     problems: list[str | None] = []
-    for values in zip(*done.values(), strict=True):
+    for values in zip(*(chunk.counts for chunk in done.values()), strict=True):
         problem = next((value for value in values if isinstance(value, str)), None)
         used = [np.array(value, np.int64) for value in values if value != 0]
         if problem is None and not used:
             raise UserError(f"no image in {storage.redact(config.images)} can be used")
         problems.append(problem)
         counts.append(None if problem else sum(used[1:], used[0]))
-    return counts, problems
+    return counts, problems, left_out
 
 
 def _part(parts: str, start: int) -> str:
-    return storage.join(parts, f"{start:08d}.json")
+    return storage.join(parts, f"chunk_{start:08d}.json")
 
 
-def _stored(parts: str, start: int) -> list[Any] | None:
+def _stored(parts: str, start: int) -> Chunk | None:
     url = _part(parts, start)
-    return json.loads(storage.read_bytes(url)) if storage.exists(url) else None
+    return Chunk(**json.loads(storage.read_bytes(url))) if storage.exists(url) else None
 
 
 def measure_paths(

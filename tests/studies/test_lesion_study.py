@@ -105,9 +105,12 @@ def test_a_study_writes_tables_verdicts_figures_and_a_page(bundle, pictures, tmp
     assert sum(row["share_of_gradient"] for row in paths) == pytest.approx(1)
     about = json.loads(Path(f"{folder}/study.json").read_text())
     assert len(about["claims"]) == 5
+    assert (about["images"], about["left_out"]) == (72, 1)
     assert Image.open(f"{folder}/figure.png").size[0] > 1000
     assert "<svg" in Path(f"{folder}/figure.svg").read_text()
-    assert "Without any one of its blocks" in Path(f"{folder}/report.html").read_text()
+    page = Path(f"{folder}/report.html").read_text()
+    assert "Without any one of its blocks" in page
+    assert "broken.png" in page
 
 
 @pytest.mark.usefixtures("ray_driver")
@@ -115,7 +118,7 @@ def test_an_interrupted_study_goes_on_and_gives_the_same_tables(bundle, pictures
     config = config_of(bundle, pictures, tmp_path, path_draws=0)
     folder = Path(study_lesions(config))
     before = pq.read_table(folder / "variants.parquet")
-    parts = sorted((folder / "_parts").glob("*/*.json"))
+    parts = sorted((folder / "_parts").glob("*/chunk_*.json"))
     assert len(parts) == 2
     kept = parts[0].read_bytes()
     parts[1].unlink()
@@ -145,7 +148,7 @@ def test_counts_equal_those_of_networks_evaluated_one_by_one(bundle, pictures, t
     samples = scorer.samples(config)
     blocks = find_blocks(network, torch.zeros(1, 3, SIZE, SIZE))
     lesions = list_lesions(blocks, counts=(2, 4), swaps=(1,), draws=3, seed=3)
-    counts: list[Any] = count_chunk(config, card, scorer, samples, lesions)
+    counts = count_chunk(config, card, scorer, samples, lesions).counts
     images = [scorer.read(sample) for sample in samples]
     for lesion, counted in zip(lesions, counts, strict=True):
         other, _ = load_bundle(bundle)
@@ -178,7 +181,7 @@ def test_a_segmentation_network_is_scored_by_its_mean_iou(tmp_path):
     blocks = find_blocks(network, torch.zeros(1, 3, 48, 64))
     lesions = list_lesions(blocks, counts=(2,), swaps=(1,), draws=1, seed=0)
     samples = scorer.samples(config)
-    counts: list[Any] = count_chunk(config, card, scorer, samples, lesions)
+    counts = count_chunk(config, card, scorer, samples, lesions).counts
     assert all(matrix.sum() == 2 * 48 * 64 + 32 * 40 for matrix in counts)
     assert 0 < scorer.error(counts[0]) < 1
     assert scorer.chance(counts[0]) == pytest.approx(1 - counts[0].sum(1).max() / counts[0].sum() / 3)
@@ -205,10 +208,10 @@ def test_an_intact_network_with_scores_that_are_no_numbers_leaves_every_claim_un
     scorer = scorer_of(card, "")
     blocks = find_blocks(network, torch.zeros(1, 3, SIZE, SIZE))
     lesions = list_lesions(blocks, counts=(2,), swaps=(1,), draws=1, seed=0)
-    problems: list[Any] = count_chunk(config, card, scorer, scorer.samples(config)[:4], lesions)
+    problems = count_chunk(config, card, scorer, scorer.samples(config)[:4], lesions).counts
     assert len(problems) == len(lesions)
     assert all("the intact network: " in problem for problem in problems)
-    measured = Results(card, scorer, blocks, lesions, [None] * len(lesions), problems, None)
+    measured = Results(card, scorer, blocks, lesions, 4, [], [None] * len(lesions), problems, None)
     assert {claim.verdict for claim in judge(measured)} == {"undecided"}
     assert {claim.measured for claim in judge(measured)} == {problems[0]}
 
@@ -235,7 +238,7 @@ def results(errors: dict[str, list[float]], lesions, blocks, paths=None) -> Resu
     )
     given = {kind: iter(values) for kind, values in errors.items()}
     counts = [np.array([round(1000 * (1 - next(given[lesion.kind]))), 1000]) for lesion in lesions]
-    return Results(card, scorer_of(card, ""), blocks, lesions, counts, [None] * len(lesions), paths)
+    return Results(card, scorer_of(card, ""), blocks, lesions, 1000, [], counts, [None] * len(lesions), paths)
 
 
 def test_verdicts_follow_their_rules():
