@@ -1,5 +1,7 @@
 """The forward pass over a batch of images, in the predictor or, where that may die of it, in a process of its own."""
 
+import os
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -10,10 +12,14 @@ from pipeline.bulk.kind import ImagePredictor, RunKind
 
 # Without an answer, the process that computes a batch ends: far longer than a CPU takes, and compiling a network.
 SECONDS, SECONDS_PER_MEGAPIXEL = 900.0, 120.0
+LOST = 125  # exit code of a process whose device has failed for good
 
 
 def forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted]:
     """Compute a batch; if that fails, find out which of its images spoils it.
+
+    If the device has failed for good, this process ends: else all further images would fail. Its shards are computed
+    again, guarded.
 
     Args:
         predictor: The model.
@@ -22,10 +28,14 @@ def forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted]
     try:
         return _forward(predictor, images)
     except Exception as error:  # whatever it is, it belongs to an image
-        if len(images) == 1:
-            failed = replace(images[0], prepared=None, failure=Failure.of("predict", error))
-            return [Predicted(failed, None, None)]
-        return [one for image in images for one in forward(predictor, [image])]
+        failure = Failure.of("predict", error)
+    if predictor.is_lost():
+        print(f"the device has failed ({failure.message}): this process ends", file=sys.stderr, flush=True)
+        os._exit(LOST)
+    if len(images) == 1:
+        return [Predicted(replace(images[0], prepared=None, failure=failure), None, None)]
+    predictor.free_memory()  # here, because the exception holds on to the tensors of the batch
+    return [one for image in images for one in forward(predictor, [image])]
 
 
 def _forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted]:
@@ -36,10 +46,14 @@ def _forward(predictor: ImagePredictor, images: list[Fetched]) -> list[Predicted
     return [Predicted(replace(image, prepared=None), r, each) for image, r in zip(images, results, strict=True)]
 
 
+def pixels_of(images: list[Fetched]) -> int:
+    """Return the number of pixels that the network gets."""
+    return sum(image.prepared.shape[0] * image.prepared.shape[1] for image in images if image.prepared is not None)
+
+
 def seconds_for(images: list[Fetched], per_image: float) -> float:
     """Return the time after which a batch is taken not to end; for `per_image` see `RunKind.seconds_per_image`."""
-    pixels = sum(image.prepared.shape[0] * image.prepared.shape[1] for image in images if image.prepared is not None)
-    return SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6 + per_image * len(images)
+    return SECONDS + SECONDS_PER_MEGAPIXEL * pixels_of(images) / 1e6 + per_image * len(images)
 
 
 class ForwardWorker:
@@ -62,4 +76,6 @@ class ForwardWorker:
         if self._predictor is None:
             self._predictor = self._kind.load_predictor(self._images)
             self._predictor.batch_pixels = self._batch_pixels
-        return forward(self._predictor, images)
+        predicted = forward(self._predictor, images)
+        self._predictor.free_memory()  # which the predictors use beside this process
+        return predicted

@@ -37,6 +37,9 @@ class ImagePredictor(Protocol):
     def free_memory(self) -> None:
         """Return memory of the device that is not in use, so that another process can have it."""
 
+    def is_lost(self) -> bool:
+        """Tell whether the device has failed for good, so that this process can compute no further image."""
+
     def __call__(self, images: Sequence[Any], truths: Sequence[str | None]) -> list[Any]:
         """Return a picklable result for each of some prepared images of one shape; `truths` are those of the plan."""
 

@@ -5,10 +5,12 @@ of the rows. PyTorch is imported by the kind's predictor, in the actor: the driv
 """
 
 import gc
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +22,7 @@ from pipeline.bulk.attempts import HOPELESS, attempt
 from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
-from pipeline.bulk.forward import ForwardWorker, forward, seconds_for
+from pipeline.bulk.forward import ForwardWorker, forward, pixels_of, seconds_for
 from pipeline.bulk.helper_process import Death
 from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
@@ -28,6 +30,7 @@ from pipeline.bulk.kind import RunKind
 from pipeline.bulk.loader import PIXELS_AHEAD, Loader
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.refine import pack
+from pipeline.bulk.room import Room
 from pipeline.bulk.write import ShardWriter, undone
 from pipeline.errors import IncompleteError
 from pipeline.predict.batches import Batches
@@ -64,9 +67,10 @@ class ShardPredictor:
         # What has been loaded stays. Without this, a collection of garbage stops all threads for up to 0.7 s.
         gc.collect()
         gc.freeze()
-        self._computing = threading.BoundedSemaphore(self._predictor.streams)
+        # Their own threads compute the batches: a GPU's handles, streams and memory belong to a thread.
+        self._threads = ThreadPoolExecutor(self._predictor.streams, thread_name_prefix="compute")
+        self._room = Room(self._predictor.streams)
         self._guarded: HelperPool | None = None
-        self._guarding = threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """Compute one shard; return what `ShardWriter.write` does, or the images packed for a `RefiningWriter`."""
@@ -91,6 +95,7 @@ class ShardPredictor:
 
     def close(self) -> None:
         """End the helper processes, which otherwise end with this process."""
+        self._threads.shutdown()
         self._pool.close()
         if self._guarded is not None:
             self._guarded.close()
@@ -114,29 +119,21 @@ class ShardPredictor:
             yield predicted(members)
 
     def _forward(self, images: list[Fetched]) -> list[Predicted]:
-        with self._computing, _ended_after(seconds_for(images, self._kind.seconds_per_image)):
-            return forward(self._predictor, images)
+        # A large image has the room of several batches: else it would depend on those beside it whether it fits.
+        room = self._room.take(math.ceil(pixels_of(images) / self._predictor.batch_pixels))
+        with room, _ended_after(seconds_for(images, self._kind.seconds_per_image)):
+            return self._threads.submit(forward, self._predictor, images).result()
 
     def _forward_guarded(self, images: list[Fetched]) -> list[Predicted]:
         """Compute the same batch in a process of its own; an image that ends that process has a failure."""
-        with self._guarding, self._idle_device():
+        with self._room.take_all():
+            self._predictor.free_memory()
             if self._guarded is None:
                 worker = ForwardWorker(self._kind, images=self._plan.images, batch_pixels=self._predictor.batch_pixels)
                 self._guarded = HelperPool(worker, processes=1, threads=1)
             seconds = seconds_for(images, self._kind.seconds_per_image)
             answers = self._guarded.submit("forward", images, seconds=seconds).result()
         return [_or_failure(image, answer) for image, answer in zip(images, answers, strict=True)]
-
-    @contextmanager
-    def _idle_device(self) -> Iterator[None]:
-        """Leave the device and its memory to another process."""
-        for _ in range(self._predictor.streams):
-            self._computing.acquire()
-        try:
-            self._predictor.free_memory()
-            yield
-        finally:
-            self._computing.release(self._predictor.streams)
 
 
 def _or_failure(image: Fetched, answer: Predicted | Death) -> Predicted:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from pipeline.cam import activation
 from pipeline.data.preprocessing import ClassifierInput, DType, Preprocessing
-from pipeline.predict.device import NotFiniteError, autocast, normalise, place, upload
+from pipeline.predict.device import Normalisation, NotFiniteError, autocast, place, upload
+from pipeline.predict.fitting import FittingBatches
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,27 @@ class Classifier:
     ):
         self.model = place(model, device)
         self.classifier_input = classifier_input
-        self.preprocessing = preprocessing
+        self._normalise = Normalisation(preprocessing, device)
         self.device = device
         self.dtype = dtype
+        self._fit = FittingBatches()
         self.passes = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Classification]:
         """Classify images, each uint8 [height, width, 3] of the size `classifier_input.size`.
 
+        A batch that does not fit the GPU's memory is halved until it does, and later batches are no larger.
+
         Raises:
             NotFiniteError: The scores of an image are not finite.
+            torch.OutOfMemoryError: An image does not fit alone.
         """
-        batch = normalise(upload(images, self.device), self.preprocessing)
+        height, width = self.classifier_input.size
+        return self._fit(self._classify, images, pixels=height * width)
+
+    def _classify(self, images: Sequence[NDArray[np.uint8]]) -> list[Classification]:
+        batch = self._normalise(upload(images, self.device))
         outputs = [self._forward(batch, scale, mirrored) for scale, mirrored in self.passes]
         logits = torch.stack([logits for logits, _ in outputs]).mean(dim=0)
         if not bool(torch.isfinite(logits).all()):

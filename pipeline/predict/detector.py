@@ -13,7 +13,8 @@ from pipeline.data.preprocessing import DetectorInput, DType, Preprocessing
 from pipeline.models.detection.boxes import Selection, candidates, select
 from pipeline.models.detection.detector import DetectionNetwork
 from pipeline.predict.batches import micro_batches
-from pipeline.predict.device import NotFiniteError, autocast, normalise, place, upload
+from pipeline.predict.device import Normalisation, NotFiniteError, autocast, place, upload
+from pipeline.predict.fitting import FittingBatches
 
 
 class Detections(NamedTuple):
@@ -59,9 +60,10 @@ class Detector:
     ):
         self.model: DetectionNetwork = place(model, device)
         self.detector_input = detector_input
-        self.preprocessing = preprocessing
+        self._normalise = Normalisation(preprocessing, device)
         self.device = device
         self.dtype = dtype
+        self._fit = FittingBatches()
         self.selection = selection
 
     @torch.inference_mode()
@@ -70,8 +72,8 @@ class Detector:
     ) -> list[Detections]:
         """Find the objects in images, uint8 [height, width, 3].
 
-        Images of one shape are computed together. The network pads no image to the size of another, so the detections
-        in an image do not depend on the other images.
+        Images of one shape are computed together, or in parts if they do not fit the GPU's memory. The network pads no
+        image to the size of another, so the detections in an image do not depend on the other images.
 
         Args:
             images: The images.
@@ -79,17 +81,23 @@ class Detector:
 
         Raises:
             NotFiniteError: Scores or boxes of an image are not finite.
+            torch.OutOfMemoryError: An image does not fit alone.
         """
         found: dict[int, Detections] = {}
-        for members in micro_batches([pixels.shape for pixels in images], max_pixels=sys.maxsize):
+
+        def detect(members: Sequence[int]) -> list[Detections]:
             regions = None if proposals is None else [proposals[i] for i in members]
-            found |= zip(members, self._of_one_shape([images[i] for i in members], regions), strict=True)
+            return list(self._of_one_shape([images[i] for i in members], regions))
+
+        for members in micro_batches([pixels.shape for pixels in images], max_pixels=sys.maxsize):
+            height, width = images[members[0]].shape[:2]
+            found |= zip(members, self._fit(detect, members, pixels=height * width), strict=True)
         return [found[i] for i in range(len(images))]
 
     def _of_one_shape(
         self, images: Sequence[NDArray[np.uint8]], proposals: Sequence[NDArray[np.float32]] | None
     ) -> Iterator[Detections]:
-        batch = list(normalise(upload(images, self.device), self.preprocessing))
+        batch = list(self._normalise(upload(images, self.device)))
         regions = None if proposals is None else [torch.from_numpy(boxes).to(self.device) for boxes in proposals]
         selection = self.selection or self.model.default_selection  # which changes once SVMs are fitted
         with autocast(self.device, self.dtype):

@@ -46,6 +46,17 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def is_lost(device: torch.device) -> bool:
+    """Tell whether a GPU has failed for good: after an illegal access, for example, every call of the process fails."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.current_stream(device).synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def upload(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """Copy images of one shape to a device, uint8 [batch, height, width, 3].
 

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -16,24 +15,31 @@ class FittingBatches:
 
     A batch that does not fit is halved until it does. Later batches have no more pixels than the halves, so that only
     the first ones are computed in vain.
+
+    Attributes:
+        most_pixels: Largest number of pixels that a batch is known, or hoped, to have room for.
     """
 
     def __init__(self) -> None:
-        self._most_pixels = sys.maxsize
+        self.most_pixels = sys.maxsize
 
     def __call__(
-        self, function: Callable[[Sequence[NDArray[np.uint8]]], list[Result]], images: Sequence[NDArray[np.uint8]]
+        self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], *, pixels: int
     ) -> list[Result]:
-        """Return the results of a function for images of one shape, each [height, width, 3].
+        """Return the results of a function for images of one shape, or what else it takes.
+
+        Args:
+            function: Function of a batch.
+            items: The items of the batch.
+            pixels: Pixels of an item.
 
         Raises:
-            torch.OutOfMemoryError: A single image does not fit.
+            torch.OutOfMemoryError: A single item does not fit.
         """
-        height, width = images[0].shape[:2]
         results: list[Result] = []
-        while len(results) < len(images):
-            count = max(1, self._most_pixels // (height * width))
-            batch = images[len(results) : len(results) + count]
+        while len(results) < len(items):
+            count = max(1, self.most_pixels // pixels)
+            batch = items[len(results) : len(results) + count]
             try:
                 results += function(batch)
                 continue
@@ -41,5 +47,5 @@ class FittingBatches:
                 if len(batch) == 1:
                     raise
             torch.cuda.empty_cache()  # here, because the exception holds on to the tensors of its stack frames
-            self._most_pixels = -(-len(batch) // 2) * height * width
+            self.most_pixels = min(self.most_pixels, -(-len(batch) // 2) * pixels)
         return results

@@ -34,29 +34,39 @@ class CUDAGraph:
     def __init__(self, function: Function, x: Tensor, other: "CUDAGraph | None" = None):
         self._input = x.clone()
         self._graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            function(self._input)  # makes this thread's handles of cuDNN and cuBLAS, which a recording cannot
         # When the outputs of the last call are copied.
         self._copied: torch.cuda.Event = torch.cuda.Event() if other is None else other._copied
         pool = None if other is None else other._graph.pool()
-        # Other threads go on using the GPU meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._outputs = function(self._input)
+        try:
+            # Other threads go on using the GPU meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self._outputs = function(self._input)
+        finally:
+            torch.cuda.set_stream(before)  # before PyTorch 2.13, a recording that fails leaves its own stream in place
 
     def __call__(self, x: Tensor) -> Outputs:
         """Return the function of a tensor, as tensors that later calls leave alone."""
         stream = torch.cuda.current_stream()
         stream.wait_event(self._copied)
-        self._input.copy_(x)
-        self._graph.replay()
-        outputs = tuple(output.clone() for output in self._outputs)
-        self._copied.record(stream)
-        return outputs
+        try:
+            self._input.copy_(x)
+            self._graph.replay()
+            return tuple(output.clone() for output in self._outputs)
+        finally:
+            self._copied.record(stream)
 
 
 class Graphed:
     """Calls a function of a tensor on a GPU, by a graph from the second call with a shape on.
 
     One call at a time replays a graph, so all graphs share the memory of one batch. A shape whose operations cannot be
-    recorded, and those after the first `MOST_SHAPES`, are computed as they are.
+    recorded, and those after the first `MOST_SHAPES`, are computed as they are. Nothing is recorded while another
+    thread makes the first call with a shape: compiling waits for the whole GPU, which would spoil the recording.
 
     Args:
         function: Function of a tensor that returns tensors.
@@ -68,18 +78,25 @@ class Graphed:
         self._record = record
         self._graphs: dict[torch.Size, Function] = {}
         self._seen: dict[torch.Size, bool] = {}  # whether a shape can be recorded, as far as is known
+        self._first_calls = 0  # at this moment
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Outputs:
         """Return the function of a tensor."""
         with self._lock:
-            if self._seen.get(x.shape) and x.shape not in self._graphs:
+            if self._seen.get(x.shape) and x.shape not in self._graphs and not self._first_calls:
                 self._try_to_record(x)
             if x.shape in self._graphs:
                 return self._graphs[x.shape](x)
-        outputs = self._function(x)  # a first call, which chooses algorithms or compiles, cannot be recorded
-        with self._lock:
-            if len(self._seen) < MOST_SHAPES:
+            is_first = x.shape not in self._seen and len(self._seen) < MOST_SHAPES
+            self._first_calls += is_first
+        try:
+            outputs = self._function(x)  # a first call, which chooses algorithms or compiles, cannot be recorded
+        finally:
+            with self._lock:
+                self._first_calls -= is_first
+        if is_first:
+            with self._lock:
                 self._seen.setdefault(x.shape, True)
         return outputs
 

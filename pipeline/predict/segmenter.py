@@ -94,10 +94,10 @@ class Segmenter:
         """
         height, width = images[0].shape[:2]
         if self.instances.proposals:
-            return self._fit(self._whole, images)
+            return self._fit(self._whole, images, pixels=height * width)
         if height * width * self.tta.enlargement <= self.windows.above:
             try:
-                return self._fit(self._whole, images)
+                return self._fit(self._whole, images, pixels=height * width)
             except torch.OutOfMemoryError:
                 pass
             torch.cuda.empty_cache()
@@ -111,7 +111,7 @@ class Segmenter:
         else:
             stride = self.model.output_stride
             height, width = images[0].shape[:2]
-            full = (len(images) + 1) * height * width > self.batch_pixels
+            full = (len(images) + 1) * height * width > min(self.batch_pixels, self._fit.most_pixels)
             outputs = self._full_outputs if full else self._outputs
             labels, confidence, entropy, logits = outputs(batch)
         check_finite(entropy)
@@ -149,7 +149,8 @@ class Segmenter:
         for row in rows:
             windows = [image[row.pixels(stride), column.pixels(stride)] for column in columns]
             for batch in micro_batches([window.shape for window in windows], max_pixels=self.batch_pixels):
-                yield from self._fit(self._scores_of_windows, [windows[i] for i in batch])
+                pixels = windows[batch[0]].shape[0] * windows[batch[0]].shape[1]
+                yield from self._fit(self._scores_of_windows, [windows[i] for i in batch], pixels=pixels)
 
     def _scores_of_windows(self, windows: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         return list(self._scores(upload(windows, self.device)).float())

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bulk.attempts import DRIVERS_BEFORE_CARE, HOPELESS, attempt
+from pipeline.bulk.forward import LOST
 from pipeline.bulk.segmentation.run import SegmentationRun
 from pipeline.data.images import decode_mask
 from tests.support.deadly import DEADLY, Deadly
@@ -58,6 +59,14 @@ def test_an_image_that_ends_the_predictor_becomes_an_error_row(options, tmp_path
     check_rows(run, stage="predict", cause="SIGSEGV")
     assert len(list(deaths.iterdir())) == 4  # in a batch twice, and alone twice
     assert len(list(Path(run, "_run/attempts/00000").iterdir())) == 1  # the mark of the process that died
+
+
+def test_an_image_that_loses_the_device_for_good_becomes_an_error_row_and_no_other_does(tmp_path, deaths):
+    kind, run = planned_run(tmp_path, colours=COLOURS)
+    kind = Deadly(kind, step="lose", deaths=deaths)
+    assert compute_in_a_process(kind, run) == LOST
+    assert compute_in_a_process(kind, run) == 0
+    check_rows(run, stage="predict", cause=f"exit code {LOST}")
 
 
 def test_a_predictor_that_is_killed_condemns_no_image(tmp_path, deaths):

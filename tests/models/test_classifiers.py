@@ -155,6 +155,23 @@ def classifier(network: nn.Module, *, multi_label: bool = False, size: int = 64,
     )
 
 
+def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
+    network = build("resnet18_cam")
+    expected = classifier(network)(photographs(5))
+    forward, sizes = network.forward, []
+
+    def small(images: torch.Tensor) -> Any:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(images)
+
+    network.forward = small
+    for one, other in zip(classifier(network)(photographs(5)), expected, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+    assert sizes == [5, 3, 2, 2, 1]
+
+
 def photographs(count: int, size: int = 64) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
 

@@ -51,6 +51,25 @@ def found_in(ours: Detector, images: list[Any], proposals: list[Any]) -> list[De
     return ours(images, proposals if ours.detector_input.proposals else None)
 
 
+@pytest.mark.parametrize("name", ["fast_rcnn_alexnet", "yolo_fast"])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(name: str) -> None:
+    ours = detector(name)
+    images, proposals = images_of(*[(96, 128)] * 5)
+    expected = found_in(ours, images, proposals)
+    score_boxes, sizes = ours.model.score_boxes, []
+
+    def small(batch: Any, regions: Any) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return score_boxes(batch, regions)
+
+    ours.model.score_boxes = small  # type: ignore[method-assign, assignment]
+    for one, other in zip(found_in(ours, images, proposals), expected, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-3, atol=1e-2)
+    assert sizes == [5, 3, 2, 2, 1]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_detections_do_not_depend_on_the_other_images(name: str) -> None:
     ours = detector(name)

@@ -1,5 +1,6 @@
 """Graphs are recorded for shapes that recur, and change no result."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -67,8 +68,31 @@ def test_shapes_beyond_the_bound_are_computed_as_they_are(monkeypatch):
     assert recorder.recorded == [(3,)]
 
 
+def test_nothing_is_recorded_while_another_thread_makes_a_first_call():
+    """Compiling waits for the whole device, which would spoil a recording."""
+    recorder, compiling, compiled = Recorder(), threading.Event(), threading.Event()
+
+    def compute(x: Tensor) -> tuple[Tensor]:
+        if x.shape[-1] == 4:
+            compiling.set()
+            assert compiled.wait(60)
+        return double(x)
+
+    function = Graphed(compute, record=recorder)
+    function(torch.ones(3))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(function, torch.ones(4))
+        assert compiling.wait(60)
+        function(torch.ones(3))
+        assert recorder.recorded == []
+        compiled.set()
+        first.result()
+    function(torch.ones(3))
+    assert recorder.recorded == [(3,)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_graph_computes_what_the_network_does_on_many_threads_and_streams():
+def test_a_graph_computes_what_the_network_does_on_many_threads_and_streams(capsys):
     device = torch.device("cuda")
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval().to(device)
     graphed = Graphed(lambda x: (network(x), network(x).argmax(dim=1)))
@@ -83,6 +107,8 @@ def test_a_graph_computes_what_the_network_does_on_many_threads_and_streams():
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(is_equal, range(200)))
+    assert len(graphed._graphs) == 2
+    assert capsys.readouterr().err == ""
 
 
 class Watch(TorchDispatchMode):

@@ -242,6 +242,22 @@ def test_the_size_of_the_batches_that_fit_is_remembered() -> None:
     assert model.batches[-4:] == [1, 1, 1, 1]
 
 
+def test_batches_of_the_size_that_fits_count_as_full() -> None:
+    """Only full batches are compiled and recorded, and no later batch has the size that did not fit."""
+    segment = segmenter(SmallMemory(4), batch_pixels=8 * 4 * 6)
+    full: list[int] = []
+    compute = segment._full_outputs
+
+    def counted(batch: Tensor) -> tuple[Tensor, ...]:
+        full.append(len(batch))
+        return compute(batch)
+
+    segment._full_outputs = counted
+    segment(pictures(8, 4, 6))
+    segment(pictures(7, 4, 6))
+    assert full == [8, 4, 4, 4]  # the first did not fit, and 3 remained of the last
+
+
 def test_a_window_that_does_not_fit_raises() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         segmenter(SmallMemory(0))(pictures(3, 4, 6))

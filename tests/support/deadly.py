@@ -15,7 +15,7 @@ class Deadly(SegmentationRun):
 
     Args:
         kind: The run without deaths.
-        step: "prepare", "row" or "predict".
+        step: "prepare", "row" or "predict"; "lose" is an image after which the device computes nothing.
         deaths: Folder in which each death leaves a file.
         how: Signal that ends the process.
         times: Deaths after which the step succeeds.
@@ -49,9 +49,18 @@ class Deadly(SegmentationRun):
         kind = self
 
         class DeadlyPredictor(SegmentationPredictor):
+            lost = False
+
             def __call__(self, images, truths):
-                if kind.step == "predict" and any((image[0, 0] == DEADLY).all() for image in images):
+                is_deadly = any((image[0, 0] == DEADLY).all() for image in images)
+                if kind.step == "predict" and is_deadly:
                     kind.die()
+                self.lost |= kind.step == "lose" and is_deadly
+                if self.lost:
+                    raise RuntimeError("an illegal memory access was encountered")
                 return super().__call__(images, truths)
+
+            def is_lost(self):
+                return self.lost
 
         return DeadlyPredictor(self.config, images=images)

@@ -13,7 +13,7 @@ from pipeline.models.detection.boxes import Selection
 from pipeline.models.detection.detector import DetectionNetwork
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.detector import Detector
-from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
+from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
 from pipeline.predict.folding import fold_batch_norm
 
 TYPICAL_PROPOSALS = 1000  # of an image, where the size of a batch is measured
@@ -60,6 +60,10 @@ class DetectionPredictor:
     def free_memory(self) -> None:
         """Return the device's memory that no tensor uses."""
         free_memory(self._detector.device)
+
+    def is_lost(self) -> bool:
+        """Tell whether the device has failed for good."""
+        return is_lost(self._detector.device)
 
     def __call__(self, images: Sequence[PreparedImage], truths: Sequence[str | None]) -> list[Detected]:
         """Find the objects in prepared images; the proposals of images with true boxes are handed on."""

@@ -11,7 +11,7 @@ from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.classifier import Classification, Classifier
-from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
+from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
 from pipeline.predict.folding import fold_batch_norm
 
 
@@ -50,6 +50,10 @@ class LocalizationPredictor:
     def free_memory(self) -> None:
         """Return the device's memory that no tensor uses."""
         free_memory(self._classifier.device)
+
+    def is_lost(self) -> bool:
+        """Tell whether the device has failed for good."""
+        return is_lost(self._classifier.device)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Located]:
         """Classify prepared images; classes that `truths` name have maps too."""

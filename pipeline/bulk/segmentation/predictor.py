@@ -11,7 +11,7 @@ from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.compiled import worth_compiling
 from pipeline.predict.crf import DeviceCRF
-from pipeline.predict.device import device_name, free_memory, own_stream, pick_device, set_threads, streams
+from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
 from pipeline.predict.folding import fold_batch_norm
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.segmenter import Segmenter
@@ -66,6 +66,10 @@ class SegmentationPredictor:
     def free_memory(self) -> None:
         """Return the device's memory that no tensor uses."""
         free_memory(self._segmenter.device)
+
+    def is_lost(self) -> bool:
+        """Tell whether the device has failed for good."""
+        return is_lost(self._segmenter.device)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], truths: Sequence[str | None]) -> list[Prediction]:
         """Segment images of one shape; `truths` are not used."""
