@@ -46,3 +46,12 @@ class TrainDetectorConfig(TrainerConfig):
         if self.compile:
             raise ValueError("--compile: detectors cannot be compiled, because every image has another size")
         return self
+
+    @model_validator(mode="after")
+    def _same_sums(self) -> "TrainDetectorConfig":
+        if self.batch_norm.mode == "synchronised" and self.model.startswith("rcnn_"):
+            raise ValueError(
+                "--batch-norm.mode synchronised: R-CNN computes the crops of one image after the other, so workers with "
+                "unequal numbers of images would add up statistics of different crops; use local or frozen"
+            )
+        return self

@@ -200,5 +200,7 @@ def test_mistakes_are_refused_in_one_line(shapes: Path) -> None:
         class_names(read(shapes, "empty.csv"))
     with pytest.raises(UserError, match=r"others\.csv names none of the images; the first image is '0-00000'"):
         read(shapes, "others.csv")
+    with pytest.raises(ValueError, match="R-CNN computes the crops of one image after the other"):
+        configuration(shapes, model="rcnn_resnet50", batch_norm={"mode": "synchronised"})
     with pytest.raises(ValueError, match="--compile: detectors cannot be compiled"):
         configuration(shapes, compile=True)
