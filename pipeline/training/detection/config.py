@@ -51,7 +51,7 @@ class TrainDetectorConfig(TrainerConfig):
     def _same_sums(self) -> "TrainDetectorConfig":
         if self.batch_norm.mode == "synchronised" and self.model.startswith("rcnn_"):
             raise ValueError(
-                "--batch-norm.mode synchronised: R-CNN computes the crops of one image after the other, so workers with "
-                "unequal numbers of images would add up statistics of different crops; use local or frozen"
+                "--batch-norm.mode synchronised: R-CNN computes the crops of one image after the other, so workers "
+                "with unequal numbers of images would add up statistics of different crops; use local or frozen"
             )
         return self
