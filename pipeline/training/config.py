@@ -53,7 +53,7 @@ class Optimiser(OptionGroup):
         gt=0,
         lt=1,
         description="decay per step of an exponential moving average of the weights, which is validated and stored in "
-        "place of the weights",
+        "place of the weights; in step n it is at most n / (n + 9), so that the random first weights are forgotten",
     )
     average_from: float | None = Field(
         default=None,

@@ -20,7 +20,7 @@ from pipeline.models.layers import BatchTooSmallError
 from pipeline.predict.device import autocast, normalise, place
 from pipeline.training import batch_norm, distributed, onednn
 from pipeline.training.config import TrainerConfig
-from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate
+from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate, moving_decay
 from pipeline.training.task import Labels, Objective, Pixels
 
 
@@ -69,8 +69,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
         self.average: AveragedModel | None = None
         if config.optimiser.ema is not None:
-            decay = get_ema_multi_avg_fn(config.optimiser.ema)
-            self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+            self.average = AveragedModel(network, multi_avg_fn=self._update_moving_average, use_buffers=True)
         elif config.optimiser.average_from is not None:
             self.average = AveragedModel(network, multi_avg_fn=_update_means, use_buffers=True)
         module = objective.module(network)
@@ -79,6 +78,12 @@ class Learner:
             ids = [device.index] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
         self.model = model
+
+    def _update_moving_average(self, averages: Any, values: Any, count: Any) -> None:
+        assert self.average is not None
+        assert self.config.optimiser.ema is not None
+        decay = moving_decay(self.config.optimiser.ema, int(self.average.n_averaged))
+        get_ema_multi_avg_fn(decay)(averages, values, count)
 
     @property
     def evaluated(self) -> nn.Module:

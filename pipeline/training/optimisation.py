@@ -154,3 +154,12 @@ def learning_rate(schedule: Schedule, *, lr: float, step: int, steps: int) -> fl
             factor = 1.0
     rate = max(lr * factor, min(schedule.floor, lr))
     return rate * min(1.0, (step + 1) / (schedule.warmup + 1))
+
+
+def moving_decay(decay: float, count: int) -> float:
+    """Return the decay of an exponential moving average that has `count` terms so far.
+
+    With the full decay, the random weights of the beginning would count in the average for 1 / (1 - decay) steps and
+    more, which is all of a short run. As in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+    """
+    return min(decay, (1 + count) / (10 + count))
