@@ -10,7 +10,7 @@ from pathlib import Path
 JOB = """
 import ctypes, os, signal, sys, time
 from pipeline import cli, supervisor
-from pipeline.bulk.stop import stoppable
+from pipeline.stop import stoppable
 from pipeline.errors import UserError
 
 def main(arguments):

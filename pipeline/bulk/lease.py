@@ -17,8 +17,8 @@ from typing import Any
 
 from pipeline import faults, storage
 from pipeline.bulk.driver import LEASE, STALE_SECONDS, read_lease
-from pipeline.bulk.stop import stop
 from pipeline.errors import IncompleteError
+from pipeline.stop import stop
 
 RENEWED = 20.0  # seconds between two signs of life
 LOOK = 2.0  # seconds between two looks at another driver's lease

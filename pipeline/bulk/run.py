@@ -21,9 +21,9 @@ from pipeline.bulk.outcome import Outcome
 from pipeline.bulk.results import read_file
 from pipeline.bulk.selection import Selection
 from pipeline.bulk.shards import parts
-from pipeline.bulk.stop import stop_on_sigterm, stoppable
 from pipeline.errors import IncompleteError
 from pipeline.progress import waiting
+from pipeline.stop import stop_on_sigterm, stoppable
 from pipeline.units import format_bytes
 
 MOST_WARM = 64  # tasks that are warmed up; on a larger cluster, the others warm up with their first shard

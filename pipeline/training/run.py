@@ -12,6 +12,7 @@ import torch
 from pipeline import cluster, models, storage
 from pipeline.cpu import warn_of_emulation
 from pipeline.errors import UserError
+from pipeline.stop import stop_on_sigterm, stoppable
 from pipeline.training import checkpoints, restarts
 from pipeline.training.allocator import KEEP_FREED_MEMORY
 from pipeline.training.config import TrainerConfig
@@ -40,7 +41,13 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
 
     Raises:
         UserError: The user has to change something; raised before a worker starts where possible.
+        IncompleteError: The run was stopped by SIGTERM, or its workers die again and again.
     """
+    with stoppable(lambda: f"{len(read_records(config.output))} of {config.epochs} epochs are done"):
+        return _train(config, task, data)
+
+
+def _train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[str, Any]]:
     check(config, task)
     records = read_records(config.output)
     if len(records) >= config.epochs and task.finished:
@@ -50,6 +57,7 @@ def train(config: TrainerConfig, task: Task, data: TrainingData) -> list[dict[st
         return records
     # Ray Train asks the dashboard's state API about its controller.
     cluster.connect(dashboard=True, ray_logs=config.scaling.wait_for_nodes)
+    stop_on_sigterm()  # Ray has set a handler of its own
     scaling = config.scaling
     if not scaling.use_gpu:
         warn_of_emulation(config.dtype)

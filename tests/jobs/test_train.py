@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -117,6 +118,20 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     assert [state["epoch"] for state in states] == [4, 4]
     torch.testing.assert_close(states[0]["network"], states[1]["network"], rtol=0, atol=0)
     assert read_card(output).weights_sha256 == read_card(uninterrupted).weights_sha256
+
+
+def test_sigterm_stops_a_run_with_one_line(scenes: str, tmp_path: Path, ray_head: RayHead) -> None:
+    output = str(tmp_path / "out")
+    options = tiny_training(scenes, output, epochs=500)
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    code, text = kill_when(metrics.exists, "train", number=signal.SIGTERM, environment=ray_head.environment, **options)
+    *_, line = text.splitlines()
+    assert code == 3
+    assert re.fullmatch(
+        r"error: stopped by SIGTERM: \d+ of 500 epochs are done; the same command resumes the run", line
+    )
+    assert "Traceback" not in text
+    assert "***" not in text
 
 
 def last_state(output: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Running the jobs as users do: as processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +40,18 @@ def succeed(job: str, *, environment: dict[str, str] | None = None, **options: o
 
 
 def kill_when(
-    condition: Callable[[], bool], job: str, *, environment: dict[str, str] | None = None, **options: object
-) -> None:
-    """Start a job and SIGKILL its driver as soon as the condition holds; it must hold before the job ends."""
+    condition: Callable[[], bool],
+    job: str,
+    *,
+    number: int = signal.SIGKILL,
+    environment: dict[str, str] | None = None,
+    **options: Any,
+) -> tuple[int, str]:
+    """Start a job and send its driver a signal as soon as the condition holds, which must be before the job ends.
+
+    Returns:
+        The exit code, and all that the job wrote.
+    """
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command(job, **options), env=os.environ | (environment or {}), stdout=output, stderr=output, cwd=REPO
@@ -51,12 +62,16 @@ def kill_when(
                     output.seek(0)
                     pytest.fail(f"{job} ended before it could be killed:\n{output.read()[-4000:]}")
                 time.sleep(0.02)
+            process.send_signal(number)
+            process.wait(60)
+            output.seek(0)
+            return process.returncode, output.read()
         finally:
             process.kill()
             process.wait()
 
 
-def tiny_training(scenes: str, output: str, **changes: object) -> dict[str, object]:
+def tiny_training(scenes: str, output: str, **changes: object) -> dict[str, Any]:
     """Return options of `jobs/train.py` that train a tiny network on the scenes."""
     return {
         "model": "deeplabv3_resnet18",
