@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline import models
 from pipeline.errors import UserError
 from pipeline.models.layers import BatchTooSmallError
-from pipeline.predict.device import autocast, normalise, place
+from pipeline.predict.device import Normalisation, autocast, place
 from pipeline.training import batch_norm, distributed, onednn
 from pipeline.training.config import TrainerConfig
 from pipeline.training.optimisation import build_optimiser, freeze_parameters, learning_rate, moving_decay
@@ -54,6 +54,7 @@ class Learner:
         self.objective = objective
         self.steps = steps
         self.device = device
+        self._normalise = Normalisation(config.preprocessing, device)
         architecture = models.configure(config.model, config.model_options)
 
         freeze_parameters(network, config.freeze)
@@ -151,10 +152,9 @@ class Learner:
 
     def _arguments(self, pixels: Pixels, labels: Labels) -> tuple[Any, ...]:
         """Return the arguments of the module that the objective calls."""
-        preprocessing = self.config.preprocessing
         if isinstance(pixels, Tensor):
-            return self.objective.arguments(normalise(pixels, preprocessing), labels)
-        return self.objective.arguments([normalise(image[None], preprocessing)[0] for image in pixels], labels)
+            return self.objective.arguments(self._normalise(pixels), labels)
+        return self.objective.arguments([self._normalise(image[None])[0] for image in pixels], labels)
 
     def recompute_batch_norm(self, batches: Iterator[tuple[Pixels, Labels]]) -> None:
         """Recompute the batch-norm statistics of `evaluated` from the pixels and labels of batches."""
