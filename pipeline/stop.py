@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import IncompleteError
 
+_BY_SIGTERM = "stopped by SIGTERM"
 _reasons: list[str] = []
 
 
@@ -26,20 +28,25 @@ def stoppable(progress: Callable[[], str]) -> Iterator[None]:
     stop_on_sigterm()
     try:
         yield
-    except BaseException:  # the interrupt, or what a library has made of it
+    except BaseException as error:  # the interrupt, or what a library has made of it
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # by Ray's own handler, while Ray starts
+            _reasons.append(_BY_SIGTERM)
         if not _reasons:
             raise
         raise IncompleteError(f"{_reasons[0]}: {progress()}; the same command resumes the run") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def stop_on_sigterm() -> None:
     """Let SIGTERM interrupt the main thread; called again after Ray has set its own handler.
 
-    Ray lets only a `KeyboardInterrupt` through when a signal arrives, so the handler raises that.
+    Ray lets only a `KeyboardInterrupt` through when a signal arrives, so the handler raises that. Nothing is done in
+    another thread, where Python allows no handlers.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    if _in_main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 def stop(reason: str) -> None:
@@ -51,5 +58,9 @@ def stop(reason: str) -> None:
 def _interrupt(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is under way
     if not _reasons:
-        _reasons.append("stopped by SIGTERM")
+        _reasons.append(_BY_SIGTERM)
     raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

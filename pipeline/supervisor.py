@@ -69,7 +69,8 @@ def _hand_on_signals(child: int) -> list[int]:
         signal.alarm(SECONDS_TO_END)
 
     for number in _FORWARDED:
-        signal.signal(number, hand_on)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is below nohup
+            signal.signal(number, hand_on)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
     return stopped

@@ -23,10 +23,17 @@ cli.run_resumable(main)
 ROOT = Path(__file__).parents[1]
 
 
-def start(body: str) -> subprocess.Popen:
+def start(body: str, *, ignored: int | None = None) -> subprocess.Popen:
+    """Start a job whose `main` has this body, and which inherits that a signal is ignored."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", JOB.format(body=body)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.getsignal(ignored or signal.SIGHUP)
+    if ignored is not None:
+        signal.signal(ignored, signal.SIG_IGN)
+    try:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(ignored or signal.SIGHUP, before)
 
 
 def result(body: str) -> tuple[int, str]:
@@ -72,6 +79,27 @@ def test_sigterm_stops_a_job():
         3,
         "error: stopped by SIGTERM: 3 of 9 images; the same command resumes the run\n",
     )
+
+
+def test_sigterm_while_ray_starts_stops_a_job():
+    """Ray's own handler, which is in place for some seconds, exits with the number of the signal."""
+    line = "error: stopped by SIGTERM: 3 of 9 images; the same command resumes the run\n"
+    assert result("with stoppable(lambda: '3 of 9 images'): sys.exit(signal.SIGTERM)") == (3, line)
+
+
+def test_a_job_below_nohup_outlives_its_terminal():
+    job = start("print('ready', flush=True); time.sleep(5); return 4", ignored=signal.SIGHUP)
+    wait_for_line(job)
+    job.send_signal(signal.SIGHUP)
+    _, errors = job.communicate(timeout=60)
+    assert (job.returncode, errors) == (4, "")
+
+
+def test_a_block_in_another_thread_runs_without_handlers():
+    assert result(
+        "import threading\n    def work():\n        with stoppable(str): print('done', flush=True)\n"
+        "    thread = threading.Thread(target=work)\n    thread.start()\n    thread.join()"
+    ) == (0, "")
 
 
 def test_a_job_that_does_not_stop_is_killed():

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.bulk.fetch import Failure, Fetched
 from pipeline.bulk.image_worker import Predicted
 from pipeline.bulk.kind import ImagePredictor, RunKind
+from pipeline.errors import IncompleteError, one_line
 
 # Without an answer, the process that computes a batch ends: far longer than a CPU takes, and compiling a network.
 SECONDS, SECONDS_PER_MEGAPIXEL = 900.0, 120.0
@@ -56,6 +57,23 @@ def seconds_for(images: list[Fetched], per_image: float) -> float:
     return SECONDS + SECONDS_PER_MEGAPIXEL * pixels_of(images) / 1e6 + per_image * len(images)
 
 
+def load(kind: RunKind, images: int, *, use_gpu: bool) -> ImagePredictor:
+    """Load the model of a run.
+
+    Args:
+        kind: Kind of the run.
+        images: Number of images of the run.
+        use_gpu: Whether Ray has assigned a GPU.
+
+    Raises:
+        IncompleteError: The GPU cannot be used; a CPU would take its place without a word, and hours.
+    """
+    predictor = kind.load_predictor(images)
+    if use_gpu and predictor.device_name == "cpu":
+        raise IncompleteError("CUDA finds no usable GPU where Ray has assigned one; see nvidia-smi on that node")
+    return predictor
+
+
 class ForwardWorker:
     """What a process with the model of its own does; see `HelperPool`.
 
@@ -63,18 +81,27 @@ class ForwardWorker:
         kind: Kind of the run.
         images: Number of images of the run.
         batch_pixels: Largest number of pixels in a batch.
+        use_gpu: Whether Ray has assigned a GPU.
     """
 
-    def __init__(self, kind: RunKind, *, images: int, batch_pixels: int):
+    def __init__(self, kind: RunKind, *, images: int, batch_pixels: int, use_gpu: bool):
         self._kind = kind
         self._images = images
         self._batch_pixels = batch_pixels
+        self._use_gpu = use_gpu
         self._predictor: Any = None
 
     def forward(self, images: list[Fetched]) -> list[Predicted]:
-        """Compute a batch."""
+        """Compute a batch.
+
+        Raises:
+            IncompleteError: The model cannot be loaded.
+        """
         if self._predictor is None:
-            self._predictor = self._kind.load_predictor(self._images)
+            try:
+                self._predictor = load(self._kind, self._images, use_gpu=self._use_gpu)
+            except Exception as error:
+                raise IncompleteError(f"the model cannot be loaded beside the predictor: {one_line(error)}") from None
             self._predictor.batch_pixels = self._batch_pixels
         predicted = forward(self._predictor, images)
         self._predictor.free_memory()  # which the predictors use beside this process

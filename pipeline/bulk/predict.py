@@ -22,7 +22,7 @@ from pipeline.bulk.attempts import HOPELESS, attempt
 from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
 from pipeline.bulk.fetch import Failure, Fetched, Wanted, read_tables
-from pipeline.bulk.forward import ForwardWorker, forward, pixels_of, seconds_for
+from pipeline.bulk.forward import LOST, ForwardWorker, forward, load, pixels_of, seconds_for
 from pipeline.bulk.helper_process import Death
 from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
@@ -35,6 +35,8 @@ from pipeline.bulk.write import ShardWriter, undone
 from pipeline.errors import IncompleteError
 from pipeline.predict.batches import Batches
 
+LOST_CAUSE = f"exit code {LOST}"
+MOST_LOST = 3  # images in a row with which the device fails: then it is the device, and not the image
 HUNG = 124  # exit code of a predictor that ends itself because a forward pass does not
 
 Batch = list[tuple[int, Predicted]]  # positions in the shard, and the images
@@ -51,9 +53,20 @@ class ShardPredictor:
         run: Folder of the run.
         driver: Name of the driver.
         helpers: Number of helper processes.
+        use_gpu: Whether Ray has assigned a GPU.
     """
 
-    def __init__(self, *, kind: RunKind, plan: PlanReader, writer: ShardWriter, run: str, driver: str, helpers: int):
+    def __init__(
+        self,
+        *,
+        kind: RunKind,
+        plan: PlanReader,
+        writer: ShardWriter,
+        run: str,
+        driver: str,
+        helpers: int,
+        use_gpu: bool,
+    ):
         retry.be_patient(kind.config.store.patience)
         self._pool = start_helpers(kind, helpers, planned=plan.planned)  # they start while the model is loaded
         self._loader = Loader(self._pool)
@@ -62,7 +75,8 @@ class ShardPredictor:
         self._writer = writer
         self._run = run
         self._driver = driver
-        self._predictor = kind.load_predictor(plan.images)
+        self._use_gpu = use_gpu
+        self._predictor = load(kind, plan.images, use_gpu=use_gpu)
         self._predictor.batch_pixels = kind.config.batch_pixels or agreed_batch_pixels(run, self._predictor)
         # What has been loaded stays. Without this, a collection of garbage stops all threads for up to 0.7 s.
         gc.collect()
@@ -71,6 +85,7 @@ class ShardPredictor:
         self._threads = ThreadPoolExecutor(self._predictor.streams, thread_name_prefix="compute")
         self._room = Room(self._predictor.streams)
         self._guarded: HelperPool | None = None
+        self._lost_in_a_row = 0  # images, each of which has ended a guarded process because the device failed
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         """Compute one shard; return what `ShardWriter.write` does, or the images packed for a `RefiningWriter`."""
@@ -129,10 +144,20 @@ class ShardPredictor:
         with self._room.take_all():
             self._predictor.free_memory()
             if self._guarded is None:
-                worker = ForwardWorker(self._kind, images=self._plan.images, batch_pixels=self._predictor.batch_pixels)
+                worker = ForwardWorker(
+                    self._kind,
+                    images=self._plan.images,
+                    batch_pixels=self._predictor.batch_pixels,
+                    use_gpu=self._use_gpu,
+                )
                 self._guarded = HelperPool(worker, processes=1, threads=1)
             seconds = seconds_for(images, self._kind.seconds_per_image)
             answers = self._guarded.submit("forward", images, seconds=seconds).result()
+            for answer in answers:
+                lost = isinstance(answer, Death) and answer.cause == LOST_CAUSE
+                self._lost_in_a_row = self._lost_in_a_row + 1 if lost else 0
+            if self._lost_in_a_row >= MOST_LOST:
+                raise IncompleteError(f"the device fails with one image after the other ({LOST_CAUSE})")
         return [_or_failure(image, answer) for image, answer in zip(images, answers, strict=True)]
 
 

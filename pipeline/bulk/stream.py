@@ -62,6 +62,7 @@ def stream(
             "run": run,
             "driver": driver,
             "helpers": layout.helpers,
+            "use_gpu": layout.use_gpu,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ def streams(device: torch.device) -> int:
 def free_memory(device: torch.device) -> None:
     """Return a GPU's memory that no tensor uses to the system."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # of a GPU that has failed, which `is_lost` tells
+            torch.cuda.empty_cache()
 
 
 def is_lost(device: torch.device) -> bool:

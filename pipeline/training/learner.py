@@ -70,7 +70,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
         self.average: AveragedModel | None = None
         if config.optimiser.ema is not None:
-            self.average = AveragedModel(network, multi_avg_fn=self._update_moving_average, use_buffers=True)
+            self.average = AveragedModel(network, use_buffers=True)  # see `step`
         elif config.optimiser.average_from is not None:
             self.average = AveragedModel(network, multi_avg_fn=_update_means, use_buffers=True)
         module = objective.module(network)
@@ -79,12 +79,6 @@ class Learner:
             ids = [device.index] if device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
         self.model = model
-
-    def _update_moving_average(self, averages: Any, values: Any, count: Any) -> None:
-        assert self.average is not None
-        assert self.config.optimiser.ema is not None
-        decay = moving_decay(self.config.optimiser.ema, int(self.average.n_averaged))
-        get_ema_multi_avg_fn(decay)(averages, values, count)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -131,6 +125,9 @@ class Learner:
         if self.average is not None:
             if step <= (self.config.optimiser.average_from or 0) * self.steps:
                 self.average.n_averaged.zero_()  # the first of an average is a copy
+            if self.config.optimiser.ema is not None:
+                decay = moving_decay(self.config.optimiser.ema, int(self.average.n_averaged))
+                self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
             self.average.update_parameters(self.network)
         return loss
 

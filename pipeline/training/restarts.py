@@ -1,6 +1,8 @@
 """Starting a training again if a worker died while it started, which Ray Train itself takes for its own error."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +23,15 @@ def fit(make_trainer: Callable[[], Any], *, restarts: int) -> None:
 
     Raises:
         IncompleteError: Workers died more often than that.
+        KeyboardInterrupt: The user has interrupted it.
     """
     for remaining in range(restarts, -1, -1):
+        before = signal.getsignal(signal.SIGINT)
         try:
             make_trainer().fit()
             return
+        except SystemExit:
+            raise KeyboardInterrupt from None  # Ray Train's own handler of Ctrl-C exits
         except ControllerError as error:
             if not isinstance(error.controller_failure, RayActorError):
                 raise
@@ -34,3 +40,6 @@ def fit(make_trainer: Callable[[], Any], *, restarts: int) -> None:
                     "the workers die while they start; is there enough memory? The same command goes on with the run"
                 ) from None
             print("a worker died while it started: the training starts again", file=sys.stderr, flush=True)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, before)

@@ -69,6 +69,15 @@ def test_an_image_that_loses_the_device_for_good_becomes_an_error_row_and_no_oth
     check_rows(run, stage="predict", cause=f"exit code {LOST}")
 
 
+def test_a_device_that_fails_with_every_image_condemns_none(tmp_path, deaths):
+    kind, run = planned_run(tmp_path, colours=[DEADLY] * 5)
+    kind = Deadly(kind, step="lose", deaths=deaths)
+    assert compute_in_a_process(kind, run) == LOST
+    block = compute_shard(kind, run)
+    assert "the device fails with one image after the other" in block["reason"][0].as_py()
+    assert not Path(run, "_run/parts/part-00000.parquet").exists()
+
+
 def test_a_predictor_that_is_killed_condemns_no_image(tmp_path, deaths):
     """However often, and whatever it computes: the rows are those of an undisturbed run to the last bit."""
     kind, run = planned_run(tmp_path, colours=COLOURS)

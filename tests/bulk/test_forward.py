@@ -2,13 +2,16 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.bulk.fetch import Fetched
-from pipeline.bulk.forward import forward
+from pipeline.bulk.forward import ForwardWorker, forward, load
+from pipeline.errors import IncompleteError
 
 
 class FailsOnBatches:
@@ -32,6 +35,22 @@ class FailsOnBatches:
 
     def is_lost(self):
         return False
+
+
+class OnCPU:
+    """Stands for a kind of run whose predictor finds no GPU."""
+
+    def load_predictor(self, images):
+        return SimpleNamespace(device_name="cpu", batch_pixels=0)
+
+
+def test_a_cpu_does_not_take_the_place_of_a_gpu():
+    kind: Any = OnCPU()
+    assert load(kind, 3, use_gpu=False).device_name == "cpu"
+    with pytest.raises(IncompleteError, match="CUDA finds no usable GPU"):
+        load(kind, 3, use_gpu=True)
+    with pytest.raises(IncompleteError, match="cannot be loaded beside the predictor: CUDA finds no usable GPU"):
+        ForwardWorker(kind, images=3, batch_pixels=9, use_gpu=True).forward([])
 
 
 def test_the_memory_of_a_failed_batch_is_free_when_its_images_are_computed_alone():

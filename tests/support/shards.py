@@ -43,7 +43,7 @@ def compute_shard(kind: RunKind, run: str) -> pa.Table:
 
     plan = PlanReader(run)
     writer = ShardWriter(run=run, schema=kind.images_schema({}))
-    predictor = ShardPredictor(kind=kind, plan=plan, writer=writer, run=run, driver="me", helpers=1)
+    predictor = ShardPredictor(kind=kind, plan=plan, writer=writer, run=run, driver="me", helpers=1, use_gpu=False)
     block = predictor({"shard": [0]})
     predictor.close()
     return RefiningWriter(writer, kind=kind, plan=plan)(block) if kind.refines else block

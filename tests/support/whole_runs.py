@@ -45,7 +45,9 @@ def in_this_process(*, stop: Callable[[int], None] = lambda shard: None) -> Iter
         from pipeline.bulk.predict import ShardPredictor
 
         plan, writer = PlanReader(run), ShardWriter(run=run, schema=schema)
-        predictor = ShardPredictor(kind=kind, plan=plan, writer=writer, run=run, driver=driver, helpers=1)
+        predictor = ShardPredictor(
+            kind=kind, plan=plan, writer=writer, run=run, driver=driver, helpers=1, use_gpu=False
+        )
         try:
             for shard in shards:
                 stop(shard)

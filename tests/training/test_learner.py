@@ -206,7 +206,7 @@ def test_a_resumed_learner_ends_with_the_same_bits(changes: dict[str, Any]) -> N
 
 
 def test_the_moving_average_is_evaluated() -> None:
-    decay = 0.75
+    decay = 0.2  # from the third step on
     learner = build(configuration(optimiser={"lr": 0.05, "ema": decay}))
     name = "classifier.4.weight"
     expected = None

@@ -49,7 +49,8 @@ class TrainDetectorConfig(TrainerConfig):
 
     @model_validator(mode="after")
     def _same_sums(self) -> "TrainDetectorConfig":
-        if self.batch_norm.mode == "synchronised" and self.model.startswith("rcnn_"):
+        several = self.scaling.num_workers > 1
+        if several and self.batch_norm.mode == "synchronised" and self.model.startswith("rcnn_"):
             raise ValueError(
                 "--batch-norm.mode synchronised: R-CNN computes the crops of one image after the other, so workers "
                 "with unequal numbers of images would add up statistics of different crops; use local or frozen"

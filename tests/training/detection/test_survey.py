@@ -201,6 +201,6 @@ def test_mistakes_are_refused_in_one_line(shapes: Path) -> None:
     with pytest.raises(UserError, match=r"others\.csv names none of the images; the first image is '0-00000'"):
         read(shapes, "others.csv")
     with pytest.raises(ValueError, match="R-CNN computes the crops of one image after the other"):
-        configuration(shapes, model="rcnn_resnet50", batch_norm={"mode": "synchronised"})
+        configuration(shapes, model="rcnn_resnet50", batch_norm={"mode": "synchronised"}, scaling={"num_workers": 2})
     with pytest.raises(ValueError, match="--compile: detectors cannot be compiled"):
         configuration(shapes, compile=True)
