@@ -47,7 +47,7 @@ class CUDAGraph:
             with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 self._outputs = function(self._input)
         finally:
-            torch.cuda.set_stream(before)  # before PyTorch 2.13, a recording that fails leaves its own stream in place
+            torch.cuda.set_stream(before)  # where a recording that fails leaves its own stream in place
 
     def __call__(self, x: Tensor) -> Outputs:
         """Return the function of a tensor, as tensors that later calls leave alone."""
