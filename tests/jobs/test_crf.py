@@ -202,7 +202,7 @@ def test_the_search_finds_the_same_beside_the_network(night, trained_on_s3, tmp_
     """The network's device is a CPU here; on a cluster with GPUs it is one of those."""
     config = TuneConfig(
         model=trained_on_s3, images=f"{night}/images", labels=f"{night}/labels", output=str(tmp_path), w1=(3,),
-        sigma_alpha=(30,), sigma_beta=(8,), fine_rounds=0,
+        sigma_alpha=(30,), sigma_beta=(8,), fine_rounds=0, class_factors=(),
     )  # fmt: skip
     with pytest.raises(UserError, match="--crf-device gpu needs a GPU"):
         tune_crf.tune(config.model_copy(update={"crf_device": "gpu"}))

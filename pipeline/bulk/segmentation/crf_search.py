@@ -3,7 +3,8 @@
 DeepLab v1 (section 5.1) searches w1, sigma_alpha and sigma_beta, with w2 and sigma_gamma fixed at 3.
 
 A CRF removes thin classes, because few of their neighbours agree with them. A factor of a class's compatibility
-multiplies what its neighbours say for it; the confusions before and after the CRF tell which classes need one.
+multiplies what its neighbours say for it, so one above 1 keeps the class where it is seen. The confusions before and after the CRF
+tell which classes need one.
 """
 
 import itertools
@@ -35,6 +36,8 @@ class Trial(NamedTuple):
         """Mean IoU of the setting."""
         return self.counts.scores.miou
 
+
+MOST_CLASSES = 10  # that get factors: those that lose most, so that the search ends for 150 classes too
 
 # Returns the trials of settings, in order; the keys are the names of the rounds.
 TrySettings = Callable[[Mapping[str, Sequence[CRFParams | None]]], list[Trial]]
@@ -71,11 +74,12 @@ def _around(params: CRFParams, *, factor: float) -> Iterator[CRFParams]:
 
 
 def _search_classes(config: TuneConfig, trials: Sequence[Trial], try_settings: TrySettings) -> list[Trial]:
-    """Try factors of each class that the best setting makes worse, then the best factor of each class together."""
+    """Try factors of the classes that the best setting makes worse, then the best factor of each class together."""
     start, params = best_params(trials)
     classes = len(start.counts.scores.iou)
-    worse = np.flatnonzero(start.counts.scores.iou < trials[0].counts.scores.iou)  # False where one is undefined
-    tried = [(int(k), factor) for k in worse for factor in config.class_factors]
+    gain = start.counts.scores.iou - trials[0].counts.scores.iou  # NaN where one is undefined, which sorts last
+    worse = sorted(int(k) for k in np.argsort(gain)[:MOST_CLASSES] if gain[k] < 0)
+    tried = [(k, factor) for k in worse for factor in config.class_factors]
     found = try_settings({"class": [_with_factors(params, {k: factor}, classes) for k, factor in tried]})
     best: dict[int, tuple[float, float]] = {}
     for (k, factor), trial in zip(tried, found, strict=True):

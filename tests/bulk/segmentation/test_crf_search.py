@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.bulk.segmentation.config import TuneConfig
-from pipeline.bulk.segmentation.crf_search import Trial, best_params, search
+from pipeline.bulk.segmentation.crf_search import MOST_CLASSES, Trial, best_params, search
 from pipeline.crf.params import CRFParams
 from pipeline.metrics.segmentation import Confusion
 
@@ -32,7 +32,7 @@ def hits(params: CRFParams | None) -> list[int]:
 
 def confusion_of(right: Sequence[int]) -> Confusion:
     """The confusion of classes of a thousand pixels whose other pixels fall to class 0, or to 2 for class 0."""
-    matrix = np.zeros((CLASSES, CLASSES), np.int64)
+    matrix = np.zeros((len(right), len(right)), np.int64)
     for k, value in enumerate(right):
         matrix[k, k] = value
         matrix[k, 2 if k == 0 else 0] += 1000 - value
@@ -53,7 +53,8 @@ class Tried:
 
 def test_the_search_goes_from_coarse_to_fine():
     tried = Tried()
-    trials = search(config(w1=(3, 5), sigma_alpha=(30,), sigma_beta=(3, 6), fine_rounds=2), tried)
+    given = config(w1=(3, 5), sigma_alpha=(30,), sigma_beta=(3, 6), fine_rounds=2, class_factors=())
+    trials = search(given, tried)
     assert [name for name, _ in tried.settings] == ["none", "default", *["coarse"] * 4, *["fine"] * 52]
     assert best_params(trials)[1].w1 == 5
     centre = [params for name, params in tried.settings if name == "fine"][:26]
@@ -70,6 +71,19 @@ def test_classes_that_the_crf_makes_worse_get_factors_of_their_own():
     assert best.round == "combined"
     assert params.compatibility == (1.0, 2.0, 1.0, 3.0)
     assert params.w1 == 5
+
+
+def test_of_many_classes_those_that_lose_most_get_factors():
+    classes = 2 * MOST_CLASSES
+
+    def worse(rounds: Mapping[str, Sequence[CRFParams | None]]) -> list[Trial]:
+        right = {True: np.full(classes, 900), False: 890 - 10 * np.arange(classes)}  # without a CRF, and with any
+        return [Trial(n, p, confusion_of(right[p is None])) for n, several in rounds.items() for p in several]
+
+    factors = [t.params.compatibility for t in search(config(fine_rounds=0), worse) if t.round == "class" and t.params]
+    assert len(factors) == 2 * MOST_CLASSES
+    changed = {k for of_class in factors if of_class for k in range(classes) if of_class[k] != 1}
+    assert changed == {0, *range(classes - MOST_CLASSES + 1, classes)}  # class 0 gets the pixels that others lose
 
 
 @pytest.mark.parametrize("given", [{"class_factors": ()}, {"crf_params": {"compatibility": (1, 1, 1, 2)}}])
