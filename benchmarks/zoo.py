@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from pipeline import models
@@ -113,6 +114,9 @@ def draw(rows: list[dict[str, Any]]) -> tuple[bytes, bytes]:
     best.sort(key=lambda row: row["images_per_second"])
     axes.plot([row["images_per_second"] for row in best], [row["miou"] for row in best], color="tab:red", alpha=0.5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.25)  # for the names
     axes.set_xlabel("images/s")
     axes.set_ylabel("mIoU")
     axes.grid(alpha=0.3)
