@@ -3,8 +3,8 @@
 DeepLab v1 (section 5.1) searches w1, sigma_alpha and sigma_beta, with w2 and sigma_gamma fixed at 3.
 
 A CRF removes thin classes, because few of their neighbours agree with them. A factor of a class's compatibility
-multiplies what its neighbours say for it, so one above 1 keeps the class where it is seen. The confusions before and after the CRF
-tell which classes need one.
+multiplies what its neighbours say for it, so one above 1 keeps the class where it is seen. The confusions before and
+after the CRF tell which classes need one.
 """
 
 import itertools
