@@ -77,7 +77,7 @@ def test_of_many_classes_those_that_lose_most_get_factors():
     classes = 2 * MOST_CLASSES
 
     def worse(rounds: Mapping[str, Sequence[CRFParams | None]]) -> list[Trial]:
-        right = {True: np.full(classes, 900), False: 890 - 10 * np.arange(classes)}  # without a CRF, and with any
+        right = {True: [900] * classes, False: [890 - 10 * k for k in range(classes)]}  # without a CRF, and with any
         return [Trial(n, p, confusion_of(right[p is None])) for n, several in rounds.items() for p in several]
 
     factors = [t.params.compatibility for t in search(config(fine_rounds=0), worse) if t.round == "class" and t.params]
