@@ -120,8 +120,8 @@ class TuneConfig(LabelNames):
     class_factors: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(1.5, 2.0),
         description="factors of a class's compatibility to try for each class that the best setting makes worse (the "
-        "ten that lose most), and then the best factor of each class together; above 1, thin and rare classes keep their "
-        "pixels",
+        "ten that lose most), and then the best factor of each class together; above 1, thin and rare classes keep "
+        "their pixels",
     )
     crf_mode: Mode = Field(default="pruned", description="mode of the CRF; see segpipe segment")
     crf_device: CRFDevice = Field(
