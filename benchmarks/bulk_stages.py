@@ -1,6 +1,7 @@
 """Milliseconds that each stage of a bulk segmentation takes for an image on one thread, for `benchmarks.bulk`."""
 
 import multiprocessing
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import allocator
 from pipeline.bundle import load_bundle
 from pipeline.card import Card
 from pipeline.crf import crf_of_scores
@@ -73,7 +76,7 @@ class Stopwatch:
 
 
 def stage_costs(work: Work, *, processes: int, seconds: float) -> dict[str, float]:
-    """Measure the stages in processes of one thread that compute at the same time.
+    """Measure the stages in processes of one thread that compute at the same time, set up as predictors are.
 
     Args:
         work: What is computed.
@@ -84,7 +87,12 @@ def stage_costs(work: Work, *, processes: int, seconds: float) -> dict[str, floa
         The milliseconds for an image by stage, the mean over the processes.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
+    settings = allocator.keep_freed(allocator.BATCH_BYTES) if pick_device().type == "cpu" else {}
+    with (
+        patch.dict(os.environ, settings),
+        context.Manager() as manager,
+        ProcessPoolExecutor(processes, mp_context=context) as pool,
+    ):
         start = manager.Barrier(processes, timeout=600)
         calls = [pool.submit(_stage_costs, work, seconds, start) for _ in range(processes)]
         costs = [call.result() for call in calls]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pipeline import models, storage
 from pipeline.card import CARD, Card, read_card
 from pipeline.errors import UserError, one_line
+from pipeline.models.weightless import weightless
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # a path without one is the folder of a bundle
 _WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
@@ -65,8 +66,7 @@ def load_bundle(url: str) -> tuple[nn.Module, Card]:
     card = read_card(url)
     weights = _read_weights(url, card)
     try:
-        # On the meta device nothing is allocated or initialised, whatever sizes the card asks for.
-        with torch.device("meta"):
+        with weightless():  # nothing is allocated, whatever sizes the card asks for
             model = models.configure(card.architecture, card.options).build(len(card.classes))
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}

@@ -1,6 +1,7 @@
 """A process imports what it uses: help needs no Ray, a bulk driver no PyTorch, a helper neither PyTorch nor DuckDB."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline import bundle
+from pipeline import allocator, bundle
 from pipeline.bulk.detection.config import DetectConfig
 from pipeline.bulk.detection.run import DetectionRun
 from pipeline.bulk.localization.config import LocalizeConfig
@@ -28,12 +29,14 @@ from tests.support.ray_head import RayHead
 
 HEAVY = (
     "torch",
+    "torch._dynamo",
     "torchvision",
     "ray",
     "numba",
     "scipy",
     "pandas",
     "pyarrow",
+    "s3fs",
     "duckdb",
     "matplotlib",
     "cv2",
@@ -144,11 +147,13 @@ def test_the_processes_of_a_segmentation_run(crf, scenes, tmp_path, own_workers)
     config = SegmentConfig(model=str(tmp_path / "model"), images=images, output=str(tmp_path / "runs"), crf=crf)
     run_bulk(recording(SegmentationRun, tmp_path)(config, card, classes))
     helper = modules_of("helper", tmp_path)
-    assert helper.isdisjoint({"torch", "torchvision", "duckdb", "matplotlib"})
+    assert helper.isdisjoint({"torch", "torchvision", "s3fs", "duckdb", "matplotlib"})
     assert crf == ("numba" in helper)
     predictor = modules_of("predictor", tmp_path)
     assert "torch" in predictor
-    assert predictor.isdisjoint({"torchvision", "duckdb", "matplotlib"})
+    assert predictor.isdisjoint({"torch._dynamo", "torchvision", "s3fs", "duckdb", "matplotlib"})
+    assert keeps_freed_memory("predictor", tmp_path)
+    assert keeps_freed_memory("helper", tmp_path) == crf  # it computes the CRF, else it only decodes and encodes
 
 
 @pytest.mark.ray
@@ -222,11 +227,11 @@ with contextlib.suppress(SystemExit):
 
 
 def recording(kind: type, folder: Path) -> type:
-    """A kind of run whose stages write the heavy packages of their process to a file; pickled by value."""
+    """A kind of run whose stages write down their process's heavy packages and variables; pickled by value."""
 
     def record(stage: str) -> None:
-        packages = json.dumps([m for m in HEAVY if m in sys.modules])
-        (folder / f"{stage}.json").write_text(packages)
+        packages = [m for m in HEAVY if m in sys.modules]
+        (folder / f"{stage}.json").write_text(json.dumps({"packages": packages, "environment": dict(os.environ)}))
 
     class Recording(kind):
         def load_predictor(self, images):
@@ -244,4 +249,10 @@ def recording(kind: type, folder: Path) -> type:
 
 def modules_of(stage: str, folder: Path) -> set[str]:
     """What `recording` wrote down for a stage."""
-    return set(json.loads((folder / f"{stage}.json").read_text()))
+    return set(json.loads((folder / f"{stage}.json").read_text())["packages"])
+
+
+def keeps_freed_memory(stage: str, folder: Path) -> bool:
+    """Whether the process of a stage began with settings of `allocator.keep_freed`."""
+    environment = json.loads((folder / f"{stage}.json").read_text())["environment"]
+    return allocator.without(environment) != environment

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from pipeline import python
+from pipeline import allocator, python
 from pipeline.bulk import arena
 from pipeline.bulk.transport import Channel, Closed
 from pipeline.errors import one_line
@@ -71,9 +71,10 @@ class Helper:
     Args:
         target: The pickled object.
         threads: Calls that the process runs at a time.
+        keeps: Bytes of freed memory that the process keeps for what it allocates next; None leaves that to the system.
     """
 
-    def __init__(self, target: bytes, *, threads: int):
+    def __init__(self, target: bytes, *, threads: int, keeps: int | None = None):
         ours, theirs = socket.socketpair()
         shared = [d for d in (arena.create(ARGUMENT_BYTES), arena.create(RESULT_BYTES)) if d is not None]
         descriptors = [theirs.fileno(), *shared]
@@ -82,7 +83,7 @@ class Helper:
             self._process = subprocess.Popen(
                 python.command(serving),
                 pass_fds=descriptors,
-                env=python.environment(),
+                env=allocator.without(python.environment()) | ({} if keeps is None else allocator.keep_freed(keeps)),
                 stdin=subprocess.DEVNULL,
             )
         self._connection = ours

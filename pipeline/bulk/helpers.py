@@ -28,13 +28,15 @@ class HelperPool:
             result for each, or for the first of them at least.
         processes: Number of processes.
         threads: Calls that each process runs at a time.
+        keeps: Bytes of freed memory that each process keeps for what it allocates next; None leaves that to the system.
     """
 
-    def __init__(self, target: Any, *, processes: int, threads: int):
+    def __init__(self, target: Any, *, processes: int, threads: int, keeps: int | None = None):
         from ray import cloudpickle  # it also takes classes that are defined in a script
 
         self._target = cloudpickle.dumps(target)
         self._threads = threads
+        self._keeps = keeps
         self._lock = threading.Lock()
         self._helpers = [self._fresh() for _ in range(processes)]
         self._repeating = ThreadPoolExecutor(1)
@@ -84,7 +86,7 @@ class HelperPool:
         self._repeating.shutdown(wait=False)
 
     def _fresh(self) -> Helper:
-        return Helper(self._target, threads=self._threads)
+        return Helper(self._target, threads=self._threads, keeps=self._keeps)
 
     def _repeat(self, method: str, items: list[Any], seconds: float, answer: "Future[list[Any]]", death: Death) -> None:
         """Call the method again in a process in which nothing else runs: with all items, or one after the other.

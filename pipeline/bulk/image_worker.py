@@ -78,11 +78,13 @@ class ImageWorker:
         return columns, 1000 * (time.perf_counter() - start)
 
 
-def start_helpers(kind: RunKind, processes: int, *, planned: float = 0.0, threads: int = THREADS) -> HelperPool:
-    """Start helper processes for a run, each of which runs some calls at a time; for `planned` see `ImageWorker`."""
+def start_helpers(
+    kind: RunKind, processes: int, *, planned: float = 0.0, threads: int = THREADS, keeps: int | None = None
+) -> HelperPool:
+    """Start helper processes for a run; for `planned` see `ImageWorker`, for the others `HelperPool`."""
     fetches = kind.config.scaling.fetch_threads or max(16, 8 * processes)
     worker = ImageWorker(kind, planned=planned, fetch_threads=max(1, fetches // processes))
-    return HelperPool(worker, processes=processes, threads=threads)
+    return HelperPool(worker, processes=processes, threads=threads, keeps=keeps)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline import retry
+from pipeline import allocator, retry
 from pipeline.bulk.describe import Batches, Described, describe, pixels_of
 from pipeline.bulk.helpers import HelperPool
 from pipeline.bulk.image_worker import Predicted, start_helpers
@@ -101,4 +101,4 @@ def helper_of_task(kind: RunKind) -> HelperPool:
 
 @functools.lru_cache(maxsize=1)
 def _helper_of_task(kind: bytes) -> HelperPool:
-    return start_helpers(pickle.loads(kind), 1, threads=1)
+    return start_helpers(pickle.loads(kind), 1, threads=1, keeps=allocator.BATCH_BYTES)

@@ -217,12 +217,14 @@ def _start_ray(kind: RunKind) -> None:
     import ray
 
     from pipeline import cluster
+    from pipeline.bulk.layout import lay_out
 
     cluster.connect(ray_logs=kind.config.scaling.wait_for_nodes)
     stop_on_sigterm()  # Ray has set a handler of its own
-    if _placed(kind)[0].refines:
+    placed, _ = _placed(kind)
+    if placed.refines:
         task = ray.remote(num_cpus=1)(_warm_up)
-        for _ in range(min(MOST_WARM, cluster.available().cpus)):
+        for _ in range(min(MOST_WARM, lay_out(placed).free_cpus)):
             task.remote(kind)  # nobody waits for it: if it fails, the first task does its work
 
 

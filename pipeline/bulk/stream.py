@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline import cluster
 from pipeline.bulk.kind import RunKind
+from pipeline.bulk.layout import Layout, check, lay_out
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.predict import ShardPredictor
 from pipeline.bulk.refine import RefiningWriter
 from pipeline.bulk.write import ShardWriter
-from pipeline.cpu import warn_of_emulation
 from pipeline.errors import IncompleteError, one_line
 from pipeline.progress import Progress
 
@@ -46,7 +45,8 @@ def stream(
         UserError: The cluster cannot hold the run.
         IncompleteError: Shards are left undone, or Ray has failed.
     """
-    layout = _layout(kind, shards=len(shards))
+    layout = lay_out(kind, shards=len(shards))
+    check(layout, kind)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a block is never split, because it is a shard
@@ -76,6 +76,7 @@ def stream(
         ),
         num_cpus=layout.cpus_per_actor,
         num_gpus=1 if layout.use_gpu else None,
+        runtime_env=layout.runtime_env,
     )
     if kind.refines:
         refining = RefiningWriter(writer, kind=kind, plan=plan)
@@ -86,61 +87,6 @@ def stream(
         if isinstance(error, RayTaskError):  # a mistake of the user, or of this program
             raise
         raise IncompleteError(f"Ray has failed ({type(error).__name__}: {one_line(error)})") from None
-
-
-class Layout(NamedTuple):
-    """How a run lies on the cluster.
-
-    Attributes:
-        actors: Predictors.
-        cpus_per_actor: CPUs that each holds.
-        helpers: Helper processes of each.
-        use_gpu: Whether each holds a GPU.
-        free_cpus: CPUs that no predictor holds, for tasks.
-    """
-
-    actors: int
-    cpus_per_actor: int
-    helpers: int
-    use_gpu: bool
-    free_cpus: int
-
-    @property
-    def shards_per_actor(self) -> int:
-        """Shards that a predictor has at a time: a GPU is done with one soon, so that more are loaded and written."""
-        return 8 if self.use_gpu else 2
-
-
-def _layout(kind: RunKind, *, shards: int) -> Layout:
-    """Share out the cluster.
-
-    Raises:
-        UserError: The cluster cannot hold the run.
-    """
-    scaling = kind.config.scaling
-    have = cluster.available()
-    use_gpu = cluster.use_gpus(scaling.use_gpu)
-    if use_gpu:
-        share = (have.cpus - cluster.SPARE_CPUS) // max(1, have.gpus)
-        cpus = scaling.cpus_per_actor or max(1, 2 if kind.refines else share)
-        actors = scaling.actors or min(shards, max(1, have.gpus))
-        helpers = max(1, cpus - 1)  # one CPU is for the process that drives the GPU
-    else:
-        cpus = scaling.cpus_per_actor or 1
-        actors = scaling.actors or min(shards, max(1, (have.cpus - cluster.SPARE_CPUS) // cpus))
-        helpers = 1
-    if not use_gpu:
-        warn_of_emulation(kind.config.dtype)
-    if not scaling.wait_for_nodes:
-        cluster.require(
-            workers=actors,
-            cpus_per_worker=cpus,
-            use_gpu=use_gpu,
-            spare_cpus=1,  # for the tasks that write, and for Ray Data's own
-            noun="the run",
-            flag="--scaling.actors",
-        )
-    return Layout(actors, cpus, helpers, use_gpu, free_cpus=max(1, have.cpus - actors * cpus))
 
 
 def _show(

@@ -37,17 +37,16 @@ def rows(config: ModelsConfig) -> list[tuple[str, ...]]:
     Raises:
         UserError: No model has such a name.
     """
-    import torch
-
     from pipeline.models import all_models, count_parameters
     from pipeline.models.profile import profile
+    from pipeline.models.weightless import weightless
 
     table: list[tuple[str, ...]] = []
     models = all_models()
     for name in _chosen(list(models), config.names):
         architecture = models[name]
         if architecture.task == "detection":
-            with torch.device("meta"):
+            with weightless():
                 parameters = count_parameters(architecture.build(config.num_classes))
             table.append((name, architecture.paper, f"{parameters / 1e6:.2f} M", "–", "–", "–"))
             continue

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from pipeline.models.cam_classifier import CAMConfig
@@ -22,6 +21,7 @@ from pipeline.models.segnet import SegNetConfig
 from pipeline.models.segnet_basic import SegNetBasicConfig
 from pipeline.models.sliding_window import SlidingWindowConfig
 from pipeline.models.unet import UNetConfig
+from pipeline.models.weightless import weightless
 from pipeline.models.wide_resnet import WideResNetConfig
 from pipeline.models.yolo_classifier import YOLOClassifierConfig
 
@@ -109,6 +109,6 @@ def count_parameters(model: nn.Module) -> int:
 
 def score_layers(config: ModelConfig, num_classes: int) -> set[str]:
     """Return the names of the parameters whose shape depends on the number of classes."""
-    with torch.device("meta"):
+    with weightless():
         one, other = (dict(config.build(n).named_parameters()) for n in (num_classes, num_classes + 1))
     return {name for name, parameter in one.items() if parameter.shape != other[name].shape}

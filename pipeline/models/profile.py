@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models import count_parameters
 from pipeline.models.config import ModelConfig
+from pipeline.models.weightless import weightless
 
 
 class Profile(NamedTuple):
@@ -28,9 +29,9 @@ class Profile(NamedTuple):
 
 def profile(config: ModelConfig, *, num_classes: int = 21, size: tuple[int, int] = (512, 512)) -> Profile:
     """Return the cost of an architecture for an image of (height, width) `size`."""
-    with torch.device("meta"):
+    with weightless():
         model = config.build(num_classes)
-        images = torch.empty(1, 3, *size)
+    images = torch.empty(1, 3, *size, device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model.eval()(images)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from scipy.stats import ttest_ind
 
 from pipeline import parquet, storage
 from pipeline.card import read_card
 from pipeline.models import configure, count_parameters
+from pipeline.models.weightless import weightless
 from pipeline.report.blocks import Facts, Headline, Page, Picture, Section, Table
 from pipeline.studies.claims import Claim, verdict
 from pipeline.studies.description import Description
@@ -131,7 +131,7 @@ def _trial_rows(description: Description, outcomes: Sequence[Outcome]) -> list[d
 def _parameters(bundle: str) -> int:
     """Return the number of trainable parameters of a bundle's network."""
     card = read_card(bundle)
-    with torch.device("meta"):
+    with weightless():
         return count_parameters(configure(card.architecture, card.options).build(len(card.classes)))
 
 

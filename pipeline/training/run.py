@@ -9,12 +9,11 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipeline import cluster, models, storage
+from pipeline import allocator, cluster, models, storage
 from pipeline.cpu import warn_of_emulation
 from pipeline.errors import UserError
 from pipeline.stop import stop_on_sigterm, stoppable
 from pipeline.training import checkpoints, restarts
-from pipeline.training.allocator import KEEP_FREED_MEMORY
 from pipeline.training.config import TrainerConfig
 from pipeline.training.display import Display
 from pipeline.training.examples import TrainingData
@@ -161,7 +160,7 @@ def _fit(config: TrainerConfig, task: Task, data: TrainingData, steps: int, reco
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            worker_runtime_env=None if scaling.use_gpu else KEEP_FREED_MEMORY,
+            worker_runtime_env=None if scaling.use_gpu else {"env_vars": allocator.keep_freed(allocator.UNLIMITED)},
         ),
     )
     with (
