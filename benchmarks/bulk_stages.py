@@ -24,8 +24,8 @@ from pipeline.data.images import decode_image, encode_mask
 from pipeline.data.preprocessing import DType
 from pipeline.models.upsampling import upsample
 from pipeline.predict.batches import micro_batches
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.device import autocast, normalise, pick_device, place
-from pipeline.predict.folding import fold_batch_norm
 
 SAMPLE = 64  # images whose stages are timed, again and again
 ONE_IMAGE = "network, one image"  # measured for comparison; a run computes batches
@@ -109,7 +109,7 @@ def _stage_costs(work: Work, seconds: float, start: Any) -> dict[str, float]:
     torch.set_num_threads(1)
     device = pick_device()
     model, card = load_bundle(work.bundle)
-    fold_batch_norm(model, device)
+    suit_cpu(model, device)
     network = place(model, device)
     files = sorted(work.images.iterdir())
     files = files[:: -(-len(files) // SAMPLE)]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline import models
 from pipeline.bundle import load_bundle
 from pipeline.data.datasets import Sample, pair, read_image
-from pipeline.predict.folding import fold_batch_norm
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.segmenter import Segmenter
 from pipeline.studies.figures import png_and_svg
 
@@ -76,7 +76,7 @@ def images_per_second(bundle: str, pixels: list[NDArray], arguments: argparse.Na
     """Return the median speed over rounds; the pixels have one size."""
     network, card = load_bundle(bundle)
     device = torch.device(arguments.device)
-    fold_batch_norm(network, device)
+    suit_cpu(network, device)
     segment = Segmenter(network, preprocessing=card.preprocessing, device=device, dtype=arguments.dtype)
     segment(pixels)
     seconds = []

@@ -30,6 +30,8 @@ def check_finite(entropy: Tensor) -> None:
 
 def labels_of(logits: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
     """Return the class with the largest interpolated score at each pixel, uint8 or uint16 [batch, height, width]."""
+    if logits.device.type == "cpu":
+        logits = logits.float()  # interpolation and argmax of bfloat16 take a CPU twice as long
     full = upsample(logits, size, stride=stride)
     return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
 

@@ -2,25 +2,21 @@
 
 import itertools
 
-import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
-def fold_batch_norm(network: nn.Module, device: torch.device) -> None:
-    """Give convolutions the scale and shift of the batch normalisation that follows them, in place, for a CPU.
+def fold_batch_norm(network: nn.Module) -> None:
+    """Give convolutions the scale and shift of the batch normalisation that follows them, in place.
 
     In eval mode, scale · (w * x - mean) + shift = (scale · w) * x + (shift - scale · mean), which saves a pass over the
-    map; results differ in their last bits. A GPU adds the bias in a pass of its own, which should save none there.
+    map; results differ in their last bits. (A GPU adds the bias in a pass of its own, which should save none there.)
 
     Layers follow each other in an `nn.Sequential`, and as children `conv`, `bn`, `conv1`, `bn1`, … of other modules.
 
     Args:
         network: Network in eval mode; it cannot be trained any more.
-        device: Device that the network will compute on.
     """
-    if device.type != "cpu":
-        return
     for module in list(network.modules()):
         for (name, layer), (following, norm) in itertools.pairwise(list(module.named_children())):
             if type(layer) is nn.Sequential and len(layer) > 0:  # PSPNet's stem

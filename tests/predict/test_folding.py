@@ -34,7 +34,7 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     network = settle(narrow(name, **SMALL.get(name, {})).double(), images)
     folded = copy.deepcopy(network)
-    fold_batch_norm(folded, torch.device("cpu"))
+    fold_batch_norm(folded)
 
     assert len(norms(folded)) == LEFT.get(name, 0)
     with torch.inference_mode():
@@ -46,12 +46,5 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
 def test_a_yolo_with_batch_normalisation_folds_too() -> None:
     network = configure("yolo_fast", {"width": 0.05, "grid": 3, "batch_norm": True}).build(3).eval()
     assert norms(network)
-    fold_batch_norm(network, torch.device("cpu"))
+    fold_batch_norm(network)
     assert not norms(network)
-
-
-def test_nothing_changes_for_a_gpu() -> None:
-    network = narrow("unet").eval()
-    before = len(norms(network))
-    fold_batch_norm(network, torch.device("cuda"))
-    assert len(norms(network)) == before > 0

@@ -12,9 +12,9 @@ from pipeline.bundle import load_bundle
 from pipeline.models.detection.boxes import Selection
 from pipeline.models.detection.detector import DetectionNetwork
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.detector import Detector
 from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
-from pipeline.predict.folding import fold_batch_norm
 
 TYPICAL_PROPOSALS = 1000  # of an image, where the size of a batch is measured
 
@@ -30,7 +30,7 @@ class DetectionPredictor:
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
-        fold_batch_norm(model, device)
+        suit_cpu(model, device)
         assert card.detector is not None
         assert isinstance(model, DetectionNetwork)
         model.loosen(score=config.min_score, iou=config.nms_iou, limit=config.max_detections)

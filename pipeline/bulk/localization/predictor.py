@@ -11,8 +11,8 @@ from pipeline.bulk.localization.truth import ImageTruth
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.classifier import Classification, Classifier
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
-from pipeline.predict.folding import fold_batch_norm
 
 
 class LocalizationPredictor:
@@ -26,7 +26,7 @@ class LocalizationPredictor:
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
-        fold_batch_norm(model, device)
+        suit_cpu(model, device)
         assert card.classifier is not None
         self._config = config
         self._input = card.classifier

@@ -10,9 +10,9 @@ from pipeline.bulk.segmentation.config import SegmentConfig
 from pipeline.bundle import load_bundle
 from pipeline.predict.batch_size import CPU_PIXELS, measure_batch_pixels
 from pipeline.predict.compiled import worth_compiling
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.crf import DeviceCRF
 from pipeline.predict.device import device_name, free_memory, is_lost, own_stream, pick_device, set_threads, streams
-from pipeline.predict.folding import fold_batch_norm
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.segmenter import Segmenter
 
@@ -29,7 +29,7 @@ class SegmentationPredictor:
         device = pick_device()
         set_threads(device, config.scaling.cpus_per_actor)
         model, card = load_bundle(config.model)
-        fold_batch_norm(model, device)
+        suit_cpu(model, device)
         on_device = config.crf and config.crf_device == "gpu"
         self._segmenter = Segmenter(
             model,

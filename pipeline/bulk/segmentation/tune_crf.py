@@ -162,13 +162,13 @@ class Scorer:
 
     def __init__(self, config: TuneConfig, classes: Classes):
         from pipeline.bundle import load_bundle
+        from pipeline.predict.cpu_network import suit_cpu
         from pipeline.predict.device import pick_device
-        from pipeline.predict.folding import fold_batch_norm
         from pipeline.predict.segmenter import Segmenter
 
         model, card = load_bundle(config.model)
         self._device = pick_device()
-        fold_batch_norm(model, self._device)
+        suit_cpu(model, self._device)
         self._segmenter = Segmenter(
             model, preprocessing=card.preprocessing, device=self._device, dtype=config.dtype, keep_scores=True
         )

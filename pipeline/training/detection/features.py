@@ -25,9 +25,9 @@ from pipeline.models.detection.boxes import encode
 from pipeline.models.detection.region_network import usable
 from pipeline.models.detection.sampling import regression_pairs, svm_negatives
 from pipeline.models.detection.staged import StagedNetwork
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.detector import Detector
 from pipeline.predict.device import autocast, normalise, pick_device, upload
-from pipeline.predict.folding import fold_batch_norm
 from pipeline.training.config import TrainingScaling
 from pipeline.training.detection.config import TrainDetectorConfig
 from pipeline.training.detection.examples import read_boxed
@@ -122,7 +122,7 @@ class StageWorker:
             torch.set_num_threads(threads)
         network, card = bundle.load_bundle(config.output)
         assert isinstance(network, StagedNetwork)
-        fold_batch_norm(network, self._device)
+        suit_cpu(network, self._device)
         assert card.detector is not None
         self._config, self._train, self._val = config, train, val
         self._detector = Detector(

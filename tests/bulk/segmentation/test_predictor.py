@@ -14,7 +14,7 @@ from pipeline.bundle import load_bundle, save_bundle
 from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.data.preprocessing import TTAOptions, Windows
-from pipeline.predict.folding import fold_batch_norm
+from pipeline.predict.cpu_network import suit_cpu
 from pipeline.predict.segmenter import Segmenter
 from tests.support.networks import narrow
 
@@ -39,7 +39,7 @@ def test_windows_and_augmentation_reach_the_network(bundle: str, tmp_path: Path,
     (found,) = predictor([pixels], [None])
 
     model, card = load_bundle(bundle)
-    fold_batch_norm(model, torch.device("cpu"))
+    suit_cpu(model, torch.device("cpu"))
     (expected,) = Segmenter(
         model,
         preprocessing=card.preprocessing,
