@@ -16,7 +16,7 @@ class Layout(NamedTuple):
         cpus_per_actor: CPUs that each holds.
         helpers: Helper processes of each.
         use_gpu: Whether each holds a GPU.
-        free_cpus: CPUs that no predictor holds, for tasks.
+        free_cpus: CPUs that no predictor will hold.
     """
 
     actors: int
@@ -29,6 +29,14 @@ class Layout(NamedTuple):
     def shards_per_actor(self) -> int:
         """Shards that a predictor has at a time: a GPU is done with one soon, so that more are loaded and written."""
         return 8 if self.use_gpu else 2
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that will run at a time if there are enough of them: while they wait, half of the predictors do not start.
+
+        That is so without GPUs only; see `stream`.
+        """
+        return self.free_cpus if self.use_gpu else max(self.free_cpus, self.actors * self.cpus_per_actor // 2)
 
     @property
     def runtime_env(self) -> dict[str, Any] | None:

@@ -224,7 +224,7 @@ def _start_ray(kind: RunKind) -> None:
     placed, _ = _placed(kind)
     if placed.refines:
         task = ray.remote(num_cpus=1)(_warm_up)
-        for _ in range(min(MOST_WARM, lay_out(placed).free_cpus)):
+        for _ in range(min(MOST_WARM, lay_out(placed).tasks)):
             task.remote(kind)  # nobody waits for it: if it fails, the first task does its work
 
 

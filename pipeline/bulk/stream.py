@@ -126,5 +126,5 @@ def _pace(shard: dict[str, Any], layout: Layout) -> str:
     network, crf = shard["infer_ms"] / done, shard["describe_ms"] / done
     return (
         f"an image takes the network {network:.0f} ms and the CRF {crf:.0f} ms. "
-        f"CPUs that keep up with the predictors: {needed}; CPUs of the cluster for the CRF: {layout.free_cpus}"
+        f"CPUs that keep up with the predictors: {needed}; CPUs of the cluster for the CRF: {layout.tasks}"
     )
