@@ -32,10 +32,7 @@ class Layout(NamedTuple):
 
     @property
     def tasks(self) -> int:
-        """Tasks that will run at a time if there are enough of them: while they wait, half of the predictors do not start.
-
-        That is so without GPUs only; see `stream`.
-        """
+        """Tasks that will run at a time if many wait: half of the predictors without GPUs then do not start."""
         return self.free_cpus if self.use_gpu else max(self.free_cpus, self.actors * self.cpus_per_actor // 2)
 
     @property
