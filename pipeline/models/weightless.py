@@ -19,7 +19,7 @@ def weightless() -> Iterator[None]:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Skips random initialisation, for which PyTorch imports its compiler on the meta device: over a second."""
+    """Skips random initialisation, for which PyTorch imports its compiler on the meta device: a second."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
