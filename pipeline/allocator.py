@@ -8,6 +8,7 @@ libraries ignore these settings.
 from collections.abc import Mapping
 
 BATCH_BYTES = 2**30  # about what the largest batches of bulk runs free on a CPU
+PICTURE_BYTES = 2**28  # what decoding a picture of 36 megapixels frees
 UNLIMITED = 2**40
 
 _FIXED = {

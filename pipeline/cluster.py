@@ -63,6 +63,9 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
             raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {one_line(error)}") from None
         return
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # its collector is a process of its own
+    if not dashboard:  # which alone shows metrics and past tasks; collecting them takes all of Ray's processes time
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     options |= {
         "address": "local",
         "num_cpus": cpu_count() + SPARE_CPUS,

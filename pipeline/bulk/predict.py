@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import retry
+from pipeline import allocator, retry
 from pipeline.bulk.attempts import HOPELESS, attempt
 from pipeline.bulk.batch_size import agreed_batch_pixels
 from pipeline.bulk.describe import describe
@@ -68,7 +68,8 @@ class ShardPredictor:
         use_gpu: bool,
     ):
         retry.be_patient(kind.config.store.patience)
-        self._pool = start_helpers(kind, helpers, planned=plan.planned)  # they start while the model is loaded
+        # They start while the model is loaded.
+        self._pool = start_helpers(kind, helpers, planned=plan.planned, keeps=allocator.PICTURE_BYTES)
         self._loader = Loader(self._pool)
         self._kind = kind
         self._plan = plan

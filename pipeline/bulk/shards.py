@@ -3,6 +3,7 @@
 import itertools
 import posixpath
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from pipeline import storage
@@ -11,7 +12,8 @@ from pipeline.bulk.config import Sharding
 PARTS_FOLDER = "_run/parts"  # where shards are written, each as a file of its own
 IMAGES = "images"  # where the driver that finishes the run puts their rows; nobody else writes there
 SMALLEST, LARGEST = 16, 256  # images in a shard
-PARTS = 32  # shards of a list of 512 to 8,192 images
+PARTS = 32  # shards of a list of 512 to 8,192 images, if the last ones were not smaller
+LAST, SMALLER = 4, 4  # the images of so many shards at the end are in so many times smaller ones
 BYTES = 32 * 2**20
 FINE_SHARDS = 10_000  # of up to 2.56 million images
 COARSE = 8
@@ -23,7 +25,8 @@ def cut_shards(sizes: Iterable[int], sharding: Sharding, *, slow: bool = False) 
     """Yield the shard of each image: consecutive images, closed before either bound would be crossed.
 
     By default, a short list is cut into enough shards to share out and to resume from, and a shard of a long one costs
-    little more than its images. After `FINE_SHARDS` shards, both bounds are `COARSE` times as large.
+    little more than its images. After `FINE_SHARDS` shards, both bounds are `COARSE` times as large. The last shards
+    are smaller, so that the predictors end at about the same time.
 
     Args:
         sizes: Encoded bytes of each image; 0 where unknown. At most 8,192 are read ahead.
@@ -32,15 +35,19 @@ def cut_shards(sizes: Iterable[int], sharding: Sharding, *, slow: bool = False) 
     """
     sizes = iter(sizes)
     largest = SLOW if slow else LARGEST
-    first = list(itertools.islice(sizes, LARGEST * PARTS))
-    max_images = sharding.max_images or min(largest, max(SMALLEST, len(first) // PARTS))
+    ahead = deque(itertools.islice(sizes, LARGEST * PARTS))
+    usual = min(largest, max(SMALLEST, len(ahead) // PARTS))
     max_bytes = sharding.max_bytes or BYTES
     shard, images, total = 0, 0, 0
-    for size in itertools.chain(first, sizes):
+    while ahead:
+        is_end = len(ahead) < LAST * usual
+        max_images = sharding.max_images or (max(SMALLEST, usual // SMALLER) if is_end else usual)
+        size = ahead.popleft()
+        ahead.extend(itertools.islice(sizes, 1))
         if images and (images >= max_images or total + size > max_bytes):
             shard, images, total = shard + 1, 0, 0
             if shard == FINE_SHARDS:
-                max_images = sharding.max_images or largest * COARSE
+                usual = largest * COARSE
                 max_bytes = sharding.max_bytes or BYTES * COARSE
         yield shard
         images += 1

@@ -110,7 +110,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def to_upright(pixels: NDArray, orientation: int) -> NDArray:
@@ -234,6 +234,13 @@ def encode_mask(labels: NDArray, palette: NDArray[np.uint8]) -> bytes:
         image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint16))
     image.save(buffer, "PNG", compress_type=zlib.Z_RLE)
     return buffer.getvalue()
+
+
+def count_pixels(labels: NDArray, classes: int) -> list[int]:
+    """Return the number of pixels of each class in a mask, uint8 or uint16 [height, width]."""
+    if labels.dtype == np.uint8:  # in half the time of NumPy's, which counts int64
+        return Image.fromarray(labels).histogram()[:classes]
+    return np.bincount(labels.ravel(), minlength=classes).tolist()
 
 
 def decode_mask(data: bytes) -> NDArray[np.int32]:

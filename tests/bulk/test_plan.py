@@ -62,12 +62,14 @@ def test_shards_keep_order_and_bounds():
 
 
 def cut_at_once(sizes: list[int], *, max_images: int, max_bytes: int) -> list[int]:
-    """Shards of a list that is known as a whole."""
+    """Shards of a list that is known as a whole; its last images are in smaller ones."""
     shards: list[int] = []
     members: list[int] = []
     shard = 0
-    for size in sizes:
-        if members and (len(members) == max_images or sum(members) + size > max_bytes):
+    smaller = min(max_images, max(16, max_images // 4))
+    for i, size in enumerate(sizes):
+        most = smaller if len(sizes) - i < 4 * max_images else max_images
+        if members and (len(members) >= most or sum(members) + size > max_bytes):
             shard, members = shard + 1, []
         members.append(size)
         shards.append(shard)
@@ -84,14 +86,14 @@ def test_by_default_the_number_of_images_decides(count):
 
 def test_a_long_collection_is_cut_into_larger_shards(monkeypatch):
     monkeypatch.setattr("pipeline.bulk.shards.FINE_SHARDS", 40)
-    shards = Counter(cut_shards(itertools.repeat(100_000, 40 * 256 + 3 * 2048 + 5), Sharding()))
-    assert list(shards.values()) == [256] * 40 + [2048] * 3 + [5]
-    by_bytes = Counter(cut_shards(itertools.repeat(2**20, 40 * 32 + 2 * 256), Sharding()))
-    assert list(by_bytes.values()) == [32] * 40 + [256] * 2
+    shards = Counter(cut_shards(itertools.repeat(100_000, 40 * 256 + 7 * 2048 + 5), Sharding()))
+    assert list(shards.values()) == [256] * 40 + [2048] * 3 + [512] * 16 + [5]
+    by_bytes = Counter(cut_shards(itertools.repeat(2**20, 40 * 32 + 40 * 256), Sharding()))
+    assert list(by_bytes.values()) == [32] * 40 + [256] * 40
     given = Counter(cut_shards(itertools.repeat(2**20, 1000), Sharding(max_images=9, max_bytes=5 * 2**20)))
     assert set(given.values()) == {5}
     slow = Counter(cut_shards(itertools.repeat(100_000, 8192), Sharding(), slow=True))
-    assert list(slow.values()) == [64] * 40 + [512] * 11
+    assert list(slow.values()) == [64] * 40 + [512] * 7 + [128] * 16
 
 
 def test_a_stored_plan_is_read_back_whole_and_by_shard(tmp_path):

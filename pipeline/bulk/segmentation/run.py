@@ -21,7 +21,7 @@ from pipeline.bulk.segmentation.ground_truth import CONFUSION, count, ground_tru
 from pipeline.card import Card, read_card
 from pipeline.data import datasets
 from pipeline.data.classes import Classes, classes_like
-from pipeline.data.images import encode_mask, from_upright
+from pipeline.data.images import count_pixels, encode_mask, from_upright
 from pipeline.data.naming import proposal
 from pipeline.errors import UserError
 from pipeline.predict.prediction import Prediction
@@ -191,8 +191,8 @@ class SegmentationRun:
             refined = refine(fetched, result, self.config)
             labels = refined.labels.astype(network.dtype)
             row |= {"t_crf_ms": refined.milliseconds, "crf_changed_px": int(np.count_nonzero(labels != network))}
-        counts = np.bincount(labels.ravel(), minlength=len(self.classes))
-        row |= {f"px_{slug}": int(n) for slug, n in zip(self.classes.slugs, counts, strict=True)}
+        counts = count_pixels(labels, len(self.classes))
+        row |= {f"px_{slug}": n for slug, n in zip(self.classes.slugs, counts, strict=True)}
         row["mask"] = {
             "bytes": encode_mask(labels, self.classes.palette),
             "path": posixpath.splitext(fetched.image_id)[0] + ".png",
