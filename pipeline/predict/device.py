@@ -104,7 +104,10 @@ class Normalisation:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in channels-last memory."""
-        return (pixels - self._mean).div_(self._std).permute(0, 3, 1, 2)
+        width = pixels.shape[2]
+        rows = pixels.flatten(2)  # a CPU takes five times as long over rows of three values
+        rows = (rows - self._mean.repeat(width)).div_(self._std.repeat(width))
+        return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
