@@ -11,8 +11,8 @@ from pipeline.bulk.config import Sharding
 
 PARTS_FOLDER = "_run/parts"  # where shards are written, each as a file of its own
 IMAGES = "images"  # where the driver that finishes the run puts their rows; nobody else writes there
-SMALLEST, LARGEST = 16, 256  # images in a shard
-PARTS = 32  # shards of a list of 512 to 8,192 images, if the last ones were not smaller
+SMALLEST, LARGEST = 4, 256  # images in a shard
+PARTS = 32  # shards of a list of 128 to 8,192 images, if the last ones were not smaller
 LAST, SMALLER = 4, 4  # the images of so many shards at the end are in so many times smaller ones
 BYTES = 32 * 2**20
 FINE_SHARDS = 10_000  # of up to 2.56 million images

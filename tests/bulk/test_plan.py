@@ -66,7 +66,7 @@ def cut_at_once(sizes: list[int], *, max_images: int, max_bytes: int) -> list[in
     shards: list[int] = []
     members: list[int] = []
     shard = 0
-    smaller = min(max_images, max(16, max_images // 4))
+    smaller = min(max_images, max(4, max_images // 4))
     for i, size in enumerate(sizes):
         most = smaller if len(sizes) - i < 4 * max_images else max_images
         if members and (len(members) >= most or sum(members) + size > max_bytes):
@@ -76,11 +76,11 @@ def cut_at_once(sizes: list[int], *, max_images: int, max_bytes: int) -> list[in
     return shards
 
 
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 511, 512, 600, 8191, 8192, 8193, 9000])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 127, 128, 511, 600, 8191, 8192, 8193, 9000])
 def test_by_default_the_number_of_images_decides(count):
     rng = random.Random(count)
     sizes = [rng.choice([0, 10**4, 10**5, 10**6, 40 * 10**6]) for _ in range(count)]
-    expected = cut_at_once(sizes, max_images=min(256, max(16, count // 32)), max_bytes=32 * 2**20)
+    expected = cut_at_once(sizes, max_images=min(256, max(4, count // 32)), max_bytes=32 * 2**20)
     assert list(cut_shards(sizes, Sharding())) == expected
 
 

@@ -26,6 +26,7 @@ from pipeline.models.detection.fast_rcnn import FastRCNN, roi_pool
 from pipeline.models.detection.inputs import resized, scaled_boxes, with_short_side
 from pipeline.predict.device import normalise
 from tests.support.deadly import DEADLY
+from tests.support.shards import ONE_SHARD
 
 CLASSES = Classes(names=NAMES)
 PROPOSALS = ProposalOptions(limit=100)
@@ -114,7 +115,8 @@ def coco_json(pictures: Path) -> str:
 
 def planned_detection(folder: Path, pictures: Path, model: str, **options: Any) -> tuple[DetectionRun, str]:
     """A detection run over some pictures whose plan is stored, and its folder; for `shards.compute_shard`."""
-    config = DetectConfig(model=model, images=str(pictures / "images"), output=str(folder / "runs"), **options)
+    places = {"model": model, "images": str(pictures / "images"), "output": str(folder / "runs")}
+    config = DetectConfig(**places, sharding=ONE_SHARD, **options)
     run = str(folder / "runs" / "run_id=x")
     kind = DetectionRun(config, read_card(model))
     store_plan(run, make_plan(config, list_input(config.images), kind.truth), {})

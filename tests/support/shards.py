@@ -7,6 +7,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import bundle
+from pipeline.bulk.config import Sharding
 from pipeline.bulk.kind import RunKind
 from pipeline.bulk.listing import list_input
 from pipeline.bulk.plan import PlanReader, make_plan, store_plan
@@ -18,6 +19,8 @@ from pipeline.card import Card
 from pipeline.data.classes import Classes
 from pipeline.models import configure
 
+ONE_SHARD = Sharding(max_images=16)
+
 
 def planned_run(
     folder: Path, *, colours: Sequence[tuple[int, int, int]], size: tuple[int, int] = (16, 16), **options
@@ -28,9 +31,8 @@ def planned_run(
         Image.new("RGB", size, colour).save(folder / "images" / f"{i}.png")
     card = Card(architecture="deeplabv3_resnet18", options={"width": 0.125}, classes=Classes(names=("a", "b", "c")))
     bundle.save_bundle(str(folder / "model"), configure(card.architecture, card.options).build(3), card)
-    config = SegmentConfig(
-        model=str(folder / "model"), images=str(folder / "images"), output=str(folder / "runs"), **options
-    )
+    places = {"model": str(folder / "model"), "images": str(folder / "images"), "output": str(folder / "runs")}
+    config = SegmentConfig(**places, sharding=ONE_SHARD, **options)
     run = str(folder / "runs" / "run_id=x")
     kind = SegmentationRun(config, card, card.classes)
     store_plan(run, make_plan(config, list_input(config.images), kind.truth), {})
