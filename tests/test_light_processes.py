@@ -152,8 +152,10 @@ def test_the_processes_of_a_segmentation_run(crf, scenes, tmp_path, own_workers)
     predictor = modules_of("predictor", tmp_path)
     assert "torch" in predictor
     assert predictor.isdisjoint({"torch._dynamo", "torchvision", "s3fs", "duckdb", "matplotlib"})
-    assert keeps_freed_memory("predictor", tmp_path)
-    assert keeps_freed_memory("helper", tmp_path) == crf  # it computes the CRF, else it only decodes and encodes
+    assert settings_of_memory("predictor", tmp_path) == allocator.keep_freed(allocator.BATCH_BYTES)
+    # The helper computes the CRF, or else it decodes and encodes.
+    kept = allocator.BATCH_BYTES if crf else allocator.PICTURE_BYTES
+    assert settings_of_memory("helper", tmp_path) == allocator.keep_freed(kept)
 
 
 @pytest.mark.ray
@@ -252,7 +254,7 @@ def modules_of(stage: str, folder: Path) -> set[str]:
     return set(json.loads((folder / f"{stage}.json").read_text())["packages"])
 
 
-def keeps_freed_memory(stage: str, folder: Path) -> bool:
-    """Whether the process of a stage began with settings of `allocator.keep_freed`."""
+def settings_of_memory(stage: str, folder: Path) -> dict[str, str]:
+    """The settings of `allocator.keep_freed` with which the process of a stage began."""
     environment = json.loads((folder / f"{stage}.json").read_text())["environment"]
-    return allocator.without(environment) != environment
+    return {name: environment[name] for name in allocator.keep_freed(0) if name in environment}
