@@ -27,6 +27,7 @@ from pipeline.python import SearchPath
 # workers that hold every core.
 SPARE_CPUS = 2
 LEVEL_LINE = b"Set ray log level from environment variable"
+METRICS = ("RAY_enable_metrics_collection", "RAY_task_events_report_interval_ms")
 TASKS_PER_CPU = 4  # submitted at a time by `map_tasks`: enough to keep every CPU busy, few enough to fit in memory
 
 
@@ -63,9 +64,6 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
             raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {one_line(error)}") from None
         return
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # its collector is a process of its own
-    if not dashboard:  # which alone shows metrics and past tasks; collecting them takes all of Ray's processes time
-        os.environ.setdefault("RAY_enable_metrics_collection", "0")
-        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     options |= {
         "address": "local",
         "num_cpus": cpu_count() + SPARE_CPUS,
@@ -75,23 +73,36 @@ def connect(*, dashboard: bool = False, ray_logs: bool = False) -> None:
     _provide_token()
     # Otherwise Ray takes a loopback address for that of the network: it might have to start a cluster.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        _init(options, show=show)
-    except Exception as error:  # Ray gives its own processes 30 s, which a busy machine can exceed
-        print(f"Ray did not start ({one_line(error)}); trying once more", file=sys.stderr)
-        ray.shutdown()
+    with contextlib.nullcontext() if dashboard else _without_metrics():
         try:
             _init(options, show=show)
-        except Exception as second:
-            raise UserError(
-                f"Ray does not start on this machine: {one_line(second)} If the machine is busy, run the same command "
-                "again later; SEGPIPE_RAY_LOGS=1 shows what Ray logs"
-            ) from None
+        except Exception as error:  # Ray gives its own processes 30 s, which a busy machine can exceed
+            print(f"Ray did not start ({one_line(error)}); trying once more", file=sys.stderr)
+            ray.shutdown()
+            try:
+                _init(options, show=show)
+            except Exception as second:
+                raise UserError(
+                    f"Ray does not start on this machine: {one_line(second)} If the machine is busy, run the same "
+                    "command again later; SEGPIPE_RAY_LOGS=1 shows what Ray logs"
+                ) from None
 
 
 def _init(options: dict[str, Any], *, show: bool) -> None:
     with waiting("Ray to start"), contextlib.nullcontext() if show else _without_level_line():
         ray.init(**options)
+
+
+@contextlib.contextmanager
+def _without_metrics() -> Iterator[None]:
+    """Let the processes of a Ray that starts meanwhile collect no metrics, which only a dashboard shows."""
+    ours = [name for name in METRICS if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, "0"))
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 def _provide_token() -> None:

@@ -61,6 +61,18 @@ def test_two_starts_that_time_out_are_one_line(no_cluster, capsys):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_only_a_ray_without_a_dashboard_collects_no_metrics(no_cluster, dashboard):
+    no_cluster.setenv("RAY_task_events_report_interval_ms", "500")  # what the user has set stays
+    seen = {}
+    no_cluster.setattr(ray, "init", lambda **_: seen.update({name: os.environ.get(name) for name in cluster.METRICS}))
+    cluster.connect(dashboard=dashboard)
+    metrics, task_events = cluster.METRICS
+    assert seen == {metrics: None if dashboard else "0", task_events: "500"}
+    assert metrics not in os.environ
+    assert os.environ[task_events] == "500"
+
+
 def test_a_cluster_that_does_not_answer_is_named(no_cluster):
     no_cluster.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     no_cluster.setattr(ray, "init", Starts(failures=1))

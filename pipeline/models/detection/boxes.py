@@ -117,12 +117,10 @@ def select(boxes: Tensor, scores: Tensor, selection: Selection) -> DetectorOutpu
         selection: Choice of the detections.
     """
     chosen = candidates(boxes, scores, selection)
-    boxes = boxes.expand(-1, scores.shape[1], -1)
-    parts = []
-    for label in range(scores.shape[1]):
-        confident = torch.nonzero(chosen[:, label])[:, 0]
-        kept = confident[nms(boxes[confident, label], scores[confident, label], selection.iou)]
-        parts.append(DetectorOutput(boxes[kept, label], torch.full_like(kept, label), scores[kept, label]))
-    joined = DetectorOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    best = joined.scores.argsort(descending=True, stable=True)[: selection.limit]
-    return DetectorOutput(*(column[best] for column in joined))
+    labels, rows = torch.nonzero(chosen.T, as_tuple=True)  # by class
+    found = DetectorOutput(boxes.expand(-1, scores.shape[1], -1)[rows, labels], labels, scores[rows, labels])
+    classes = torch.arange(len(labels), device=labels.device).split(chosen.sum(dim=0).tolist())
+    kept = [one[nms(found.boxes[one], found.scores[one], selection.iou)] for one in classes if len(one)]
+    joined = torch.cat(kept) if kept else rows
+    best = joined[found.scores[joined].argsort(descending=True, stable=True)[: selection.limit]]
+    return DetectorOutput(*(column[best] for column in found))
