@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pipeline import allocator, python
 from pipeline.bulk import arena
 from pipeline.bulk.transport import Channel, Closed
-from pipeline.errors import one_line
+from pipeline.errors import IncompleteError, one_line
 
 SECONDS_TO_START = 300.0  # on a busy machine
 # Shared memory of a process; larger messages travel by a file each. Pages that are never used cost nothing.
@@ -171,9 +171,10 @@ class Helper:
                 call.answer.set_exception(value)
             else:
                 call.answer.set_result(value)
+            del call, value  # the arrays of both would stay until the next answer
         self._process.kill()
         code = self._process.wait()
-        self._connection.close()
+        self._channel.close()
         with self._lock:
             cause = f"no end after {self._overdue:.0f} s" if self._overdue else _cause(code)
             self._death = Death(cause, self._ready, killed=not self._overdue and code in _KILLED)
@@ -194,7 +195,10 @@ class Helper:
 def _cause(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    name = signal.Signals(-code).name
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # one of the real-time signals, which have no names
+        name = f"signal {-code}"
     if name == "SIGALRM":
         return "no end of decoding"
     return f"{name}, out of memory?" if code in _KILLED else f"{name}, a crash in a library"
@@ -219,7 +223,13 @@ def serve(threads: int, descriptor: int, *shared: int) -> None:
             result = (number, False, getattr(target, method)(*arguments))
         except BaseException as error:  # the worker raises it again
             result = (number, True, _portable(error))
-        channel.send(result)
+        try:
+            channel.send(result)
+        except Closed:
+            pass
+        except Exception as error:  # before its first byte: no memory or no descriptor for it, for example
+            lost = IncompleteError(f"a helper process cannot send its answer ({one_line(error)})")
+            channel.send((number, True, lost))
 
     try:
         target = pickle.loads(channel.receive())

@@ -69,7 +69,10 @@ class HelperPool:
         def done(result: Future) -> None:
             error = result.exception()
             if isinstance(error, HelperDied):
-                self._repeating.submit(self._repeat, method, list(items), seconds, answer, error.args[0])
+                try:
+                    self._repeating.submit(self._repeat, method, list(items), seconds, answer, error.args[0])
+                except RuntimeError:  # the pool is closed
+                    answer.set_exception(error)
             elif error is not None:
                 answer.set_exception(error)
             else:
@@ -118,12 +121,15 @@ class HelperPool:
         return result
 
     def _call_alone(self, method: str, items: list[Any], seconds: float) -> list[Any] | Death:
-        if self._lonely is None or not self._lonely.alive:
-            self._lonely = self._fresh()
-        try:
-            return self._lonely.call(method, items, seconds=seconds).result()
-        except HelperDied as error:
-            (death,) = error.args
-            if not death.ready and not death.killed:
-                raise IncompleteError(f"a helper process does not start ({death.cause})") from None
-            return death
+        for _ in range(KILLS_TO_CONVICT):
+            if self._lonely is None or not self._lonely.alive:
+                self._lonely = self._fresh()
+            try:
+                return self._lonely.call(method, items, seconds=seconds).result()
+            except HelperDied as error:
+                death: Death = error.args[0]
+            if death.ready:
+                return death
+            if not death.killed:
+                break
+        raise IncompleteError(f"a helper process does not start ({death.cause})")

@@ -31,6 +31,7 @@ from pipeline.bulk.loader import PIXELS_AHEAD, Loader
 from pipeline.bulk.plan import PlanReader
 from pipeline.bulk.refine import pack
 from pipeline.bulk.room import Room
+from pipeline.bulk.waiting import Waiting
 from pipeline.bulk.write import ShardWriter, undone
 from pipeline.errors import IncompleteError
 from pipeline.predict.batches import Batches
@@ -119,16 +120,16 @@ class ShardPredictor:
     def _predict(self, wanted: list[Wanted], compute: Forward) -> Iterator[Batch]:
         """Fetch and predict images, and yield them in the batches in which they were computed."""
         batches = Batches(max_pixels=self._predictor.batch_pixels, max_waiting=PIXELS_AHEAD)
-        waiting: dict[int, Fetched] = {}
+        waiting = Waiting(patience=2 * self._predictor.batch_pixels)
 
         def predicted(members: list[int]) -> Batch:
-            return list(zip(members, compute([waiting.pop(i) for i in members]), strict=True))
+            return list(zip(members, compute([waiting.take(i) for i in members]), strict=True))
 
         for i, fetched in enumerate(self._loader.load(wanted)):
             if fetched.prepared is None:
                 yield [(i, Predicted(fetched, None, None))]
                 continue
-            waiting[i] = fetched
+            waiting.add(i, fetched)
             for members in batches.add(i, fetched.prepared.shape):
                 yield predicted(members)
         for members in batches.rest():

@@ -48,7 +48,7 @@ class Channel:
             value: Any picklable value; contiguous NumPy arrays within it are sent in shared memory.
 
         Raises:
-            Closed: The receiver has ended.
+            Closed: The receiver has ended, or this end is closed.
         """
         buffers: list[pickle.PickleBuffer] = []
         data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -61,6 +61,8 @@ class Channel:
         header = _HEADER.pack(len(data), len(views), start, number)
         try:
             with self._sending:
+                if self.connection.fileno() < 0:
+                    raise Closed
                 if descriptor is not None:
                     socket.send_fds(self.connection, [header], [descriptor])
                 else:
@@ -72,8 +74,13 @@ class Channel:
             if descriptor is not None:
                 os.close(descriptor)
 
+    def close(self) -> None:
+        """Close this end, between two messages."""
+        with self._sending:
+            self.connection.close()
+
     def receive(self) -> Any:
-        """Receive a value; its arrays lie in shared memory and are writable.
+        """Receive a value; its arrays lie in shared memory, and are writable if the sender's are.
 
         Raises:
             Closed: The sender has ended.
@@ -84,9 +91,14 @@ class Channel:
             raise Closed from None
         if not header:
             raise Closed
-        header += _exactly(self.connection, _HEADER.size - len(header))
-        length, count, start, number = _HEADER.unpack(header)
-        rest = _exactly(self.connection, count * _SIZE.size + length)
+        try:
+            header += _exactly(self.connection, _HEADER.size - len(header))
+            length, count, start, number = _HEADER.unpack(header)
+            rest = _exactly(self.connection, count * _SIZE.size + length)
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
         sizes = [_SIZE.unpack_from(rest, i * _SIZE.size)[0] for i in range(count)]
         if start >= 0:
             assert self._inbox is not None

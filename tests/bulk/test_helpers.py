@@ -3,14 +3,19 @@
 import ctypes
 import os
 import signal
+import socket
+import tempfile
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.bulk.helper_process import Death
+from pipeline.bulk.helper_process import Death, HelperDied
 from pipeline.bulk.helpers import HelperPool
+from pipeline.bulk.transport import Channel, Closed
 from pipeline.errors import IncompleteError
 
 
@@ -39,6 +44,13 @@ class Target:
     def unreadable(self, items: list) -> list:
         return [Unreadable() for _ in items]
 
+    def unsendable(self, items: list) -> list:
+        return [threading.Lock() for _ in items]
+
+    def die(self, items: list[int]) -> list:
+        os.kill(os.getpid(), items[0])
+        return items
+
     def fail(self, items: list) -> list:
         raise KeyError("no such thing")
 
@@ -55,6 +67,13 @@ class Unloadable:
 
     def __reduce__(self):
         return os._exit, (9,)
+
+
+class Unlucky:
+    """An object whose processes are killed before they take a call, as if memory were short."""
+
+    def __reduce__(self):
+        return os.system, ("kill -KILL $PPID",)
 
 
 @pytest.fixture
@@ -87,6 +106,16 @@ def test_calls_leave_no_descriptors_open(pool):
     for _ in range(50):
         pool.submit("double", [image], seconds=60).result()
     assert count() <= before + 2
+
+
+def test_half_a_message_leaves_no_descriptor_open():
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryFile() as file, theirs:
+        socket.send_fds(theirs, [b"header"], [file.fileno()])
+    before = len(os.listdir("/proc/self/fd"))
+    with ours, pytest.raises(Closed):
+        Channel(ours).receive()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
 
 
 def test_a_deadly_item_is_blamed_alone(pool):
@@ -132,8 +161,52 @@ def test_an_answer_that_cannot_be_read_is_an_error_and_nobody_waits(pool):
     assert pool.submit("double", [1], seconds=60).result(timeout=60) == [2]
 
 
-def test_a_process_that_cannot_start_blames_no_item():
-    pool = HelperPool(Unloadable(), processes=1, threads=1)
+def test_an_answer_that_cannot_be_sent_is_an_error_and_nobody_waits(pool):
+    with pytest.raises(IncompleteError, match=r"cannot send its answer .*lock"):
+        pool.submit("unsendable", [1], seconds=600).result(timeout=60)
+
+
+def test_a_process_that_dies_while_it_is_sent_a_call_is_replaced(pool):
+    large = [np.ones(60_000_000, np.uint8)]
+    for _ in range(4):
+        pool.submit("double", [1], seconds=60).result()
+        helper = min(pool._helpers, key=lambda one: one.load)
+        threading.Timer(0.01, helper._process.kill).start()
+        assert len(pool.submit("double", large, seconds=60).result()[0]) == len(large[0])
+
+
+def test_what_has_been_answered_is_kept_by_nobody(pool):
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:segpipe")
+
+    before = mapped()
+    image = np.ones(70_000_000, np.uint8)  # too large for the memory that is always mapped
+    calls = [pool.submit("double", [image], seconds=60) for _ in range(2)]
+    assert sum(len(call.result()[0]) for call in calls) == 2 * len(image)
+    assert mapped() > before
+    del calls
+    deadline = time.monotonic() + 30
+    while mapped() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert mapped() == before
+
+
+def test_signals_without_a_name_have_their_number(pool):
+    (death,) = pool.submit("die", [39], seconds=60).result(timeout=60)
+    assert death.cause == "signal 39, a crash in a library"
+
+
+def test_calls_of_a_pool_that_is_closed_end():
+    pool = HelperPool(Target(), processes=1, threads=1)
+    call = pool.submit("hang_at", [7], seconds=60)
+    pool.close()
+    with pytest.raises(HelperDied):
+        call.result(timeout=60)
+
+
+@pytest.mark.parametrize("target", [Unloadable, Unlucky])
+def test_a_process_that_cannot_start_blames_no_item(target):
+    pool = HelperPool(target(), processes=1, threads=1)
     with pytest.raises(IncompleteError, match="does not start"):
         pool.submit("double", [1], seconds=60).result()
     pool.close()
