@@ -30,10 +30,9 @@ def check_finite(entropy: Tensor) -> None:
 
 def labels_of(logits: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
     """Return the class with the largest interpolated score at each pixel, uint8 or uint16 [batch, height, width]."""
-    if logits.device.type == "cpu":
-        # Interpolation and argmax of bfloat16 take a CPU twice as long, and an argmax of scores that are not side by
-        # side takes it eight times as long.
-        logits = logits.float().contiguous(memory_format=torch.channels_last)
+    logits = logits.float()  # interpolated bfloat16 scores are often equal, and the first of equal classes would win
+    if logits.device.type == "cpu":  # whose argmax takes eight times as long if a pixel's scores are not side by side
+        logits = logits.contiguous(memory_format=torch.channels_last)
     full = upsample(logits, size, stride=stride)
     return full.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.uint16)
 

@@ -85,9 +85,17 @@ def place(model: nn.Module, device: torch.device) -> Any:
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def autocast(device: torch.device, dtype: DType) -> torch.autocast:
-    """Return the context in which a network computes with a dtype; it changes nothing for float32."""
-    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+def autocast(device: torch.device, dtype: DType, *, cached: bool = False) -> torch.autocast:
+    """Return the context in which a network computes with a dtype; it changes nothing for float32.
+
+    Args:
+        device: The device.
+        dtype: "float32", "bfloat16" or "float16".
+        cached: Keep weights that have been cast until the context ends, which training needs. Only where one thread
+            computes: all threads share the kept weights, and while one of them compiles, another that drops them
+            can wait for it for ever.
+    """
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32", cache_enabled=cached)
 
 
 class Normalisation:

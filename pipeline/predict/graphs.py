@@ -35,16 +35,17 @@ class CUDAGraph:
         self._input = x.clone()
         self._graph = torch.cuda.CUDAGraph()
         before = torch.cuda.current_stream()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(before)
-        with torch.cuda.stream(stream):
+        # Memory belongs to the stream of its recording, so graphs that share it are recorded on one stream.
+        self._stream: torch.cuda.Stream = torch.cuda.Stream() if other is None else other._stream
+        self._stream.wait_stream(before)
+        with torch.cuda.stream(self._stream):
             function(self._input)  # makes this thread's handles of cuDNN and cuBLAS, which a recording cannot
         # When the outputs of the last call are copied.
         self._copied: torch.cuda.Event = torch.cuda.Event() if other is None else other._copied
         pool = None if other is None else other._graph.pool()
         try:
             # Other threads go on using the GPU meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
                 self._outputs = function(self._input)
         finally:
             torch.cuda.set_stream(before)  # where a recording that fails leaves its own stream in place

@@ -70,6 +70,7 @@ class Segmenter:
         self.instances = instances or Instances()
         self.windows = windows or Windows()
         self.tta = tta or TTAOptions()
+        self._plain = self.tta == TTAOptions()  # here, because torch.compile cannot trace the comparison
         self.batch_pixels = batch_pixels
         self.keep_scores = keep_scores
         self.crf = crf
@@ -159,7 +160,7 @@ class Segmenter:
         """Return the logits of a batch at the network's output stride."""
         x = self._normalise(batch)
         with autocast(self.device, self.dtype):
-            if self.tta == TTAOptions():
+            if self._plain:
                 return self.model(x).logits
             stride = self.model.output_stride
             return averaged_scores(lambda copies: self.model(copies).logits, x, self.tta, stride=stride)

@@ -133,7 +133,7 @@ class Learner:
 
     def _loss(self, pixels: Pixels, labels: Labels, totals: Tensor, *, progress: float) -> Tensor:
         """Return the loss of a part of the batch, divided by the totals of the whole batch."""
-        with autocast(self.device, self.config.dtype):
+        with autocast(self.device, self.config.dtype, cached=True):
             try:
                 output = self.model(*self._arguments(pixels, labels))
             except BatchTooSmallError as error:

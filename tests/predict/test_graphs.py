@@ -134,7 +134,7 @@ def test_a_network_needs_nothing_from_the_host(name, tta):
         config.build(5).eval(), preprocessing=Preprocessing(), device=torch.device("cpu"), tta=tta, batch_pixels=1
     )
     images = torch.zeros(1, *((224, 224) if name.startswith("deconvnet") else (64, 96)), 3, dtype=torch.uint8)
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode, `Watch` would not see what composite operations such as item() call
         segmenter._outputs(images)  # the first call may make what later ones use
         with Watch() as watch:
             segmenter._outputs(images)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.preprocessing import Preprocessing, Windows
+from pipeline.data.preprocessing import Preprocessing, TTAOptions, Windows
 from pipeline.models import configure
 from pipeline.models.layers import SegmentationOutput
 from pipeline.models.upsampling import upsample
@@ -289,3 +289,32 @@ def test_segmenting_records_no_gradients() -> None:
     segmenter(model)(pictures(1))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(buffer.grad_fn is None for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("tta", [TTAOptions(), TTAOptions(flip=True)], ids=["plain", "tta"])
+def test_a_batch_is_one_graph_for_the_compiler(tta: TTAOptions) -> None:
+    network = configure("unet", {"width": 0.125}).build(3).eval()
+    device = torch.device("cpu")
+    segmenter = Segmenter(network, preprocessing=Preprocessing(), device=device, dtype="bfloat16", tta=tta)
+    with torch.inference_mode():
+        batch = torch.randint(256, (2, 32, 48, 3), dtype=torch.uint8)
+        compiled = torch.compile(segmenter._outputs, backend="eager", fullgraph=True)  # raises at a break
+        for ours, expected in zip(compiled(batch), segmenter._outputs(batch), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_threads_share_no_weights_that_one_of_them_has_cast() -> None:
+    """They would drop them while another thread, which compiles, waits for the same lock: for ever."""
+    shared = []
+
+    class Network(nn.Module):
+        output_stride = 1
+
+        def forward(self, x: Tensor) -> SegmentationOutput:
+            shared.append(torch.is_autocast_cache_enabled())
+            return SegmentationOutput(x)
+
+    segmenter = Segmenter(Network(), preprocessing=Preprocessing(), device=torch.device("cpu"), dtype="bfloat16")
+    segmenter([np.zeros((4, 4, 3), np.uint8)])
+    assert shared == [False]
+    assert torch.is_autocast_cache_enabled()
