@@ -16,7 +16,7 @@ is switched off.
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -72,7 +72,7 @@ class TorchvisionDetector(DetectionNetwork):
             network = networks.ssd300_vgg16(**fresh)
             self._scoring_layers = [network.head]
         network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
-        self.network: nn.Module = network
+        self.network: Any = network
 
     def losses(
         self,
@@ -89,7 +89,8 @@ class TorchvisionDetector(DetectionNetwork):
         """
         # torchvision's class 0 is the background.
         theirs = [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
-        return self.network(list(images), theirs)
+        with _autocast_ends_after(self.network.backbone):
+            return self.network(list(images), theirs)
 
     def loosen(self, *, score: float | None = None, iou: float | None = None, limit: int | None = None) -> None:
         """Loosen torchvision's own choice; see `DetectionNetwork.loosen`."""
@@ -107,7 +108,7 @@ class TorchvisionDetector(DetectionNetwork):
         torchvision drops scores that are not numbers without a word. If its layers compute any, each image has one box
         with such scores here. In eval mode alone.
         """
-        with _watched(self._scoring_layers) as outputs_are_finite:
+        with _watched(self._scoring_layers) as outputs_are_finite, _autocast_ends_after(self.network.backbone):
             outputs = self.network(list(images))
         if not all(outputs_are_finite):
             unknown = images[0].new_full((1, self.num_classes), torch.nan)
@@ -118,6 +119,23 @@ class TorchvisionDetector(DetectionNetwork):
             scores[torch.arange(len(scores)), output["labels"] - 1] = output["scores"]
             found.append(ScoredBoxes(output["boxes"][:, None], scores))
         return found
+
+
+@contextmanager
+def _autocast_ends_after(backbone: nn.Module) -> Iterator[None]:
+    """Compute what follows the backbone in float32: anchors and boxes of bfloat16 would have 8 significant bits."""
+    thread = threading.get_ident()
+    with ExitStack() as stack:
+
+        def end(_: nn.Module, __: object, outputs: dict[str, Tensor]) -> dict[str, Tensor] | None:
+            if threading.get_ident() != thread:
+                return None
+            maps = {name: features.float() for name, features in outputs.items()}
+            stack.enter_context(torch.autocast(next(iter(maps.values())).device.type, enabled=False))
+            return maps
+
+        stack.callback(backbone.register_forward_hook(end).remove)
+        yield
 
 
 @contextmanager
